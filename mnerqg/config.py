@@ -1,0 +1,315 @@
+"""The one configuration system: frozen, typed, validated; YAML and command line.
+
+A recipe (`jobs/configs/*.yaml`) states what differs from the defaults here; `--section.key value` on the
+command line overrides it. An unknown key or a bad value raises `ConfigError` before anything starts.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from mnerqg.errors import ConfigError
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """Base of all configuration sections."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """The network (DESIGN §4)."""
+
+    encoder: str = "bert-base-uncased"
+    """A BERT-type encoder: hub name, directory, or `package:NAME/DIR` inside an installed package."""
+    encoder_dropout: Probability | None = None
+    """Overrides the encoder's own hidden and attention dropout; null keeps what its config says."""
+    encoder_attention: Literal["sdpa", "eager"] = "sdpa"
+    """The encoder's attention kernel; on a CPU in bf16 eager takes half the time of sdpa."""
+    max_length: Annotated[int, Field(ge=32, le=512)] = 128
+    """Pieces of `[CLS] query [SEP] sentence [SEP]`; only the sentence is cut [chosen]."""
+    backbone: str = "darknet53"
+    """Any timm feature backbone with maps at strides 8, 16 and 32."""
+    backbone_weights: str | None = None
+    """Pretrained weights: a timm state dict, a Darknet `.weights` file, `package:NAME`; null starts at random."""
+    frozen_backbone_stages: Annotated[int, Field(ge=-1)] = 0
+    """The stem and this many stages are not trained; -1 freezes the whole backbone."""
+    frozen_backbone_statistics: bool = True
+    """BatchNorm of the backbone uses its stored statistics in training too."""
+    pyramid_width: PositiveInt = 512
+    pyramid_depth: PositiveInt = 2
+    width: PositiveInt = 512
+    """d, the width of text and picture features after projection."""
+    heads: PositiveInt = 8
+    """Attention heads of the cross-modality attention [chosen]."""
+    dropout: Probability = 0.3
+    image_side: PositiveInt = 256
+    """Side of the letterboxed canvas, a multiple of 32."""
+    anchors: tuple[tuple[PositiveFloat, PositiveFloat], ...] = (
+        (352, 294), (369, 169), (209, 263), (204, 132), (124, 205), (82, 121), (137, 71), (55, 58), (29, 26),
+    )  # fmt: skip
+    """Nine anchors (width, height) at `anchor_side` scale, three a scale from the coarsest grid on [FA-VG]."""
+    anchor_side: PositiveInt = 416
+    match_hidden: PositiveInt | None = None
+    """Width of the hidden layer of the match head (Li et al. 2019); null is eq. 5 as printed."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.image_side % 32:
+            raise ValueError(f"image_side is {self.image_side}; it must be a multiple of 32")
+        if self.width % self.heads:
+            raise ValueError(f"width is {self.width}; it must be a multiple of heads ({self.heads})")
+        if len(self.anchors) != 9:
+            raise ValueError(f"anchors has {len(self.anchors)} entries; it must have 9, three a scale")
+        return self
+
+
+class LossConfig(Section):
+    """Weights of the joint loss (DESIGN §4 "Losses")."""
+
+    box_weight: NonNegativeFloat = 5.0
+    """Weight of L_bbox against L_object inside L_QG [FA-VG]."""
+    existence_weight: NonNegativeFloat = 1.0
+    """λ1."""
+    span_weight: NonNegativeFloat = 2.0
+    """λ2."""
+    balance: Literal["dynamic", "constant"] = "dynamic"
+    """ω_f: the clamped ratio of running losses [chosen], or the constant 1."""
+    balance_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98
+    balance_min: PositiveFloat = 0.1
+    balance_max: PositiveFloat = 10.0
+    ignore_iou: Probability = 0.5
+    """Anchors of the assigned cell with a centred IoU above this are neither positive nor negative [chosen]."""
+
+
+class DecodeConfig(Section):
+    """How scores become entities and regions (DESIGN §4 "Decoding")."""
+
+    span_threshold: Probability = 0.5
+    match_threshold: Probability = 0.5
+    region_threshold: Probability = 0.5
+    overlap: Literal["flat", "across_types"] = "flat"
+    """flat: no two entities overlap; across_types: they may when their types differ (the paper's mode)."""
+
+
+class AugmentConfig(Section):
+    """Augmentation of training pictures; boxes move alike [chosen]."""
+
+    flip: bool = True
+    colour: bool = True
+    affine: bool = True
+    drop_picture: Probability = 0.1
+    """Share of training posts whose picture is withheld, so that posts without one are in distribution."""
+
+
+class TrainConfig(Section):
+    """The training run."""
+
+    epochs: PositiveInt = 20
+    posts_per_step: PositiveInt = 8
+    """Posts a step over all workers together."""
+    lr: PositiveFloat = 5e-5
+    """Learning rate of everything above encoder and backbone."""
+    encoder_lr: NonNegativeFloat | None = None
+    """null: the same as lr."""
+    backbone_lr: NonNegativeFloat | None = None
+    """null: the same as lr."""
+    warmup: Probability = 0.1
+    """Share of all steps with a rising learning rate; then linear decay to zero."""
+    weight_decay: NonNegativeFloat = 0.01
+    clip_norm: PositiveFloat = 1.0
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16 is autocast."""
+    max_posts: PositiveInt | None = None
+    """Train on the first so many posts of the split; null: on all."""
+    seed: int = 0
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    """Data-parallel workers, or an elastic (min, max) range."""
+    gpus_per_worker: NonNegativeFloat = 1
+    cpus_per_worker: PositiveFloat = 1
+    """Keep CPUs of the cluster free beside the workers: Ray Data decodes and augments on them."""
+    threads_per_worker: PositiveInt | None = None
+    """torch threads of a worker; null: as many as cpus_per_worker."""
+    max_failures: int = 3
+    """Lost workers after which the run is given up; -1: never. Preemptions are not counted."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
+            raise ValueError(f"workers is {self.workers}; the first of (min, max) must not be the larger")
+        return self
+
+
+class Config(Section):
+    """Everything that defines a model and its training."""
+
+    queries: str = "keyword_annotation"
+    """One of the paper's query styles, or the path of a YAML of one's own queries."""
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    decode: DecodeConfig = DecodeConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class ColumnsConfig(Section):
+    """Which columns of the archive hold what (DESIGN §3 "Archive")."""
+
+    post_id: str = "post_id"
+    text: str = "text"
+    image: str = "image"
+    """Encoded pictures; where the archive has this column, no URI is fetched."""
+    image_uri: str = "image_uri"
+    pass_through: tuple[str, ...] = ()
+    """Columns that are copied to the tags as they are."""
+
+
+class PicturesConfig(Section):
+    """Which pictures are read, and how hard to try."""
+
+    roots: tuple[str, ...] = ()
+    """URIs below which pictures may lie, the first one for relative URIs; empty: the archive's own folder."""
+    schemes: tuple[Literal["file", "s3", "http", "https"], ...] = ("file", "s3")
+    max_bytes: PositiveInt = 20_000_000
+    """Of the encoded picture."""
+    max_pixels: PositiveInt = 50_000_000
+    """Of the decoded picture; checked before it is decoded."""
+    concurrency: PositiveInt = 32
+    """Requests in flight in each fetch task."""
+    attempts: PositiveInt = 4
+    """For failures that may pass (429, 5xx, timeouts), the first one included."""
+    timeout_s: PositiveFloat = 20.0
+
+
+class TagConfig(Section):
+    """The bulk tagging of an archive (DESIGN §6)."""
+
+    columns: ColumnsConfig = ColumnsConfig()
+    pictures: PicturesConfig = PicturesConfig()
+    batch_posts: PositiveInt = 16
+    """Posts that the model sees at once; halved where they do not fit into the GPU's memory."""
+    actors: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Model actors, or a (min, max) range; null: one a GPU of the cluster, or on CPUs half as many as CPUs."""
+    gpus_per_actor: NonNegativeFloat | None = None
+    """null: 1 where the cluster has GPUs, else 0."""
+    cpus_per_actor: PositiveFloat | None = None
+    """null: 1, or 0.5 on up to 2 CPUs. Keep CPUs free beside the actors: the pictures are read on them."""
+    threads_per_actor: PositiveInt | None = None
+    """torch threads of an actor; null: its CPUs, or on a small machine without a GPU all there are."""
+    autoscaling: bool = False
+    """The cluster grows by itself: do not refuse to start because it is too small now."""
+    block_bytes: PositiveInt = 32 * 2**20
+    """Size of the blocks that travel between the stages."""
+    min_rows_per_file: PositiveInt = 20_000
+    max_rows_per_file: PositiveInt = 200_000
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
+            raise ValueError(f"actors is {self.actors}; the first of (min, max) must not be the larger")
+        if self.min_rows_per_file > self.max_rows_per_file:
+            raise ValueError(
+                f"min_rows_per_file is {self.min_rows_per_file}; "
+                f"it must not exceed max_rows_per_file ({self.max_rows_per_file})"
+            )
+        return self
+
+
+class EvaluateConfig(Section):
+    """Scoring a model on a split."""
+
+    batch_posts: PositiveInt = 16
+    actors: PositiveInt = 1
+    cpus_per_actor: PositiveFloat = 1
+    """Leave at least one CPU of the cluster to the reading of the split."""
+    gpus_per_actor: NonNegativeFloat = 0
+
+
+S = TypeVar("S", bound=Section)
+
+
+def load_config(section: type[S], text: str, overrides: Sequence[str] = (), *, source: str = "config") -> S:
+    """Build `section` from YAML `text` and `--a.b value` (or `--a.b=value`) overrides.
+
+    Raises:
+        ConfigError: not YAML, an unknown key, a missing or a bad value; the message names the key.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source} holds a {type(values).__name__}; it must be a mapping of sections")
+    for key, value in _parse_overrides(overrides):
+        _set(values, key, value)
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_one_line(section, error.errors()[0])) from None
+
+
+def dump_config(config: Section) -> str:
+    """The whole configuration as YAML; `load_config` reads it back to an equal object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    rest = list(overrides)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--") or len(flag) == 2:
+            raise ConfigError(f"unexpected argument {flag!r}; overrides are written --section.key value")
+        key, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"--{key} has no value; write --{key} VALUE")
+            value = rest.pop(0)
+        try:
+            pairs.append((key, yaml.safe_load(value)))
+        except yaml.YAMLError:
+            pairs.append((key, value))
+    return pairs
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--{key}: {section} is a value, not a section")
+        values = inner
+    values[name] = value
+
+
+def _one_line(section: type[BaseModel], error: ErrorDetails) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        allowed = ", ".join(_fields(section, path[:-1]))
+        return f"unknown key {key}; allowed here: {allowed}"
+    if error["type"] == "missing":
+        return f"{key} is not set; give it in the YAML or as --{key} VALUE"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}.{message}" if key else message
+    return f"{key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _fields(section: type[BaseModel], path: list[str]) -> list[str]:
+    for name in path:
+        inner = section.model_fields[name].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        section = inner
+    return list(section.model_fields)

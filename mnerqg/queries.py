@@ -1,0 +1,101 @@
+"""Entity types asked as natural-language queries (paper, "Query Construction")."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from mnerqg.config import Section
+from mnerqg.errors import ConfigError
+
+
+class EntityQuery(Section):
+    """An entity type and the query that asks for it."""
+
+    type: str
+    query: str
+
+
+# The paper prints the keyword + annotation queries of PER, LOC and ORG and describes the other styles; their
+# wording, and every query of OTHER, is chosen.
+QUERY_STYLES: dict[str, tuple[EntityQuery, ...]] = {
+    style: tuple(EntityQuery(type=kind, query=query) for kind, query in queries.items())
+    for style, queries in {
+        "keyword": {"PER": "Person.", "LOC": "Location.", "ORG": "Organization.", "OTHER": "Other."},
+        "template": {
+            "PER": "Please find the persons mentioned in the text.",
+            "LOC": "Please find the locations mentioned in the text.",
+            "ORG": "Please find the organizations mentioned in the text.",
+            "OTHER": "Please find the other names mentioned in the text.",
+        },
+        "wikipedia": {
+            "PER": "A person is a being that has certain capacities or attributes such as reason, morality, "
+            "consciousness or self-consciousness.",
+            "LOC": "A location is a point or an area on the surface of the Earth or elsewhere.",
+            "ORG": "An organization is an entity, such as a company, an institution or an association, "
+            "comprising one or more people and having a particular purpose.",
+            "OTHER": "A name is a term used for identification by an external observer, "
+            "such as that of a product, an event or a work.",
+        },
+        "keyword_annotation": {
+            "PER": "Person: People's name and fictional character.",
+            "LOC": "Location: Country, city, town continent by geographical location.",
+            "ORG": "Organization: Include club, company, government party, school government, "
+            "and news organization.",
+            "OTHER": "Other: Consisting of many kinds of names, such as products, events, works "
+            "and nationalities.",
+        },
+    }.items()
+}
+
+
+def load_queries(style_or_path: str) -> tuple[EntityQuery, ...]:
+    """The queries of one of the paper's styles, or those of a YAML file.
+
+    Raises:
+        ConfigError: neither a style nor a readable file of queries.
+    """
+    if style_or_path in QUERY_STYLES:
+        return QUERY_STYLES[style_or_path]
+    path = Path(style_or_path)
+    if not path.is_file():
+        raise ConfigError(
+            f"queries is {style_or_path!r}; give a query style ({', '.join(QUERY_STYLES)}) or the path of a YAML file"
+        )
+    return parse_queries(path.read_text(encoding="utf-8"), source=str(path))
+
+
+def parse_queries(text: str, *, source: str) -> tuple[EntityQuery, ...]:
+    """Read a YAML list of `{type: ..., query: ...}`.
+
+    Raises:
+        ConfigError: not such a list, an empty field, or a type named twice.
+    """
+    try:
+        entries = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{source} must be a list of entries with the keys type and query")
+    queries = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            query = EntityQuery.model_validate(entry)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "entry"
+            raise ConfigError(f"{source}, entry {number}: {key}: {first['msg'].lower()}") from None
+        if not query.type.strip() or not query.query.strip():
+            raise ConfigError(f"{source}, entry {number}: type and query must not be empty")
+        queries.append(query)
+    types = [query.type for query in queries]
+    twice = sorted({kind for kind in types if types.count(kind) > 1})
+    if twice:
+        raise ConfigError(f"{source} names the type {twice[0]} twice; one query a type")
+    return tuple(queries)
+
+
+def dump_queries(queries: Sequence[EntityQuery]) -> str:
+    """The queries as YAML that `parse_queries` reads back."""
+    return yaml.safe_dump([query.model_dump() for query in queries], sort_keys=False, allow_unicode=True)

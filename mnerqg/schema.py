@@ -1,0 +1,169 @@
+"""The records of the project and the Arrow schema of every file it reads or writes (DESIGN §3).
+
+Text offsets are Unicode code points, end exclusive. Box corners are pixels of the upright picture
+(EXIF orientation applied), x to the right, y down, floats, with `x_min < x_max` and `y_min < y_max`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+BoxSource = Literal["manual", "weak"]
+ImageStatus = Literal["ok", "none", "missing", "forbidden", "unreadable", "too_large"]
+TextStatus = Literal["ok", "empty", "truncated"]
+
+IMAGE_STATUSES: tuple[ImageStatus, ...] = ("ok", "none", "missing", "forbidden", "unreadable", "too_large")
+TEXT_STATUSES: tuple[TextStatus, ...] = ("ok", "empty", "truncated")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An annotated entity: code points [start, end) of the post's text."""
+
+    start: int
+    end: int
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An annotated box of an entity type, in pixels of the upright picture."""
+
+    type: str
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+    source: BoxSource = "manual"
+    score: float = 1.0
+
+    @property
+    def xyxy_px(self) -> tuple[float, float, float, float]:
+        return self.x_min, self.y_min, self.x_max, self.y_max
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A post with, for training and scoring, its annotations.
+
+    `image` is the encoded file. `boxes_annotated` says whether an absent box means "nothing to see"
+    (True) or "nobody looked" (False).
+    """
+
+    post_id: str
+    text: str | None
+    image: bytes | None = None
+    entities: tuple[Span, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    boxes_annotated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A tagged entity. Always `post.text[start:end] == text`; `region` indexes the post's regions."""
+
+    text: str
+    start: int
+    end: int
+    type: str
+    score: float
+    region: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A grounded entity type, in pixels of the upright picture."""
+
+    type: str
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+    score: float
+
+    @property
+    def xyxy_px(self) -> tuple[float, float, float, float]:
+        return self.x_min, self.y_min, self.x_max, self.y_max
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedPost:
+    """What tagging says of one post; one row of the tags output.
+
+    `existence` is the score of "the text names an entity of this type", per type.
+    `image_width` and `image_height` are those of the upright picture, None without one.
+    """
+
+    post_id: str
+    entities: tuple[Entity, ...] = ()
+    regions: tuple[Region, ...] = ()
+    existence: tuple[tuple[str, float], ...] = ()
+    image_width: int | None = None
+    image_height: int | None = None
+    image_status: ImageStatus = "none"
+    text_status: TextStatus = "ok"
+    error: str | None = None
+
+
+SPAN_TYPE = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("type", pa.string())])
+BOX_TYPE = pa.struct(
+    [
+        ("type", pa.string()),
+        ("x_min", pa.float32()),
+        ("y_min", pa.float32()),
+        ("x_max", pa.float32()),
+        ("y_max", pa.float32()),
+        ("source", pa.string()),
+        ("score", pa.float32()),
+    ]
+)
+ENTITY_TYPE = pa.struct(
+    [
+        ("text", pa.string()),
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("type", pa.string()),
+        ("score", pa.float32()),
+        ("region", pa.int32()),
+    ]
+)
+REGION_TYPE = pa.struct(
+    [
+        ("type", pa.string()),
+        ("x_min", pa.float32()),
+        ("y_min", pa.float32()),
+        ("x_max", pa.float32()),
+        ("y_max", pa.float32()),
+        ("score", pa.float32()),
+    ]
+)
+EXISTENCE_TYPE = pa.struct([("type", pa.string()), ("score", pa.float32())])
+
+TRAINING_SCHEMA = pa.schema(
+    [
+        ("post_id", pa.string()),
+        ("text", pa.string()),
+        ("image", pa.binary()),
+        ("entities", pa.list_(SPAN_TYPE)),
+        ("boxes", pa.list_(BOX_TYPE)),
+        ("boxes_annotated", pa.bool_()),
+    ]
+)
+
+_TAG_FIELDS = [
+    pa.field("entities", pa.list_(ENTITY_TYPE)),
+    pa.field("regions", pa.list_(REGION_TYPE)),
+    pa.field("existence", pa.list_(EXISTENCE_TYPE)),
+    pa.field("image_width", pa.int32()),
+    pa.field("image_height", pa.int32()),
+    pa.field("image_status", pa.string()),
+    pa.field("text_status", pa.string()),
+    pa.field("error", pa.string()),
+    pa.field("model_id", pa.string()),
+]
+
+
+def tags_schema(pass_through: list[pa.Field] | None = None) -> pa.Schema:
+    """The output schema of tagging: post_id, the archive's pass-through columns, then the tags."""
+    return pa.schema([pa.field("post_id", pa.string()), *(pass_through or []), *_TAG_FIELDS])
