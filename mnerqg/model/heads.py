@@ -1,0 +1,100 @@
+"""The heads of Figure 2: existence detection, start and end, match, query grounding."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Log-odds of the prior that a word begins an entity of the asked type. Without it the first hundred steps
+# go into learning that most words do not [chosen].
+RARE = -4.0
+
+
+class BinaryHead(nn.Module):
+    """softmax(W x + b) over (no, yes): existence (eq. 3), start and end (eq. 4)."""
+
+    def __init__(self, *, width: int, prior: float = 0.0) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, 2)
+        nn.init.constant_(self.project.bias, 0.0)
+        self.project.bias.data[1] = prior
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[..., D] -> logits [..., 2]."""
+        return self.project(states)
+
+
+class MatchHead(nn.Module):
+    """Does this start belong to this end: sigmoid(W_m [H̃_s[i]; H̃_e[j]]) (eq. 5).
+
+    W_m is linear, so the logit is a_i + b_j, and [L, L, 2D] is never built. `hidden` puts a layer between
+    (Li et al. 2019): its first half is linear too, and only asked pairs pass the rest.
+    """
+
+    def __init__(self, *, width: int, hidden: int | None) -> None:
+        super().__init__()
+        self.start = nn.Linear(width, hidden or 1)
+        self.end = nn.Linear(width, hidden or 1, bias=False)
+        self.hidden = nn.Linear(hidden, 1) if hidden else None
+
+    def forward(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+        """H̃_s, H̃_e [P, K, L, D] -> each piece's share of a pair's logit, two [P, K, L, hidden or 1]."""
+        return self.start(start), self.end(end)
+
+    def pair_logits(self, start_share: Tensor, end_share: Tensor, pairs: Tensor) -> Tensor:
+        """Logits [N] of `pairs` [N, 4] = (post, query, start, end)."""
+        post, query, start, end = pairs.unbind(-1)
+        both = start_share[post, query, start] + end_share[post, query, end]
+        return (self.hidden(F.gelu(both)) if self.hidden is not None else both).squeeze(-1)
+
+
+class GroundingHead(nn.Module):
+    """Query grounding: concat(U_i, q) -> 1x1 conv + BN + ReLU -> 1x1 conv -> A x (tx, ty, tw, th, conf).
+
+    The convolution over the concatenation is W_u U + W_q q: W_u U is computed once a picture, W_q q once a
+    query. U and q are L2-normalised over channels [FA-VG]. One head a scale.
+    """
+
+    def __init__(self, *, width: int, anchors_per_scale: int, scales: int = 3) -> None:
+        super().__init__()
+        self.anchors_per_scale = anchors_per_scale
+        self.visual = nn.ModuleList(nn.Conv2d(width, width, 1, bias=False) for _ in range(scales))
+        self.textual = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(scales))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(scales))
+        outputs = [nn.Conv2d(width, 5 * anchors_per_scale, 1) for _ in range(scales)]
+        for output in outputs:
+            # Of thousands of candidates one is right.
+            output.bias.detach().view(anchors_per_scale, 5)[:, 4] = RARE  # type: ignore[union-attr]
+        self.outputs = nn.ModuleList(outputs)
+
+    def forward(self, maps: tuple[Tensor, ...], queries: Tensor, picture: Tensor) -> Tensor:
+        """Box logits of every candidate.
+
+        Args:
+            maps: U_1 to U_3, each [I, D, R, R].
+            queries: q [P, K, D].
+            picture: [P] row of the post's picture, -1 for none.
+
+        Returns:
+            [P, K, C, 5] in the candidate order of `boxes.Anchors`; zeros for posts without a picture.
+        """
+        shown = picture >= 0
+        asked = F.normalize(queries[shown], dim=-1)  # [P', K, D]
+        logits = torch.cat(
+            [self._scale(scale, grid, asked, picture[shown]) for scale, grid in enumerate(maps)], 2
+        )
+        result = logits.new_zeros(*queries.shape[:2], *logits.shape[2:])
+        result[shown] = logits
+        return result
+
+    def _scale(self, scale: int, grid: Tensor, asked: Tensor, picture: Tensor) -> Tensor:
+        visual = self.visual[scale](F.normalize(grid, dim=1))[picture]  # [P', D, R, R]
+        textual = self.textual[scale](asked)[..., None, None]  # [P', K, D, 1, 1]
+        fused = (visual.unsqueeze(1) + textual).flatten(0, 1)  # [P'·K, D, R, R]
+        raw = self.outputs[scale](F.relu(self.norms[scale](fused)))  # [P'·K, A·5, R, R]
+        return (
+            raw.unflatten(1, (self.anchors_per_scale, 5))
+            .permute(0, 1, 3, 4, 2)
+            .flatten(1, 3)
+            .unflatten(0, asked.shape[:2])
+            .float()
+        )  # [P', K, A·R·R, 5]
