@@ -1,0 +1,160 @@
+"""The joint loss L = ω_f L_QG + λ1 L_ED + λ2 L_ESP as sums over counts.
+
+Under data parallelism both the sum and the count of each term are reduced over the workers, so that N workers
+on a batch give the gradient of one worker on the same batch, however the boxes and answers are spread.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mnerqg.config import LossConfig
+from mnerqg.data.batch import Targets
+from mnerqg.model.heads import MatchHead
+from mnerqg.model.mnerqg import Output
+
+TERMS = ("box", "object_positive", "object_negative", "existence", "start", "end", "match")
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Sum and count of each of `TERMS`, two [7] tensors; only the sums carry gradients."""
+
+    sums: Tensor
+    counts: Tensor
+
+
+def loss_terms(
+    output: Output, targets: Targets, match_head: MatchHead, begins_word: Tensor, ends_word: Tensor
+) -> LossTerms:
+    """The seven terms of one worker's share of a batch.
+
+    Args:
+        output: of P posts.
+        targets: of the same posts.
+        match_head: scores the candidate pairs.
+        begins_word: [P, K, L] the positions L_start is taken over; ends_word those of L_end.
+    """
+    terms = [
+        *_grounding(output.box_logits, targets),
+        _cross_entropy(output.existence_logits, targets.existence),
+        _cross_entropy(output.start_logits[begins_word], targets.starts[begins_word]),
+        _cross_entropy(output.end_logits[ends_word], targets.ends[ends_word]),
+        _match(output, targets, match_head, begins_word, ends_word),
+    ]
+    return LossTerms(
+        torch.stack([total for total, _ in terms]),
+        torch.tensor([count for _, count in terms], dtype=torch.float32, device=output.box_logits.device),
+    )
+
+
+def _grounding(box_logits: Tensor, targets: Targets) -> list[tuple[Tensor, int]]:
+    """L_bbox (MSE on σ(tx), σ(ty), tw, th) and L_object, positives and negatives apart [chosen]."""
+    assigned = box_logits[targets.box_candidates.unbind(-1)]  # [M, 5]
+    predicted = torch.cat([assigned[:, :2].sigmoid(), assigned[:, 2:4]], -1)
+    box = F.mse_loss(predicted, targets.box_targets, reduction="sum")
+    confidence = box_logits[..., 4]
+    positive = confidence[targets.objectness == 1]
+    negative = confidence[targets.objectness == 0]
+    return [
+        (box, len(assigned)),
+        (F.softplus(-positive).sum(), len(positive)),
+        (F.softplus(negative).sum(), len(negative)),
+    ]
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    return F.cross_entropy(logits.float().reshape(-1, 2), labels.reshape(-1), reduction="sum"), labels.numel()
+
+
+def _match(
+    output: Output, targets: Targets, match_head: MatchHead, begins_word: Tensor, ends_word: Tensor
+) -> tuple[Tensor, int]:
+    """BCE over gold starts x gold ends and predicted starts x predicted ends, start ≤ end."""
+    pairs = torch.cat(
+        [
+            candidate_pairs(targets.starts > 0, targets.ends > 0),
+            candidate_pairs(
+                (output.start_logits.argmax(-1) > 0) & begins_word,
+                (output.end_logits.argmax(-1) > 0) & ends_word,
+            ),
+        ]
+    ).unique(dim=0)
+    gold = {tuple(row) for row in targets.matches.tolist()}
+    labels = torch.tensor(
+        [tuple(pair) in gold for pair in pairs.tolist()], dtype=torch.float32, device=pairs.device
+    )
+    logits = match_head.pair_logits(output.match_start, output.match_end, pairs).float()
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum"), len(pairs)
+
+
+def candidate_pairs(starts: Tensor, ends: Tensor) -> Tensor:
+    """All (post, query, start, end) [N, 4] with start ≤ end from two masks [P, K, L]."""
+    post, query, start = starts.nonzero().unbind(-1)
+    at_start, end = ends[post, query].nonzero().unbind(-1)
+    pairs = torch.stack([post[at_start], query[at_start], start[at_start], end], -1)
+    return pairs[pairs[:, 2] <= pairs[:, 3]]
+
+
+@dataclass(frozen=True)
+class JointLoss:
+    """One step's loss: `total` to go backward from, and what to log (global values, no gradient)."""
+
+    total: Tensor
+    grounding: Tensor
+    existence: Tensor
+    spans: Tensor
+    balance: float
+
+
+class LossBalance:
+    """ω_f and the weighted sum.
+
+    "dynamic" is stop-gradient clamp(EMA(L_ED + λ2 L_ESP) / EMA(L_QG), min, max) [chosen]. Its two averages
+    are part of the training state.
+    """
+
+    def __init__(self, config: LossConfig) -> None:
+        self.config = config
+        self.running: list[float] | None = None  # EMA of L_ED + λ2 L_ESP, EMA of L_QG
+
+    def __call__(
+        self, terms: LossTerms, reduce: Callable[[Tensor], Tensor] = lambda x: x, workers: int = 1
+    ) -> JointLoss:
+        """Combine one worker's terms.
+
+        Args:
+            terms: of this worker.
+            reduce: sums a tensor over all workers (no gradient needed).
+            workers: how many; gradients are averaged over them afterwards, as DDP does.
+        """
+        config = self.config
+        sums, counts = reduce(torch.stack([terms.sums.detach(), terms.counts])).unbind()
+        counts = counts.clamp(min=1)
+        everywhere = self._losses(sums / counts)
+        balance = self._balance(everywhere)
+        grounding, existence, spans = self._losses(workers * terms.sums / counts)
+        total = balance * grounding + config.existence_weight * existence + config.span_weight * spans
+        return JointLoss(total, *everywhere, balance=balance)
+
+    def _losses(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        box, positive, negative, existence, start, end, match = means.unbind()
+        return self.config.box_weight * box + positive + negative, existence, start + end + match
+
+    def _balance(self, losses: tuple[Tensor, Tensor, Tensor]) -> float:
+        config = self.config
+        if config.balance == "constant":
+            return 1.0
+        grounding, existence, spans = (float(loss) for loss in losses)
+        now = [existence + config.span_weight * spans, grounding]
+        if self.running is None:
+            self.running = now
+        momentum = config.balance_momentum
+        self.running = [
+            momentum * old + (1 - momentum) * new for old, new in zip(self.running, now, strict=True)
+        ]
+        ratio = self.running[0] / max(self.running[1], 1e-6)
+        return min(max(ratio, config.balance_min), config.balance_max)

@@ -1,0 +1,55 @@
+"""AdamW with a learning rate for each part, warm-up and linear decay (DESIGN §4 "Training")."""
+
+import torch
+from torch import nn
+
+from mnerqg.config import TrainConfig
+from mnerqg.model.mnerqg import MNERQG
+
+
+def build_optimizer(model: MNERQG, config: TrainConfig) -> torch.optim.AdamW:
+    """Groups for encoder, backbone and heads; weight decay on matrices only, not on biases, norms and tables."""
+    rates = {
+        "encoder": config.lr if config.encoder_lr is None else config.encoder_lr,
+        "backbone": config.lr if config.backbone_lr is None else config.backbone_lr,
+        "heads": config.lr,
+    }
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and not name.endswith(".labels")
+            groups.setdefault((_part(name), decays), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": rates[part],
+                "base_lr": rates[part],
+                "weight_decay": config.weight_decay if decays else 0.0,
+            }
+            for (part, decays), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def learning_rate_factor(progress: float, warmup: float) -> float:
+    """Linear warm-up, then linear decay to zero, at `progress` in [0, 1] of the whole training.
+
+    A function of progress, not of steps: a run that resumes with another number of workers stays on it.
+    """
+    if progress < warmup:
+        return progress / warmup
+    return (1 - progress) / max(1 - warmup, 1e-9)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Scale every group's own base rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def _part(name: str) -> str:
+    if name.startswith("text.encoder."):
+        return "encoder"
+    return "backbone" if name.startswith("visual.backbone.") else "heads"
