@@ -1,0 +1,46 @@
+"""The Ray Data stage of training: rows of training Parquet to examples.
+
+Apart from the training itself because Ray's own processes import it too, and need no model for it.
+"""
+
+import hashlib
+import random
+from typing import Any
+
+import pyarrow as pa
+
+from mnerqg.config import Config
+from mnerqg.data.augment import Augmenter
+from mnerqg.data.batch import augment_example, examples_to_table, make_example
+from mnerqg.data.dataset import post_from_row
+from mnerqg.data.images import ImageLimits
+from mnerqg.data.text import TextEncoder, load_text_encoder
+from mnerqg.queries import EntityQuery
+
+
+class EncodePosts:
+    """Decodes, letterboxes, augments and tokenises; the tokenizer is loaded once a task."""
+
+    def __init__(self, config: Config, queries: tuple[EntityQuery, ...]) -> None:
+        self._config = config
+        self._queries = queries
+        self._text_encoder: TextEncoder | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_text_encoder": None}
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        config = self._config
+        if self._text_encoder is None:
+            self._text_encoder = load_text_encoder(config.model, self._queries)
+        augmenter = Augmenter(config.augment)
+        # The block is another one each epoch and the same one when a run is repeated; so are the augmentations.
+        block = hashlib.sha256("\n".join(rows["post_id"].to_pylist()).encode()).digest()
+        generator = random.Random(block + config.train.seed.to_bytes(8, "little", signed=True))
+        examples = []
+        for row in rows.to_pylist():
+            example = make_example(
+                post_from_row(row), self._text_encoder, config.model.image_side, ImageLimits()
+            )
+            examples.append(augment_example(example, augmenter, seed=generator.getrandbits(31)))
+        return examples_to_table(examples)

@@ -1,0 +1,257 @@
+"""What one data-parallel worker of a training run does, epoch by epoch."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from mnerqg import storage
+from mnerqg.checkpoint import (
+    WEIGHTS_FILE,
+    load_training_state,
+    load_weights,
+    publish_model,
+    save_model,
+    save_training_state,
+)
+from mnerqg.config import Config, load_config
+from mnerqg.data.batch import Collator, Example, table_to_examples
+from mnerqg.data.dataset import read_posts
+from mnerqg.data.text import load_text_encoder
+from mnerqg.losses import JointLoss, LossBalance, loss_terms
+from mnerqg.metrics import Counts
+from mnerqg.model.build import build_anchors, build_pretrained
+from mnerqg.model.mnerqg import MNERQG
+from mnerqg.optimization import build_optimizer, learning_rate_factor, set_learning_rates
+from mnerqg.queries import parse_queries
+from mnerqg.tagger import Tagger
+
+_STATE_FILE = "training_state.pt"
+_CHUNK_BATCHES = 8  # batches of alike length are cut from this many batches of shuffled posts
+_SAY_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What every worker is told; plain values, so that it travels as they do.
+
+    `config` and `queries` are YAML, `data` and `output` absolute URIs, `train_posts` the size of an epoch.
+    """
+
+    config: str
+    queries: str
+    data: str
+    output: str
+    train_posts: int
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """One data-parallel worker, from its last checkpoint to the last epoch."""
+    job: TrainingJob = settings["job"]
+    config = load_config(Config, job.config)
+    # Ray gives a worker as many threads as it has logical CPUs, by default one.
+    torch.set_num_threads(config.train.threads_per_worker or max(1, int(config.train.cpus_per_worker)))
+    worker = _Worker(config, job)
+    for epoch in range(worker.first_epoch, config.train.epochs):
+        worker.run_epoch(epoch)
+
+
+class _Worker:
+    """The state of one worker: model, optimizer, balance factor, history."""
+
+    def __init__(self, config: Config, job: TrainingJob) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.config, self.job = config, job
+        self.device = ray.train.torch.get_device()
+        torch.manual_seed(config.train.seed)
+        queries = parse_queries(job.queries, source="queries")
+        self.text_encoder = load_text_encoder(config.model, queries)
+        self.collate = Collator(
+            text_encoder=self.text_encoder,
+            anchors=build_anchors(config.model),
+            ignore_iou=config.loss.ignore_iou,
+        )
+        self.model: MNERQG = build_pretrained(config.model)
+        self.balance = LossBalance(config.loss)
+        self.history: list[dict[str, Any]] = []
+        checkpoint = ray.train.get_checkpoint()
+        state = self._restore(checkpoint) if checkpoint is not None else None
+        self.parallel = ray.train.torch.prepare_model(self.model)
+        self.optimizer = build_optimizer(self.model, config.train)
+        if state is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.first_epoch = len(self.history)
+        self.batch_posts = max(1, round(config.train.posts_per_step / self.world))
+        rows = job.train_posts // self.world  # streaming_split(equal=True) drops the remainder
+        self.steps = max(1, -(-rows // self.batch_posts))
+        self._say(
+            f"{'resuming after epoch ' + str(self.first_epoch) if state else 'starting'}: {self.world} worker(s) on "
+            f"{self.device}, {job.train_posts} posts, {self.steps} steps an epoch"
+        )
+
+    def run_epoch(self, epoch: int) -> None:
+        """Train one epoch, score the validation split, report and checkpoint."""
+        # Seeded by the epoch, so that a resumed run needs no generator state.
+        torch.manual_seed(hash((self.config.train.seed, epoch, self.rank)) % 2**31)
+        started = time.monotonic()
+        losses = self._train_epoch(epoch)
+        trained = time.monotonic()
+        scores = self._validate()
+        record = {
+            "epoch": epoch + 1,
+            **losses,
+            **scores,
+            "train_seconds": round(trained - started, 1),
+            "valid_seconds": round(time.monotonic() - trained, 1),
+            "workers": self.world,
+        }
+        self.history.append(record)
+        self._say(
+            f"epoch {epoch + 1}/{self.config.train.epochs}: loss {losses['loss']:.3f} "
+            f"(QG {losses['loss_grounding']:.3f}, ED {losses['loss_existence']:.3f}, "
+            f"ESP {losses['loss_spans']:.4f}, ω_f {losses['balance']:.2f}) | valid F1 {scores['f1']:.4f}, "
+            f"Accu@0.5 {scores['accuracy_50']:.4f}, GMNER F1 {scores['gmner_f1']:.4f} | "
+            f"{record['train_seconds']:.0f} + {record['valid_seconds']:.0f} s"
+        )
+        self._report(epoch, record)
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        settings = self.config.train
+        self.parallel.train()
+        totals = torch.zeros(5)
+        started = said = time.monotonic()
+        step, balance = 0, 1.0
+        for step, examples in enumerate(self._batches(epoch), start=1):
+            progress = (epoch + min(step / self.steps, 1.0)) / settings.epochs
+            set_learning_rates(self.optimizer, learning_rate_factor(progress, settings.warmup))
+            loss = self._step(examples)
+            balance = loss.balance
+            if step == 1:
+                started = time.monotonic()  # the first step waits for Ray Data to start
+            totals += torch.tensor(
+                [*map(float, (loss.total.detach(), loss.grounding, loss.existence, loss.spans)), loss.balance]
+            )
+            if time.monotonic() - said > _SAY_SECONDS:
+                said = time.monotonic()
+                pace = (said - started) / max(1, step - 1)
+                means = (totals / step).tolist()
+                self._say(
+                    f"epoch {epoch + 1} step {step}/{self.steps}: QG {means[1]:.3f}, ED {means[2]:.3f}, "
+                    f"ESP {means[3]:.4f}, ω_f {loss.balance:.2f}, {pace:.2f} s a step, "
+                    f"{pace * max(0, self.steps - step) / 60:.1f} min left in this epoch"
+                )
+        names = ("loss", "loss_grounding", "loss_existence", "loss_spans", "mean_balance")
+        means = (totals / max(step, 1)).tolist()
+        return {**dict(zip(names, means, strict=True)), "balance": balance}
+
+    def _batches(self, epoch: int) -> Iterator[list[Example]]:
+        """This worker's examples in batches of alike length: padding costs as much as words do."""
+        shard = ray.train.get_dataset_shard("train")
+        shuffle = random.Random(f"{self.config.train.seed} {epoch}")
+        side = self.config.model.image_side
+        for table in shard.iter_batches(
+            batch_size=self.batch_posts * _CHUNK_BATCHES, batch_format="pyarrow", prefetch_batches=1
+        ):
+            examples = sorted(table_to_examples(table, side), key=lambda example: len(example.text.token_ids))
+            starts = list(range(0, len(examples), self.batch_posts))
+            shuffle.shuffle(starts)
+            for start in starts:
+                yield examples[start : start + self.batch_posts]
+
+    def _step(self, examples: list[Example]) -> JointLoss:
+        settings = self.config.train
+        batch = self.collate(examples, with_targets=True).to(self.device)
+        assert batch.targets is not None
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            output = self.parallel(batch)
+        terms = loss_terms(output, batch.targets, self.model.match, batch.begins_word, batch.ends_word)
+        loss = self.balance(terms, reduce=_sum_over_workers, workers=self.world)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        self.optimizer.step()
+        return loss
+
+    def _validate(self) -> dict[str, float]:
+        """Exact scores: the workers' shares of the split are disjoint and complete."""
+        tagger = Tagger(
+            model=self.model,
+            text_encoder=self.text_encoder,
+            config=self.config,
+            model_id="in training",
+            device=self.device,
+        )
+        counts = tagger.score(read_posts(self.job.data, "valid", share=self.rank, shares=self.world))
+        values = _sum_over_workers(torch.from_numpy(counts.to_array()).to(self.device))
+        return Counts.from_array(tagger.types, values.cpu().numpy()).scores()
+
+    def _report(self, epoch: int, record: dict[str, Any]) -> None:
+        last = epoch + 1 == self.config.train.epochs
+        checkpoint = None
+        if self.rank == 0:
+            directory = Path(mkdtemp(prefix="mnerqg-checkpoint-"))
+            save_model(
+                directory,
+                model=self.model,
+                text_encoder=self.text_encoder,
+                config=self.config,
+                metrics=record,
+            )
+            self._publish(directory, last)
+            save_training_state(
+                directory / _STATE_FILE,
+                {
+                    "optimizer": self.optimizer.state_dict(),
+                    "balance": self.balance.running,
+                    "history": self.history,
+                },
+            )
+            checkpoint = ray.train.Checkpoint.from_directory(directory)
+        ray.train.report(
+            record,
+            checkpoint,
+            checkpoint_dir_name=f"epoch_{epoch + 1:03d}",
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.SYNC
+            if last
+            else ray.train.CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    def _publish(self, directory: Path, last: bool) -> None:
+        """Update best, best_grounding and, at the end, last, which marks the run as finished."""
+        output = self.job.output
+        lines = "".join(json.dumps(record) + "\n" for record in self.history)
+        storage.write_text(storage.join(output, "metrics.jsonl"), lines)
+        for name, metric in (("best", "f1"), ("best_grounding", "accuracy_50")):
+            if all(record[metric] < self.history[-1][metric] for record in self.history[:-1]):
+                publish_model(directory, storage.join(output, name))
+        if last:
+            publish_model(directory, storage.join(output, "last"))
+
+    def _restore(self, checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
+        with checkpoint.as_directory() as directory:
+            load_weights(self.model, Path(directory) / WEIGHTS_FILE)
+            state: dict[str, Any] = load_training_state(Path(directory) / _STATE_FILE)
+        self.balance.running = state["balance"]
+        self.history = state["history"]
+        return state
+
+    def _say(self, line: str) -> None:
+        if self.rank == 0:
+            print(line, flush=True)
+
+
+def _sum_over_workers(values: torch.Tensor) -> torch.Tensor:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values

@@ -1,0 +1,137 @@
+"""Data-parallel joint training on Ray Train V2.
+
+The driver builds the Ray Data input and the trainer; the workers run `train_worker`. What a run leaves under
+its output:
+
+    run.json        configuration, data fingerprint and run name; the same command resumes, another is refused
+    metrics.jsonl   one line an epoch
+    best/ last/ best_grounding/    model directories by validation F1, of the last epoch, by Accu@0.5
+    checkpoints-<hash>/            Ray Train's own: models with their training state
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import ray
+import ray.data
+import ray.train
+import ray.train.torch
+
+from mnerqg import storage
+from mnerqg.checkpoint import is_model
+from mnerqg.config import Config, dump_config
+from mnerqg.data.dataset import count_posts, fingerprint, split_files
+from mnerqg.data.text import load_text_encoder
+from mnerqg.distributed.encoding import EncodePosts
+from mnerqg.distributed.train_worker import TrainingJob, train_worker
+from mnerqg.errors import ConfigError, RunError
+from mnerqg.queries import EntityQuery, dump_queries, load_queries
+
+# Where a run executes does not change what it computes: these may differ when a run is resumed.
+_PLACEMENT = ("workers", "gpus_per_worker", "cpus_per_worker", "threads_per_worker", "max_failures")
+
+
+def train(config: Config, data: str, output: str) -> dict[str, float]:
+    """Train, or go on training, or say that it is done; returns the best epoch's validation scores.
+
+    Args:
+        config: the recipe.
+        data: prepared dataset with the splits train and valid.
+        output: folder of this one run, local (shared by all nodes) or `s3://`.
+
+    Raises:
+        ConfigError: `output` belongs to another run.
+        DataError, StorageError, ModelError: unusable input, before any worker starts.
+        RunError: training failed more often than `train.max_failures` allows.
+    """
+    data, output = storage.absolute(data), storage.absolute(output)
+    queries = load_queries(config.queries)
+    posts = min(count_posts(data, "train"), config.train.max_posts or 10**12)
+    count_posts(data, "valid")
+    load_text_encoder(config.model, queries)  # refuses an encoder that cannot be had
+    name = _claim(config, queries, data, output)
+    if is_model(storage.join(output, "last")):
+        print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
+        return _best(output)
+    job = TrainingJob(dump_config(config), dump_queries(queries), data, output, posts)
+    result = _trainer(config, queries, job, name).fit()
+    if result.error is not None:
+        raise RunError(f"training failed: {result.error}; the same command resumes from the last checkpoint")
+    return _best(output)
+
+
+def _claim(config: Config, queries: tuple[EntityQuery, ...], data: str, output: str) -> str:
+    """The run's name, a hash of configuration and data; refuses an output that holds another run."""
+    settings = config.model_dump(mode="json")
+    for key in _PLACEMENT:
+        del settings["train"][key]
+    run = {
+        "config": settings,
+        "queries": [query.model_dump() for query in queries],
+        "data": fingerprint(data, "train", "valid"),
+    }
+    name = "checkpoints-" + hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:12]
+    uri = storage.join(output, "run.json")
+    if storage.exists(uri):
+        there = json.loads(storage.read_text(uri))
+        if there["name"] != name:
+            raise ConfigError(
+                f"{output} holds another run, which differs in {_first_difference(there, run)}; "
+                "give another --output, or the same settings to resume it"
+            )
+    else:
+        storage.write_text(uri, json.dumps({"name": name, **run}, indent=2) + "\n")
+    return name
+
+
+def _first_difference(there: Any, here: Any, path: str = "") -> str:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in here:
+            if there.get(key) != here[key]:
+                return _first_difference(there.get(key), here[key], f"{path}.{key}" if path else str(key))
+    return f"{path} ({there!r} there, {here!r} here)"
+
+
+def _trainer(
+    config: Config, queries: tuple[EntityQuery, ...], job: TrainingJob, name: str
+) -> ray.train.torch.TorchTrainer:
+    settings = config.train
+    filesystem, path = storage.filesystem(job.output)
+    return ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=settings.gpus_per_worker > 0,
+            resources_per_worker={"CPU": settings.cpus_per_worker}
+            | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+        datasets={"train": _train_dataset(config, queries, job)},
+        dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
+    )
+
+
+def _train_dataset(config: Config, queries: tuple[EntityQuery, ...], job: TrainingJob) -> ray.data.Dataset:
+    """Shuffled, augmented, tokenised examples; another order and other augmentations each epoch."""
+    files = [entry.uri for entry in split_files(job.data, "train")]
+    filesystem, _ = storage.filesystem(files[0])
+    dataset = ray.data.read_parquet([storage.filesystem(uri)[1] for uri in files], filesystem=filesystem)
+    if config.train.max_posts is not None:
+        dataset = dataset.limit(config.train.max_posts)
+    seed = ray.data.RandomSeedConfig(seed=config.train.seed, reseed_after_execution=True)
+    return dataset.random_shuffle(seed=seed).map_batches(
+        EncodePosts(config, queries), batch_format="pyarrow", batch_size=32, zero_copy_batch=True
+    )
+
+
+def _best(output: str) -> dict[str, float]:
+    lines = storage.read_text(storage.join(output, "metrics.jsonl")).splitlines()
+    return max((json.loads(line) for line in lines), key=lambda record: record["f1"])
