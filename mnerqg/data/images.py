@@ -17,7 +17,7 @@ CANVAS_PADDING_RGB = (123.7, 116.3, 103.5)
 """The colour around the picture, as in FA-VG; on the uint8 canvas it is rounded."""
 
 # Every further format is a further decoder that strangers' bytes reach.
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO")
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
