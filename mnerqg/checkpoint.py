@@ -102,7 +102,7 @@ def check_model(uri: str) -> ModelFiles:
         StorageError: the URI cannot be read.
     """
     directory = storage.download_directory(uri)
-    for name in (_MANIFEST, *_DIGESTED, f"{_ENCODER}/config.json"):
+    for name in (_MANIFEST, *_DIGESTED, f"{_ENCODER}/config.json", f"{_ENCODER}/tokenizer.json"):
         if not (directory / name).is_file():
             raise ModelError(
                 f"{uri} is not a complete model directory: {name} is missing; copy it again whole"

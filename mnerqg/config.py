@@ -22,7 +22,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 class Section(BaseModel):
     """Base of all configuration sections."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -45,7 +45,8 @@ class ModelConfig(Section):
     frozen_backbone_statistics: bool = True
     """BatchNorm of the backbone uses its stored statistics in training too."""
     pyramid_width: PositiveInt = 512
-    pyramid_depth: PositiveInt = 2
+    pyramid_depth: Annotated[int, Field(ge=0)] = 2
+    """Pairs of 1x1 and 3x3 convolutions a scale; YOLOv3 has 2."""
     width: PositiveInt = 512
     """d, the width of text and picture features after projection."""
     heads: PositiveInt = 8

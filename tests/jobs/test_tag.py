@@ -1,0 +1,196 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.tag import main
+from mnerqg import cli
+from mnerqg.errors import MnerqgError
+from mnerqg.schema import tags_schema
+
+POSTS: dict[str, Any] = {"post_id": ["1", "2", "3"], "text": [" ", None, ""], "lang": ["en", "pt", "it"]}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    pq.write_table(pa.table(POSTS), folder / "posts.parquet")
+    return folder
+
+
+def arguments(model: Path, archive: Path, output: Path, *rest: str) -> list[str]:
+    return ["--model", str(model), "--input", str(archive), "--output", str(output), *rest]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_archive_without_pictures_and_words(
+    tiny_model: Path,
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every list is empty and every picture null: the files have the full schema all the same."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tag.yaml").write_text(
+        "columns: {pass_through: [lang]}\nmax_rows_per_file: 2\nmin_rows_per_file: 1\n"
+    )
+    main(arguments(tiny_model, Path("archive"), Path("tags"), "--config", "tag.yaml", "--batch_posts", "2"))
+    files = sorted((tmp_path / "tags").glob("*.parquet"))
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        table = pq.read_table(file)
+        assert table.schema.remove_metadata() == tags_schema([pa.field("lang", pa.string())])
+        rows += table.to_pylist()
+    assert sorted((row["post_id"], row["lang"]) for row in rows) == [("1", "en"), ("2", "pt"), ("3", "it")]
+    assert {(row["image_status"], row["text_status"], row["error"]) for row in rows} == {
+        ("none", "empty", None)
+    }
+    printed = capsys.readouterr().out
+    for line in ("tagging 3 posts of", "text empty", "picture none", f"{tmp_path}/tags/*.parquet"):
+        assert line in printed
+    manifest = json.loads((tmp_path / "tags" / "_manifest.json").read_text())
+    assert manifest["rows"] == 3
+    assert manifest["text_status"] == {"ok": 0, "empty": 3, "truncated": 0}
+    assert manifest["entities"] == manifest["regions"] == {}
+    assert len(manifest["files"]) == len(files)
+    with pytest.raises(MnerqgError, match="holds a finished run; choose another folder or empty it"):
+        main(arguments(tiny_model, Path("archive"), Path("tags")))
+
+
+def damage(model: Path, change: Callable[[Path], object]) -> Path:
+    copy = model.parent / "damaged"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(model, copy)
+    change(copy)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda copy: (copy / "queries.yaml").unlink(), "queries.yaml is missing"),
+        (lambda copy: (copy / "model.json").unlink(), "model.json is missing"),
+        (
+            lambda copy: (copy / "model.json").write_text('{"format_version": 99, "model_id": ""}'),
+            "version 99",
+        ),
+        (lambda copy: (copy / "model.safetensors").write_bytes(b"x"), "is damaged"),
+        (shutil.rmtree, "does not exist"),
+    ],
+)
+def test_bad_model(
+    tiny_model: Path, archive: Path, tmp_path: Path, change: Callable[[Path], object], words: str
+) -> None:
+    check_refusal(arguments(damage(tiny_model, change), archive, tmp_path / "tags"), words)
+    assert not (tmp_path / "tags").exists()
+
+
+def table(**columns: Any) -> pa.Table:
+    return pa.table({**POSTS, **columns})
+
+
+@pytest.mark.parametrize(
+    ("posts", "rest", "words"),
+    [
+        (
+            table(),
+            ["--columns.text", "body"],
+            r"no column body; it has: post_id, text, lang; .*--columns.text",
+        ),
+        (table().drop_columns(["post_id"]), [], "no column post_id; it has: text, lang"),
+        (table(text=[1, 2, 3]), [], "column text holds int64, not text"),
+        (table(post_id=[1.0, 2.0, 3.0]), [], "column post_id holds double, not text or integers"),
+        (table(image=["a", "b", "c"]), [], "column image holds string, not binary"),
+        (table(image_uri=[1, 2, 3]), [], "column image_uri holds int64, not text"),
+        (table(), ["--columns.image_uri", "url"], "no column url"),
+        (table(), ["--columns.pass_through", "[when]"], "no column when; it has: post_id, text, lang"),
+        (
+            table(error=["", "", ""]),
+            ["--columns.pass_through", "[error]"],
+            "error, which is a column of the tags",
+        ),
+        (table(), ["--columns.pass_through", "[lang, lang]"], "names lang twice"),
+        (table().slice(0, 0), [], "holds no posts"),
+        (table(), ["--actors", "0"], "actors"),
+        (table(), ["--actors", "[3, 2]"], "first of .min, max. must not be the larger"),
+        (
+            table(),
+            ["--no_such_key", "1"],
+            "unknown key no_such_key; allowed here: columns, pictures, batch_posts",
+        ),
+        (table(), ["--pictures.roots", "[gs://b]"], "'gs' is not supported"),
+        (table(), ["--pictures.schemes", "[ftp]"], "pictures.schemes"),
+        (table(), ["--config", "no.yaml"], "no.yaml does not exist"),
+    ],
+)
+def test_bad_archive_or_setting(
+    tiny_model: Path, tmp_path: Path, posts: pa.Table, rest: list[str], words: str
+) -> None:
+    pq.write_table(posts, tmp_path / "posts.parquet")
+    check_refusal(arguments(tiny_model, tmp_path / "posts.parquet", tmp_path / "tags", *rest), words)
+    assert not (tmp_path / "tags").exists()
+
+
+def test_bad_files(tiny_model: Path, archive: Path, tmp_path: Path) -> None:
+    tags = tmp_path / "tags"
+    check_refusal(arguments(tiny_model, tmp_path / "nowhere", tags), "nowhere does not exist")
+    (tmp_path / "empty").mkdir()
+    check_refusal(arguments(tiny_model, tmp_path / "empty", tags), "holds no .*parquet files")
+    (archive / "z.parquet").write_bytes(b"post_id,text\n")
+    check_refusal(arguments(tiny_model, archive, tags), r"z\.parquet is not readable as Parquet")
+    pq.write_table(table(post_id=[1, 2, 3]), archive / "z.parquet")
+    check_refusal(
+        arguments(tiny_model, archive, tags), r"z\.parquet: the column post_id holds int64, but string"
+    )
+    pq.write_table(table().drop_columns(["text"]), archive / "z.parquet")
+    check_refusal(arguments(tiny_model, archive, tags), r"z\.parquet has no column text")
+    assert not tags.exists()
+
+
+def test_bad_output(tiny_model: Path, archive: Path, tmp_path: Path) -> None:
+    check_refusal(arguments(tiny_model, archive, archive), "lies in the archive")
+    check_refusal(arguments(tiny_model, archive, archive / "tags"), "lies in the archive")
+    output = tmp_path / "tags"
+    output.write_text("a file")
+    check_refusal(arguments(tiny_model, archive, output), "holds files already")
+    output.unlink()
+    output.mkdir()
+    (output / "notes.txt").write_text("mine")
+    check_refusal(
+        arguments(tiny_model, archive, output), "holds files already; choose another folder or empty it"
+    )
+    assert [path.name for path in output.iterdir()] == ["notes.txt"]
+    (tmp_path / "file").write_text("")
+    check_refusal(arguments(tiny_model, archive, tmp_path / "file" / "tags"), "file")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_cluster_too_small(tiny_model: Path, archive: Path, tmp_path: Path) -> None:
+    rest = ("--actors", "40")
+    check_refusal(arguments(tiny_model, archive, tmp_path / "tags", *rest), r"4 CPUs, but 40 actor\(s\)")
+
+
+def check_refusal(argv: list[str], words: str) -> None:
+    """The command ends with a single line and the exit code 2."""
+    with pytest.raises(MnerqgError, match=words) as caught:
+        main(argv)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_one_line_and_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = arguments(tmp_path / "no-model", tmp_path, tmp_path / "tags")
+    monkeypatch.setattr("sys.argv", ["jobs/tag.py", *argv])
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/no-model does not exist")
