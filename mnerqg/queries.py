@@ -63,7 +63,11 @@ def load_queries(style_or_path: str) -> tuple[EntityQuery, ...]:
         raise ConfigError(
             f"queries is {style_or_path!r}; give a query style ({', '.join(QUERY_STYLES)}) or the path of a YAML file"
         )
-    return parse_queries(path.read_text(encoding="utf-8"), source=str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from None
+    return parse_queries(text, source=str(path))
 
 
 def parse_queries(text: str, *, source: str) -> tuple[EntityQuery, ...]:

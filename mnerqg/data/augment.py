@@ -37,7 +37,7 @@ class Augmenter:
             seed: decides everything that is random here; the global generators stay as they are.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             if torch.rand(()) < self._drop_picture:
                 return None
             if self._transform is None:

@@ -105,7 +105,7 @@ class Batch:
     query_mask: [P, K, L] true on the query's own pieces.
     begins_word, ends_word: [P, K, L] true where an entity may start or end.
     sentence_offset: [K] position of the sentence's first piece behind each query.
-    pixels: [I, 3, S, S] uint8, every picture once; never empty (a blank canvas stands in).
+    pixels: [I, 3, S, S] uint8, every picture once; I may be 0.
     picture: [P] row of the post's picture in `pixels`, -1 for none.
     """
 
@@ -185,7 +185,8 @@ class Collator:
         picture = np.full(len(examples), -1, np.int64)
         picture[[example.pixels is not None for example in examples]] = np.arange(len(present))
         if not present:
-            present = [np.zeros((self._anchors.side, self._anchors.side, 3), np.uint8)]
+            # Nothing may stand in for a picture: batch normalisation would count it.
+            return np.zeros((0, 3, self._anchors.side, self._anchors.side), np.uint8), picture
         return np.ascontiguousarray(np.stack(present).transpose(0, 3, 1, 2)), picture
 
     def _targets(self, examples: Sequence[Example], offsets: np.ndarray, shape: tuple[int, ...]) -> Targets:

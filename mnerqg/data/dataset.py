@@ -64,7 +64,7 @@ def read_posts(data: str, split: str, *, share: int = 0, shares: int = 1) -> Ite
         for batch in _open(entry).iter_batches(batch_size=64):
             mine = [number for number in range(batch.num_rows) if (index + number) % shares == share]
             index += batch.num_rows
-            for row in batch.take(mine).to_pylist():
+            for row in batch.take(pa.array(mine, pa.int64())).to_pylist():
                 yield post_from_row(row)
 
 

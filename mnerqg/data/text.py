@@ -91,7 +91,11 @@ class TextEncoder:
     def encode(self, text: str) -> EncodedText:
         """Tokenise one sentence; never fails, whatever the text."""
         encoding = self._tokenizer(
-            _SURROGATE.sub("�", text), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            _SURROGATE.sub("�", text),
+            add_special_tokens=False,
+            split_special_tokens=True,  # a post that spells "[SEP]" has none
+            return_offsets_mapping=True,
+            verbose=False,
         )
         ids: list[int] = encoding["input_ids"]
         words: list[int] = encoding.word_ids()

@@ -43,7 +43,8 @@ class MatchHead(nn.Module):
     def pair_logits(self, start_share: Tensor, end_share: Tensor, pairs: Tensor) -> Tensor:
         """Logits [N] of `pairs` [N, 4] = (post, query, start, end)."""
         post, query, start, end = pairs.unbind(-1)
-        both = start_share[post, query, start] + end_share[post, query, end]
+        # Outside autocast the shares are bf16 and the hidden layer is not.
+        both = start_share[post, query, start].float() + end_share[post, query, end].float()
         return (self.hidden(F.gelu(both)) if self.hidden is not None else both).squeeze(-1)
 
 

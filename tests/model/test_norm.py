@@ -1,0 +1,127 @@
+"""Two workers see the statistics of one worker on the whole batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from mnerqg.model.norm import SynchronizedBatchNorm2d, synchronize_batch_norms
+
+CHANNELS = 4
+SHARES = {
+    "equal": (3, 3),
+    "unequal": (5, 1),
+    "empty": (6, 0),
+    "nothing anywhere": (0, 0),
+    "one value": (1, 0),
+}
+
+
+def inputs(name: str) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
+    """The whole batch [N, C, H, W], weights of a loss over it, and how many rows each worker has."""
+    shares = SHARES[name]
+    generator = torch.Generator().manual_seed(len(name))
+    shape = (sum(shares), CHANNELS, *((1, 1) if name == "one value" else (3, 2)))
+    states = torch.randn(shape, generator=generator) * 2 + 0.5
+    return states, torch.randn(shape, generator=generator), shares
+
+
+def norm() -> torch.nn.BatchNorm2d:
+    module = torch.nn.BatchNorm2d(CHANNELS)
+    with torch.no_grad():
+        module.weight.copy_(torch.linspace(0.5, 2, CHANNELS))
+        module.bias.copy_(torch.linspace(-1, 1, CHANNELS))
+    return module
+
+
+def run(module: torch.nn.Module, states: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Two training steps; outputs, gradients and statistics after the second."""
+    for _ in range(2):
+        module.zero_grad()
+        leaf = states.clone().requires_grad_()
+        output = module(leaf)
+        (output.square() * weights).sum().backward()
+    assert leaf.grad is not None
+    return {
+        "output": output.detach(),
+        "input gradient": leaf.grad,
+        "weight gradient": module.weight.grad,
+        "bias gradient": module.bias.grad,
+        "mean": module.running_mean,
+        "variance": module.running_var,
+        "evaluated": module.eval()(states).detach(),
+    }
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    results = {}
+    for name in SHARES:
+        states, weights, shares = inputs(name)
+        mine = slice(0, shares[0]) if rank == 0 else slice(shares[0], None)
+        module = torch.nn.Sequential(norm())
+        synchronize_batch_norms(module)
+        assert type(module[0]) is SynchronizedBatchNorm2d
+        results[name] = run(module[0], states[mine], weights[mine])
+    torch.save(results, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
+    folder = tmp_path_factory.mktemp("workers")
+    mp.spawn(worker, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", ["equal", "unequal", "empty"])
+def test_two_workers_are_one(found: list[dict[str, dict[str, torch.Tensor]]], name: str) -> None:
+    states, weights, _ = inputs(name)
+    expected = run(norm(), states, weights)
+    parts = [results[name] for results in found]
+    for key in ("output", "input gradient", "evaluated"):
+        torch.testing.assert_close(
+            torch.cat([part[key] for part in parts]), expected[key], atol=1e-5, rtol=1e-5
+        )
+    for key in ("weight gradient", "bias gradient"):
+        torch.testing.assert_close(sum(part[key] for part in parts), expected[key], atol=1e-5, rtol=1e-5)
+    for key in ("mean", "variance"):
+        for part in parts:
+            torch.testing.assert_close(part[key], expected[key], atol=1e-5, rtol=1e-5)
+
+
+def test_a_step_without_anything_leaves_the_statistics(
+    found: list[dict[str, dict[str, torch.Tensor]]],
+) -> None:
+    for results in found:
+        assert torch.equal(results["nothing anywhere"]["mean"], torch.zeros(CHANNELS))
+        assert torch.equal(results["nothing anywhere"]["variance"], torch.ones(CHANNELS))
+        assert results["nothing anywhere"]["weight gradient"].isfinite().all()
+
+
+def test_a_single_value_does_not_break_the_statistics(
+    found: list[dict[str, dict[str, torch.Tensor]]],
+) -> None:
+    for results in found:
+        assert all(tensor.isfinite().all() for tensor in results["one value"].values())
+
+
+def test_alone_it_is_batch_norm() -> None:
+    states, weights, _ = inputs("equal")
+    module = torch.nn.Sequential(norm())
+    synchronize_batch_norms(module)
+    for key, tensor in run(module[0], states, weights).items():
+        torch.testing.assert_close(tensor, run(norm(), states, weights)[key])
+
+
+def test_only_batch_norms_are_turned_and_their_state_is_kept() -> None:
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Sequential(norm()), torch.nn.LayerNorm(4))
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    synchronize_batch_norms(module)
+    assert [type(child).__name__ for child in module.modules()][-3:] == [
+        *("Sequential", "SynchronizedBatchNorm2d", "LayerNorm"),
+    ]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())

@@ -1,0 +1,229 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from mnerqg.config import (
+    AugmentConfig,
+    ColumnsConfig,
+    Config,
+    DecodeConfig,
+    LossConfig,
+    ModelConfig,
+    PicturesConfig,
+    TagConfig,
+    TrainConfig,
+    dump_config,
+    load_config,
+)
+from mnerqg.errors import ConfigError
+
+RECIPES = sorted((Path(__file__).resolve().parents[1] / "jobs" / "configs").glob("*.yaml"))
+
+
+def refusal(text: str, *overrides: str, section: Any = Config) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(section, text, overrides, source="my.yaml")
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "allowed"),
+    [
+        ("modle: {}", "modle", Config),
+        ("model: {widht: 3}", "model.widht", ModelConfig),
+        ("loss: {weight: 3}", "loss.weight", LossConfig),
+        ("decode: {threshold: 1}", "decode.threshold", DecodeConfig),
+        ("augment: {rotate: 1}", "augment.rotate", AugmentConfig),
+        ("train: {epoch: 1}", "train.epoch", TrainConfig),
+    ],
+)
+def test_unknown_key_is_named_with_the_allowed_ones(text: str, key: str, allowed: type[BaseModel]) -> None:
+    message = refusal(text)
+    assert f"unknown key {key};" in message
+    assert message.endswith(", ".join(allowed.model_fields))
+
+
+def test_unknown_key_two_sections_deep() -> None:
+    message = refusal("pictures: {root: x}", section=TagConfig)
+    assert message == f"unknown key pictures.root; allowed here: {', '.join(PicturesConfig.model_fields)}"
+    assert "columns.id" in refusal("", "--columns.id", "x", section=TagConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("model: {width: many}", "model.width", "many"),
+        ("model: {width: 2.5}", "model.width", "2.5"),
+        ("model: {width: 0}", "model.width", "0"),
+        ("model: {width: null}", "model.width", "None"),
+        ("model: {width: [1]}", "model.width", "1"),
+        ("model: {encoder: 3}", "model.encoder", "3"),
+        ("model: {encoder_attention: flash}", "model.encoder_attention", "flash"),
+        ("model: {max_length: 600}", "model.max_length", "600"),
+        ("model: {anchors: [[1, -2]]}", "model.anchors", "-2"),
+        ("model: 3", "model", "3"),
+        ("model:", "model", "None"),
+        ("loss: {balance: sometimes}", "loss.balance", "sometimes"),
+        ("loss: {box_weight: -1}", "loss.box_weight", "-1"),
+        ("decode: {span_threshold: 1.5}", "decode.span_threshold", "1.5"),
+        ("augment: {flip: maybe}", "augment.flip", "maybe"),
+        ("train: {workers: none}", "train.workers", "none"),
+        ("train: {workers: 0}", "train.workers", "0"),
+        ("train: {workers: [1, 2, 3]}", "train.workers", "[1, 2, 3]"),
+        ("train: {lr: .nan}", "train.lr", "nan"),
+        ("train: {lr: .inf}", "train.lr", "inf"),
+        ("train: {lr: fast\n slow}", "train.lr", "fast"),
+        ("{1: 2}", "1", "keys should be strings"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_key(text: str, key: str, value: str) -> None:
+    message = refusal(text)
+    assert message.startswith(key)
+    assert value in message
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "message"),
+    [
+        ("model: {image_side: 100}", Config, "model.image_side is 100; it must be a multiple of 32"),
+        ("model: {width: 100}", Config, "model.width is 100; it must be a multiple of heads (8)"),
+        ("model: {anchors: [[1, 2]]}", Config, "model.anchors has 1 entries; it must have 9, three a scale"),
+        (
+            "train: {workers: [4, 2]}",
+            Config,
+            "train.workers is (4, 2); the first of (min, max) must not be the larger",
+        ),
+        ("actors: [4, 2]", TagConfig, "actors is (4, 2); the first of (min, max) must not be the larger"),
+    ],
+)
+def test_constraints_between_values(text: str, section: Any, message: str) -> None:
+    assert refusal(text, section=section) == message
+
+
+def test_a_missing_value_is_named() -> None:
+    class Strict(ColumnsConfig):
+        needed: int
+
+    assert refusal("", section=Strict) == "needed is not set; give it in the YAML or as --needed VALUE"
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\t- x", "'"])
+def test_broken_yaml_names_its_source(text: str) -> None:
+    assert refusal(text).startswith("my.yaml is not valid YAML: ")
+
+
+@pytest.mark.parametrize(("text", "kind"), [("[1, 2]", "list"), ("words", "str"), ("3", "int")])
+def test_yaml_of_another_kind(text: str, kind: str) -> None:
+    assert refusal(text) == f"my.yaml holds a {kind}; it must be a mapping of sections"
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment", "{}", "model: {}"])
+def test_nothing_said_gives_the_defaults(text: str) -> None:
+    assert load_config(Config, text) == Config()
+
+
+def test_overrides_of_all_kinds() -> None:
+    text = "model: {width: 64}\ntrain: {epochs: 3}"
+    overrides = [
+        *("--queries", "keyword", "--model.width", "128", "--model.match_hidden=16"),
+        *("--train.lr", "1e-3", "--train.encoder_lr=null", "--train.seed", "-1", "--augment.flip", "false"),
+        *("--train.workers", "[1, 4]", "--train.workers", "[2, 4]", "--decode.overlap=across_types"),
+        *("--model.backbone_weights", "package:some/thing=else"),
+    ]
+    config = load_config(Config, text, overrides)
+    assert (config.queries, config.model.width, config.model.match_hidden) == ("keyword", 128, 16)
+    assert (config.train.lr, config.train.encoder_lr, config.train.seed) == (1e-3, None, -1)
+    assert (config.augment.flip, config.train.workers, config.train.epochs) == (False, (2, 4), 3)
+    assert config.decode.overlap == "across_types"
+    assert config.model.backbone_weights == "package:some/thing=else"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["--train.lr"], "--train.lr has no value"),
+        (["--train.lr", "--train.seed", "1"], "--train.lr has no value"),
+        (["train.lr", "1"], "unexpected argument 'train.lr'"),
+        (["-x", "1"], "unexpected argument '-x'"),
+        (["--"], "unexpected argument '--'"),
+        (["--queries.style", "keyword"], "unknown key queries.style"),
+        (["--queries=a", "--queries.style", "keyword"], "queries is a value, not a section"),
+        (["--model", "3"], "model is 3"),
+        (["--model.width", "["], "model.width is '['"),
+        (["--train.nothing=1"], "unknown key train.nothing"),
+    ],
+)
+def test_bad_overrides(overrides: list[str], part: str) -> None:
+    message = refusal("", *overrides)
+    assert part in message or (part.startswith("unknown") and "queries is" in message)
+
+
+def test_a_configuration_is_frozen() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        Config().train.epochs = 3  # type: ignore[misc]
+    assert not dataclasses.is_dataclass(Config())
+
+
+rate = st.floats(0, 1)
+# PyYAML writes a NEL unquoted and reads it back as a space.
+text = st.text(st.characters(exclude_characters="\x85", codec="utf-8"), max_size=8)
+positive = st.floats(1e-12, 1e12)
+count = st.integers(1, 10**9)
+configs = st.builds(
+    Config,
+    queries=text,
+    model=st.builds(
+        ModelConfig,
+        encoder=text,
+        encoder_dropout=st.none() | rate,
+        backbone_weights=st.none() | text,
+        width=st.integers(1, 100).map(lambda n: n * 8),
+        anchors=st.tuples(*[st.tuples(positive, positive)] * 9),
+        match_hidden=st.none() | count,
+    ),
+    loss=st.builds(LossConfig, box_weight=positive, balance=st.sampled_from(["dynamic", "constant"])),
+    decode=st.builds(DecodeConfig, span_threshold=rate),
+    augment=st.builds(AugmentConfig, flip=st.booleans(), drop_picture=rate),
+    train=st.builds(
+        TrainConfig,
+        lr=positive,
+        backbone_lr=st.none() | positive,
+        seed=st.integers(-(2**40), 2**40),
+        workers=count | count.map(lambda n: (n, n + 1)),
+    ),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(configs)
+def test_dump_and_load_are_inverse(config: Config) -> None:
+    assert load_config(Config, dump_config(config)) == config
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(text, max_size=3), text)
+def test_tagging_configuration_is_inverse_too(columns: list[str], column: str) -> None:
+    config = TagConfig(columns=ColumnsConfig(text=column, pass_through=tuple(columns)), actors=(1, 2))
+    assert load_config(TagConfig, dump_config(config)) == config
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_recipes_load_and_say_only_what_differs(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    section = TagConfig if path.name.startswith("tag") else Config
+    config = load_config(section, text, source=str(path))
+    assert load_config(section, dump_config(config)) == config
+    assert isinstance(yaml.safe_load(text) or {}, dict)
+
+
+def test_there_are_recipes() -> None:
+    assert RECIPES

@@ -1,0 +1,104 @@
+"""A module imports only what stands above it here (DESIGN §2), and ray stays where it belongs."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ORDER = (
+    "errors",
+    "cli",
+    "schema",
+    "config",
+    "queries",
+    "s3",
+    "storage",
+    "pictures",
+    "boxes",  # above data: batches hold encoded boxes
+    "data.images",
+    "data.text",
+    "data.augment",
+    "data.batch",
+    "data.dataset",
+    "data.twitter",
+    "data.archive",
+    "data.tags",
+    "model.darknet_weights",  # above backbone, which offers its reader
+    "model.backbone",
+    "model.attention",
+    "model.norm",
+    "model.interaction",
+    "model.heads",
+    "model.mnerqg",
+    "model.build",
+    "losses",
+    "decode",
+    "metrics",
+    "optimization",
+    "checkpoint",
+    "tagger",
+    "distributed.picture_stages",
+    "distributed.encoding",
+    "distributed.train_worker",
+    "distributed.training",
+    "distributed.evaluation",
+    "distributed.tag_stages",
+    "distributed.tagging",
+)
+MODULES = {
+    ".".join(path.relative_to(ROOT / "mnerqg").with_suffix("").parts): path
+    for path in sorted((ROOT / "mnerqg").rglob("*.py"))
+    if path.name != "__init__.py"
+}
+JOBS = sorted((ROOT / "jobs").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything a file imports, at whatever depth; `from a import b` gives a.b."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own_modules(path: Path) -> set[str]:
+    """The modules of mnerqg that a file imports."""
+    names = {name.removeprefix("mnerqg.") for name in imports(path) if name.startswith("mnerqg.")}
+    return {module for module in MODULES for name in names if name == module or name.startswith(f"{module}.")}
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(MODULES) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_only_from_above(module: str) -> None:
+    above = set(ORDER[: ORDER.index(module)])
+    assert own_modules(MODULES[module]) <= above
+
+
+def test_the_parser_sees_imports() -> None:
+    assert {"config", "data.text", "storage"} <= own_modules(MODULES["checkpoint"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "mnerqg").rglob("__init__.py")), ids=str)
+def test_packages_import_nothing(path: Path) -> None:
+    assert imports(path) == set()
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_ray_and_jobs_stay_out_of_the_library(module: str) -> None:
+    roots = {name.partition(".")[0] for name in imports(MODULES[module])}
+    assert "jobs" not in roots
+    assert "tests" not in roots
+    assert module.startswith("distributed.") or "ray" not in roots
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
+def test_jobs_do_not_import_each_other(path: Path) -> None:
+    assert "jobs" not in {name.partition(".")[0] for name in imports(path)}

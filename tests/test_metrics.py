@@ -1,0 +1,174 @@
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnerqg.metrics import Counts
+from mnerqg.schema import Box, Entity, Post, Region, Span
+
+TYPES = ("PER", "LOC", "ORG")
+corner = st.integers(0, 8)
+size = st.integers(1, 8)
+place = st.tuples(corner, corner, size, size).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+kind = st.sampled_from([*TYPES, "DISH"])
+span = st.tuples(st.integers(0, 3), st.integers(4, 6), kind)
+
+
+@st.composite
+def scored_posts(draw: st.DrawFn) -> tuple[Post, list[Entity], list[Region], list[Region]]:
+    gold = draw(st.lists(span, max_size=4, unique=True))
+    boxes = draw(st.lists(st.tuples(kind, place), max_size=4))
+    known = draw(st.booleans())
+    post = Post(
+        "p",
+        "0123456789",
+        entities=tuple(Span(*entry) for entry in gold),
+        boxes=tuple(Box(entry, *corners) for entry, corners in boxes) if known else (),
+        boxes_annotated=known,
+    )
+    answered = st.lists(span.filter(lambda entry: entry[2] != "DISH"), max_size=4, unique=True)
+    entities = [Entity("0123456789"[a:b], a, b, c, 0.9) for a, b, c in draw(answered)]
+    best = [Region(entry, *draw(place), 0.9) for entry in TYPES] if draw(st.booleans()) else []
+    kept = [region for region in best if draw(st.booleans())]
+    return post, entities, best, kept
+
+
+def count(posts: list[tuple[Post, list[Entity], list[Region], list[Region]]]) -> Counts:
+    counts = Counts(TYPES)
+    for post in posts:
+        counts.add_post(*post)
+    return counts
+
+
+def iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    inner = max(width, 0) * max(height, 0)
+    return inner / (
+        (one[2] - one[0]) * (one[3] - one[1]) + (other[2] - other[0]) * (other[3] - other[1]) - inner
+    )
+
+
+def slow_scores(posts: list[tuple[Post, list[Entity], list[Region], list[Region]]]) -> dict[str, float]:
+    gold, said, right = Counter[str](), Counter[str](), Counter[str]()
+    overlaps: list[float] = []
+    triples = Counter[str]()
+    for post, entities, best, kept in posts:
+        for one in post.entities:
+            gold[one.type] += one.type in TYPES
+        for entity in entities:
+            said[entity.type] += 1
+            correct = any(
+                (g.start, g.end, g.type) == (entity.start, entity.end, entity.type) for g in post.entities
+            )
+            right[entity.type] += correct
+            if post.boxes_annotated:
+                triples["said"] += 1
+                mine = [box.xyxy_px for box in post.boxes if box.type == entity.type]
+                region = next((r.xyxy_px for r in kept if r.type == entity.type), None)
+                near = region and any(iou(region, box) >= 0.5 - 1e-7 for box in mine)
+                triples["right"] += correct and bool(near if region else not mine)
+        if post.boxes_annotated:
+            triples["gold"] += sum(one.type in TYPES for one in post.entities)
+            for entry in TYPES:
+                mine = [box.xyxy_px for box in post.boxes if box.type == entry]
+                region = next((r.xyxy_px for r in best if r.type == entry), None)
+                if mine:
+                    overlaps.append(max((iou(region, box) for box in mine), default=0) if region else 0)
+
+    def f1(correct: int, answered: int, wanted: int) -> float:
+        return 2 * correct / (answered + wanted) if correct else 0.0
+
+    return {
+        "precision": right.total() / max(said.total(), 1),
+        "recall": right.total() / max(gold.total(), 1),
+        "f1": f1(right.total(), said.total(), gold.total()),
+        **{f"f1_{entry}": f1(right[entry], said[entry], gold[entry]) for entry in TYPES},
+        "accuracy_50": sum(o >= 0.5 - 1e-7 for o in overlaps) / max(len(overlaps), 1),
+        "accuracy_75": sum(o >= 0.75 - 1e-7 for o in overlaps) / max(len(overlaps), 1),
+        "mean_iou": sum(overlaps) / max(len(overlaps), 1),
+        "gmner_f1": f1(triples["right"], triples["said"], triples["gold"]),
+        "posts": len(posts),
+        "entities": gold.total(),
+        "grounded_queries": len(overlaps),
+    }
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(scored_posts(), max_size=6))
+def test_scores_are_their_definitions(
+    posts: list[tuple[Post, list[Entity], list[Region], list[Region]]],
+) -> None:
+    assert count(posts).scores() == pytest.approx(slow_scores(posts), abs=2e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(scored_posts(), max_size=8), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_merged_in_any_order_and_partition(
+    posts: list[tuple[Post, list[Entity], list[Region], list[Region]]], workers: int, chance: random.Random
+) -> None:
+    whole = count(posts)
+    shuffled = chance.sample(posts, len(posts))
+    parts = [count(shuffled[worker::workers]) for worker in range(workers)]
+    chance.shuffle(parts)
+    assert sum(parts, Counts(TYPES)) == whole
+    arrays = np.stack([part.to_array() for part in parts])
+    assert arrays.dtype == np.int64
+    assert Counts.from_array(TYPES, arrays.sum(0)) == whole
+
+
+def test_nothing_scored() -> None:
+    scores = Counts(TYPES).scores()
+    assert set(scores.values()) == {0}
+    assert Counts(TYPES) == Counts.from_array(TYPES, Counts(TYPES).to_array())
+
+
+def test_counts_of_other_types_do_not_add_up() -> None:
+    with pytest.raises(ValueError, match="cannot be added"):
+        Counts(TYPES) + Counts(("PER",))
+    assert Counts(TYPES) != Counts(("PER",))
+    assert Counts(TYPES) != "counts"
+
+
+def test_an_entity_said_twice_counts_once() -> None:
+    twice = [Entity("01", 0, 2, "PER", 0.9)] * 2
+    scores = count([(Post("p", "01", entities=(Span(0, 2, "PER"),)), twice, [], [])]).scores()
+    assert (scores["precision"], scores["f1"]) == (1, 1)
+
+
+SHOWN = Box("PER", 0, 0, 10, 10)
+GOOD, BAD = Region("PER", 0, 0, 10, 8, 0.9), Region("PER", 8, 8, 20, 20, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "annotated", "region", "gmner", "accuracy"),
+    [
+        ((SHOWN,), True, GOOD, 1, 1),
+        ((SHOWN,), True, BAD, 0, 0),
+        ((SHOWN,), True, None, 0, 0),
+        ((), True, None, 1, 0),
+        ((), True, GOOD, 0, 0),
+        ((), False, GOOD, 0, 0),  # nobody looked: the post is left out
+        ((Box("PER", 50, 50, 60, 60), SHOWN), True, GOOD, 1, 1),  # the best of the gold boxes
+        ((Box("LOC", 0, 0, 10, 10),), True, GOOD, 0, 0),  # another type's box
+    ],
+)
+def test_gmner_wants_the_region_right_too(
+    boxes: tuple[Box, ...], annotated: bool, region: Region | None, gmner: float, accuracy: float
+) -> None:
+    post = Post("p", "Ada", None, (Span(0, 3, "PER"),), boxes, annotated)
+    regions = [region] if region else []
+    scores = count([(post, [Entity("Ada", 0, 3, "PER", 0.9)], regions, regions)]).scores()
+    assert scores["f1"] == 1
+    assert scores["gmner_f1"] == gmner
+    assert scores["accuracy_50"] == accuracy
+
+
+def test_the_best_region_counts_for_accuracy_even_below_the_threshold() -> None:
+    post = Post("p", "Ada", None, (Span(0, 3, "PER"),), (SHOWN,), boxes_annotated=True)
+    scores = count([(post, [Entity("Ada", 0, 3, "PER", 0.9)], [GOOD], [])]).scores()
+    assert (scores["accuracy_50"], scores["accuracy_75"], scores["gmner_f1"]) == (1, 1, 0)
+    assert scores["mean_iou"] == pytest.approx(0.8)
