@@ -1,0 +1,171 @@
+"""Training on a real local Ray: what a run leaves, and that it survives the loss of a worker and of the driver."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnerqg.config import Config, load_config
+from mnerqg.data.twitter import write_split
+from mnerqg.distributed.training import train
+from mnerqg.errors import ConfigError, DataError
+from mnerqg.schema import Box, Post, Span
+from mnerqg.tagger import Tagger
+
+TRAIN_JOB = Path(__file__).parents[2] / "jobs" / "train.py"
+EPOCHS = 4
+
+
+def _posts(count: int) -> Iterator[Post]:
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG")
+        yield Post(
+            post_id=str(number),
+            text="Ada visits Oslo" if number % 2 else "nothing to name",
+            image=file.getvalue() if number % 5 else None,
+            entities=(Span(0, 3, "PER"), Span(11, 15, "LOC")) if number % 2 else (),
+            boxes=(Box("PER", 4, 4, 40, 30),) if number % 2 else (),
+            boxes_annotated=number % 3 != 0,
+        )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("data")
+    write_split(_posts(50), str(folder / "train"), rows_per_file=20)
+    write_split(_posts(11), str(folder / "valid"), rows_per_file=20)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(f"""
+queries: keyword
+model: {{encoder: {tiny_model.parent / "encoder"}, max_length: 64, backbone: resnet10t, width: 32, heads: 4,
+        pyramid_width: 32, pyramid_depth: 1, image_side: 64}}
+train: {{epochs: {EPOCHS}, posts_per_step: 8, precision: fp32, gpus_per_worker: 0, cpus_per_worker: 0.5,
+        threads_per_worker: 1, workers: 2}}
+""")
+    return path
+
+
+def _config(recipe: Path, *overrides: str) -> Config:
+    return load_config(Config, recipe.read_text(), overrides)
+
+
+def _history(output: Path) -> list[dict[str, float]]:
+    file = output / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _wait_for_epoch(output: Path, count: int, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while len(_history(output)) < count:
+        assert time.monotonic() < deadline, f"no epoch {count} within {seconds} s"
+        time.sleep(0.2)
+
+
+def _own_processes(title: str) -> list[int]:
+    """Pids of descendants of this process whose command line begins with `title`."""
+    parents, found = {}, []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                if (entry / "cmdline").read_bytes().startswith(title.encode()):
+                    found.append(int(entry.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+
+    def descends(pid: int) -> bool:
+        while pid > 1:
+            if pid == os.getpid():
+                return True
+            pid = parents.get(pid, 0)
+        return False
+
+    return [pid for pid in found if descends(pid)]
+
+
+def test_a_killed_worker_costs_no_more_than_the_epoch(
+    ray_cluster: None, recipe: Path, data: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    killed: list[int] = []
+
+    def kill_a_worker() -> None:
+        _wait_for_epoch(output, 1)
+        killed.append(_own_processes("ray::RayTrainWorker")[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    best = train(_config(recipe), data, str(output))
+    killer.join()
+
+    history = _history(output)
+    assert killed
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4]
+    assert all(record["posts"] == 11 for record in history)  # two workers' shares, none lost, none twice
+    assert all(record["workers"] == 2 for record in history)
+    assert best["f1"] == max(record["f1"] for record in history)
+    for name in ("best", "best_grounding", "last"):
+        assert Tagger.load(output / name).tag([Post("x", "Ada")])[0].post_id == "x"
+    assert not list((output / "best").glob("training_state*"))
+
+    # The same command again returns at once; other settings are refused, another placement is not.
+    assert train(_config(recipe, "--train.workers", "1"), data, str(output))["epoch"] == best["epoch"]
+    with pytest.raises(ConfigError, match=r"train\.lr \(5e-05 there, 0\.1 here\)"):
+        train(_config(recipe, "--train.lr", "0.1"), data, str(output))
+
+
+def test_a_killed_driver_resumes_with_the_same_command(recipe: Path, data: str, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    command = [
+        sys.executable,
+        str(TRAIN_JOB),
+        "--config",
+        str(recipe),
+        "--data",
+        data,
+        "--output",
+        str(output),
+    ]
+    with tempfile.TemporaryDirectory(prefix="r") as scratch:  # short: Ray's sockets lie in it
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": scratch}
+        with (tmp_path / "first.log").open("w") as log:
+            driver = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            _wait_for_epoch(output, 2)
+            driver.kill()
+            driver.wait()
+        assert not (output / "last").exists()
+
+        # Only the last upload, which is asynchronous, can be lost with the driver.
+        second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert second.returncode == 0, second.stderr[-2000:]
+        assert "resuming after epoch" in second.stdout + second.stderr
+        assert [record["epoch"] for record in _history(output)] == [1, 2, 3, 4]
+
+        third = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert third.returncode == 0
+        assert "is finished" in third.stdout
+
+
+def test_a_dataset_without_a_split_is_one_line(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train holds no Parquet files; write them with"):
+        train(_config(recipe), str(tmp_path), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

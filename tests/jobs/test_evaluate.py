@@ -1,0 +1,58 @@
+"""jobs/evaluate.py: the same scores as the library gives, in the table and in the file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs import evaluate
+from mnerqg.data.dataset import read_posts
+from mnerqg.data.twitter import write_split
+from mnerqg.errors import DataError, ModelError
+from mnerqg.schema import Box, Post, Span
+from mnerqg.tagger import Tagger
+from tests.builders import image_bytes
+
+
+def _posts() -> list[Post]:
+    return [
+        Post(
+            str(number),
+            "Ada visits Oslo",
+            image_bytes(),
+            (Span(0, 3, "PER"),),
+            (Box("PER", 2, 2, 30, 20),),
+            True,
+        )
+        for number in range(37)
+    ]
+
+
+def test_every_row_is_scored_exactly_once(
+    ray_cluster: None, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_split(iter(_posts()), str(tmp_path / "data" / "test"), rows_per_file=10)
+    arguments = ["--model", str(tiny_model), "--data", str(tmp_path / "data"), "--split", "test"]
+    evaluate.main(
+        [*arguments, "--output", str(tmp_path / "scores.json"), "--actors", "2", "--batch_posts", "4"]
+    )
+
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    expected = (
+        Tagger.load(tiny_model, device="cpu").score(read_posts(str(tmp_path / "data"), "test")).scores()
+    )
+    assert scores["posts"] == 37
+    assert scores["grounded_queries"] == 37
+    assert {key: scores[key] for key in expected} == pytest.approx(expected)
+    printed = capsys.readouterr().out
+    assert "test: 37 posts, 37 entities, 37 grounded queries" in printed
+    assert "GMNER F1" in printed
+
+
+def test_what_is_missing_is_named(ray_cluster: None, tiny_model: Path, tmp_path: Path) -> None:
+    output = ["--output", str(tmp_path / "scores.json")]
+    with pytest.raises(DataError, match="test holds no Parquet files"):
+        evaluate.main(["--model", str(tiny_model), "--data", str(tmp_path), *output])
+    write_split(iter(_posts()), str(tmp_path / "test"))
+    with pytest.raises(ModelError, match=r"not a complete model directory: model\.json is missing"):
+        evaluate.main(["--model", str(tmp_path), "--data", str(tmp_path), *output])
