@@ -1,0 +1,85 @@
+"""The whole product on a small world of its own: `python jobs/demo.py --output DIR`, or `make demo`.
+
+Writes posts with drawn pictures, then runs the jobs as a user would: prepare, train, evaluate, tag. The
+commands are printed; their output goes through. A closing summary says what was found and where it lies.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.dataset as ds
+
+from mnerqg.cli import run
+from mnerqg.errors import RunError
+
+JOBS = Path(__file__).parent
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="jobs/demo.py", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder to write")
+    output: Path = parser.parse_args(argv).output
+    posts, dataset, training, tags = (output / name for name in ("posts", "dataset", "run", "tags"))
+    for folder in (training, tags):  # of an earlier demo
+        shutil.rmtree(folder, ignore_errors=True)
+    model, scores = training / "best", output / "scores.json"
+    started = time.monotonic()
+    _step("write posts", "demo_posts.py", "--output", posts)
+    _step("prepare", "prepare.py", "twitter", "--root", posts, "--output", dataset, "--overwrite")
+    config = JOBS / "configs" / "demo.yaml"
+    _step("train", "train.py", "--config", config, "--data", dataset, "--output", training)
+    _step(
+        "evaluate", "evaluate.py", "--model", model, "--data", dataset, "--split", "test", "--output", scores
+    )
+    _step("tag", "tag.py", "--model", model, "--input", posts / "archive" / "posts.parquet", "--output", tags)
+    _summarise(output, model, scores, tags, time.monotonic() - started)
+
+
+def _step(name: str, job: str, *arguments: str | Path) -> None:
+    command = [sys.executable, str(JOBS / job), *map(str, arguments)]
+    print(f"\n=== {name} ===\n$ python {shlex.join(command[1:])}", flush=True)
+    started = time.monotonic()
+    code = subprocess.run(command, check=False).returncode
+    if code != 0:
+        raise RunError(f"the step '{name}' ended with exit code {code}; its output above says why")
+    print(f"--- {name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _summarise(output: Path, model: Path, scores_file: Path, tags: Path, seconds: float) -> None:
+    scores = json.loads(scores_file.read_text(encoding="utf-8"))
+    table = ds.dataset(tags, format="parquet").to_table(columns=["post_id", "entities", "regions"])
+    rows = table.to_pylist()
+    entities = sum(len(row["entities"]) for row in rows)
+    regions = sum(len(row["regions"]) for row in rows)
+    print(f"\n=== done in {seconds / 60:.1f} min ===")
+    print(
+        f"held-out posts: entity F1 {scores['f1']:.3f}, Accu@0.5 {scores['accuracy_50']:.3f}, "
+        f"GMNER F1 {scores['gmner_f1']:.3f} ({scores['posts']} posts)"
+    )
+    print(f"archive: {len(rows)} posts tagged, {entities} entities, {regions} regions; for example")
+    shown = [row for row in rows if any(entity["region"] is not None for entity in row["entities"])]
+    for row in shown[:5]:
+        entity = next(entity for entity in row["entities"] if entity["region"] is not None)
+        region = row["regions"][entity["region"]]
+        box = ", ".join(f"{region[side]:.0f}" for side in ("x_min", "y_min", "x_max", "y_max"))
+        print(
+            f"  {row['post_id']}: {entity['type']} {entity['text']!r} [{entity['start']}:{entity['end']}] "
+            f"in the picture at ({box})"
+        )
+    for name, place in (
+        ("tags", tags),
+        ("model", model),
+        ("scores", scores_file),
+        ("posts", output / "posts"),
+    ):
+        print(f"  {name:<7}{place}")
+
+
+if __name__ == "__main__":
+    run(main)
