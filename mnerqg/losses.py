@@ -52,17 +52,23 @@ def loss_terms(
 
 
 def _grounding(box_logits: Tensor, targets: Targets) -> list[tuple[Tensor, int]]:
-    """L_bbox (MSE on σ(tx), σ(ty), tw, th) and L_object, positives and negatives apart [chosen]."""
+    """L_bbox (MSE on σ(tx), σ(ty), tw, th) and L_object, positives and negatives apart [chosen].
+
+    Negatives count by the pair and are weighted by the square of their score (focal loss, Lin et al. 2017).
+    In a mean over thousands of candidates the one false box that wins the arg max has no weight: with it a
+    model of 16 posts stayed at Accu@0.5 = 0.66 with every box learned exactly.
+    """
     assigned = box_logits[targets.box_candidates.unbind(-1)]  # [M, 5]
     predicted = torch.cat([assigned[:, :2].sigmoid(), assigned[:, 2:4]], -1)
     box = F.mse_loss(predicted, targets.box_targets, reduction="sum")
-    confidence = box_logits[..., 4]
+    confidence = box_logits[..., 4]  # [P, K, C]
     positive = confidence[targets.objectness == 1]
-    negative = confidence[targets.objectness == 0]
+    background = targets.objectness == 0
+    negative = confidence[background]
     return [
         (box, len(assigned)),
         (F.softplus(-positive).sum(), len(positive)),
-        (F.softplus(negative).sum(), len(negative)),
+        ((negative.sigmoid().square() * F.softplus(negative)).sum(), int(background.any(-1).sum())),
     ]
 
 

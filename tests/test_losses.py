@@ -60,12 +60,16 @@ def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tupl
     for p in range(posts):
         for k in range(queries):
             add("existence", cross_entropy(output.existence_logits[p, k], int(targets.existence[p, k])))
+            background_seen = False
             for c in range(anchors().candidates):
                 kind, logit = int(targets.objectness[p, k, c]), float(output.box_logits[p, k, c, 4])
                 if kind == 1:
                     add("object_positive", math.log1p(math.exp(-logit)))
                 elif kind == 0:
-                    add("object_negative", math.log1p(math.exp(logit)))
+                    score = 1 / (1 + math.exp(-logit))
+                    sums["object_negative"] += score**2 * math.log1p(math.exp(logit))
+                    background_seen = True
+            counts["object_negative"] += background_seen
             for i in range(pieces):
                 if batch.begins_word[p, k, i]:
                     add("start", cross_entropy(output.start_logits[p, k, i], int(targets.starts[p, k, i])))

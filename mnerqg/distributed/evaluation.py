@@ -7,6 +7,7 @@ import pyarrow as pa
 import ray.data
 
 from mnerqg import storage
+from mnerqg.checkpoint import check_model
 from mnerqg.config import EvaluateConfig
 from mnerqg.data.dataset import count_posts, post_from_row, split_files
 from mnerqg.errors import RunError
@@ -23,11 +24,12 @@ def evaluate(model: str, data: str, split: str, config: EvaluateConfig) -> dict[
     """
     model, data = storage.absolute(model), storage.absolute(data)
     expected = count_posts(data, split)
-    tagger = Tagger.load(model, device="cpu")  # here only for its types, and to refuse a bad model early
+    files_of_model = check_model(model)
+    types = [query.type for query in files_of_model.queries]
     files = [entry.uri for entry in split_files(data, split)]
     filesystem, _ = storage.filesystem(files[0])
     dataset = ray.data.read_parquet([storage.filesystem(uri)[1] for uri in files], filesystem=filesystem)
-    counts = Counts(tagger.types)
+    counts = Counts(types)
     for row in dataset.map_batches(
         _Scorer,
         fn_constructor_args=(model, config),
@@ -37,10 +39,10 @@ def evaluate(model: str, data: str, split: str, config: EvaluateConfig) -> dict[
         num_cpus=config.cpus_per_actor,
         num_gpus=config.gpus_per_actor,
     ).iter_rows():
-        counts += Counts.from_array(tagger.types, np.asarray(row["counts"]))
+        counts += Counts.from_array(types, np.asarray(row["counts"]))
     if counts.posts != expected:
         raise RunError(f"{counts.posts} of {expected} posts of {split} were scored; run it again")
-    return {"model_id": tagger.model_id, "split": split, "types": list(tagger.types), **counts.scores()}
+    return {"model_id": files_of_model.model_id, "split": split, "types": types, **counts.scores()}
 
 
 class _Scorer:
