@@ -251,12 +251,16 @@ def load_config(section: type[S], text: str, overrides: Sequence[str] = (), *, s
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{source} holds a {type(values).__name__}; it must be a mapping of sections")
-    for key, value in _parse_overrides(overrides):
+    given = dict(_parse_overrides(overrides))
+    for key, value in given.items():
         _set(values, key, value)
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_one_line(section, error.errors()[0])) from None
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        place = "" if any(f"{key}.".startswith(f"{name}.") for name in given) else f"{source}: "
+        raise ConfigError(place + _one_line(section, first)) from None
 
 
 def dump_config(config: Section) -> str:
@@ -286,7 +290,9 @@ def _parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, name = key.split(".")
     for section in sections:
-        inner = values.setdefault(section, {})
+        if values.get(section) is None:
+            values[section] = {}
+        inner = values[section]
         if not isinstance(inner, dict):
             raise ConfigError(f"--{key}: {section} is a value, not a section")
         values = inner

@@ -32,7 +32,9 @@ def refusal(text: str, *overrides: str, section: Any = Config) -> str:
     message = str(caught.value)
     assert message
     assert "\n" not in message
-    return message
+    if not overrides and "is not valid YAML" not in message and " holds a " not in message:
+        assert message.startswith("my.yaml: ")  # the command line needs no place, a file does
+    return message.removeprefix("my.yaml: ")
 
 
 @pytest.mark.parametrize(
