@@ -1,21 +1,22 @@
 """The Ray Data stage of training: rows of training Parquet to examples.
 
-Apart from the training itself because Ray's own processes import it too, and need no model for it.
+Ray's coordinating processes import this module only to pass the stage on. What needs torch and transformers,
+a dozen CPU seconds a process, is therefore imported where it is called.
 """
 
 import hashlib
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from mnerqg.config import Config
-from mnerqg.data.augment import Augmenter
-from mnerqg.data.batch import augment_example, examples_to_table, make_example
 from mnerqg.data.dataset import post_from_row
 from mnerqg.data.images import ImageLimits
-from mnerqg.data.text import TextEncoder, load_text_encoder
 from mnerqg.queries import EntityQuery
+
+if TYPE_CHECKING:
+    from mnerqg.data.text import TextEncoder
 
 
 class EncodePosts:
@@ -30,6 +31,10 @@ class EncodePosts:
         return {**self.__dict__, "_text_encoder": None}
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        from mnerqg.data.augment import Augmenter
+        from mnerqg.data.batch import augment_example, examples_to_table, make_example
+        from mnerqg.data.text import load_text_encoder
+
         config = self._config
         if self._text_encoder is None:
             self._text_encoder = load_text_encoder(config.model, self._queries)
