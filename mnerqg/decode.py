@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,8 +134,3 @@ def attach_regions(entities: Sequence[Entity], regions: Sequence[Region]) -> tup
         Entity(entity.text, entity.start, entity.end, entity.type, entity.score, index.get(entity.type))
         for entity in entities
     )
-
-
-def region_array(regions: Sequence[Region]) -> boxes.Floats:
-    """[N, 4] xyxy in pixels of the upright picture."""
-    return np.asarray([region.xyxy_px for region in regions], np.float32).reshape(-1, 4)

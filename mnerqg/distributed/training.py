@@ -55,9 +55,13 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
         print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
         return _best(output)
     job = TrainingJob(dump_config(config), dump_queries(queries), data, output, posts)
-    result = _trainer(config, queries, job, name).fit()
-    if result.error is not None:
-        raise RunError(f"training failed: {result.error}; the same command resumes from the last checkpoint")
+    try:
+        _trainer(config, queries, job, name).fit()
+    except ray.train.TrainingFailedError as error:
+        reason = " ".join(str(error).split())[:500]
+        raise RunError(
+            f"training failed: {reason}; the same command resumes from the last checkpoint"
+        ) from error
     return _best(output)
 
 
