@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: S3 over HTTP, a local Ray cluster, a small model."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from mnerqg import storage
-from tests.servers import ScriptedServer
+from tests.servers import CEPH_KEY, CEPH_PROGRAMS, CEPH_SECRET, FaultyProxy, ScriptedServer, ceph_gateway
+
+CEPH_SCRIPT = Path(__file__).resolve().parents[2] / "shared" / "tools" / "ceph-rgw.sh"
 
 
 @pytest.fixture(scope="session")
@@ -135,3 +138,44 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save_model(folder / "model", model=model, text_encoder=text_encoder, config=config)
     return folder / "model"
+
+
+@pytest.fixture
+def faulty_s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A proxy that spoils 5 % of the requests, between this process (and its children) and the S3 server."""
+    proxy = FaultyProxy(s3_endpoint, share=0.05, seed=1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    storage.s3_client.cache_clear()
+    yield proxy
+    storage.s3_client.cache_clear()
+    proxy.close()
+
+
+@pytest.fixture(scope="session")
+def ceph_endpoint() -> Iterator[str]:
+    """The URL of a real S3 server, a Ceph RADOS gateway; see `ceph_s3` for the environment that goes with it."""
+    if not CEPH_SCRIPT.is_file():
+        pytest.skip(f"{CEPH_SCRIPT} is not there")
+    missing = [program for program in CEPH_PROGRAMS if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}; {CEPH_SCRIPT.name} says how")
+    with ceph_gateway(CEPH_SCRIPT) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def ceph_s3(ceph_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URI of a fresh, empty bucket of the Ceph gateway, to which the AWS environment points."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", ceph_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", CEPH_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CEPH_SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    storage.s3_client.cache_clear()
+    name = f"bucket-{uuid.uuid4().hex}"
+    storage.s3_client().create_bucket(Bucket=name)
+    yield f"s3://{name}"
+    storage.s3_client.cache_clear()
