@@ -169,8 +169,19 @@ class ColumnsConfig(Section):
     image: str = "image"
     """Encoded pictures; where the archive has this column, no URI is fetched."""
     image_uri: str = "image_uri"
+    image_uris: str = "image_uris"
+    """Lists of URIs, for posts with several pictures."""
     pass_through: tuple[str, ...] = ()
     """Columns that are copied to the tags as they are."""
+    partition_by: tuple[str, ...] = ()
+    """Of `pass_through`: columns that become Hive folders (`lang=en/`) in the place of columns of the files."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in self.partition_by:
+            if name not in self.pass_through:
+                raise ValueError(f"partition_by names {name}, which is not in pass_through; add it there")
+        return self
 
 
 class PicturesConfig(Section):
@@ -188,6 +199,8 @@ class PicturesConfig(Section):
     attempts: PositiveInt = 4
     """For failures that may pass (429, 5xx, timeouts), the first one included."""
     timeout_s: PositiveFloat = 20.0
+    max_per_post: PositiveInt = 16
+    """Of a post with more pictures than that the rest is not read."""
 
 
 class TagConfig(Section):
@@ -207,16 +220,20 @@ class TagConfig(Section):
     """torch threads of an actor; null: its CPUs, or on a small machine without a GPU all there are."""
     autoscaling: bool = False
     """The cluster grows by itself: do not refuse to start because it is too small now."""
-    block_bytes: PositiveInt = 32 * 2**20
-    """Size of the blocks that travel between the stages."""
-    min_rows_per_file: PositiveInt = 20_000
+    block_bytes: PositiveInt | None = None
+    """Size of the blocks that travel between the stages; null: 32 MiB, less where the object store is small."""
+    min_rows_per_file: PositiveInt | None = None
+    """What is written is safe, so this is also what a lost driver costs; null: a 32nd of the archive, but
+    between 1,000 and 20,000."""
     max_rows_per_file: PositiveInt = 200_000
+    max_failed: Probability = 0.05
+    """Share of pictures, and of posts that the model cannot tag, above which the run fails."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
             raise ValueError(f"actors is {self.actors}; the first of (min, max) must not be the larger")
-        if self.min_rows_per_file > self.max_rows_per_file:
+        if self.min_rows_per_file is not None and self.min_rows_per_file > self.max_rows_per_file:
             raise ValueError(
                 f"min_rows_per_file is {self.min_rows_per_file}; "
                 f"it must not exceed max_rows_per_file ({self.max_rows_per_file})"
@@ -276,6 +293,7 @@ def _parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
         if not flag.startswith("--") or len(flag) == 2:
             raise ConfigError(f"unexpected argument {flag!r}; overrides are written --section.key value")
         key, equals, value = flag[2:].partition("=")
+        key = key.replace("-", "_")  # --max-failed is what people type
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"--{key} has no value; write --{key} VALUE")

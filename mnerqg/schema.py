@@ -4,6 +4,7 @@ Text offsets are Unicode code points, end exclusive. Box corners are pixels of t
 (EXIF orientation applied), x to the right, y down, floats, with `x_min < x_max` and `y_min < y_max`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,7 +74,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A grounded entity type, in pixels of the upright picture."""
+    """A grounded entity type, in pixels of the upright picture number `image_index` of the post."""
 
     type: str
     x_min: float
@@ -81,6 +82,7 @@ class Region:
     x_max: float
     y_max: float
     score: float
+    image_index: int = 0
 
     @property
     def xyxy_px(self) -> tuple[float, float, float, float]:
@@ -92,7 +94,8 @@ class TaggedPost:
     """What tagging says of one post; one row of the tags output.
 
     `existence` is the score of "the text names an entity of this type", per type.
-    `image_width` and `image_height` are those of the upright picture, None without one.
+    `image_width` and `image_height` are those of the upright picture, None without one. Of several pictures
+    they and `image_status` are those of the first usable one (of the first, where none is).
     """
 
     post_id: str
@@ -136,7 +139,11 @@ REGION_TYPE = pa.struct(
         ("x_max", pa.float32()),
         ("y_max", pa.float32()),
         ("score", pa.float32()),
+        ("image_index", pa.int32()),
     ]
+)
+PICTURE_TYPE = pa.struct(
+    [("status", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("error", pa.string())]
 )
 EXISTENCE_TYPE = pa.struct([("type", pa.string()), ("score", pa.float32())])
 
@@ -151,6 +158,9 @@ TRAINING_SCHEMA = pa.schema(
     ]
 )
 
+ROW_HASH = "row_hash"
+"""The column that names a row of the archive: a digest of its file's path and its place in the file."""
+
 _TAG_FIELDS = [
     pa.field("entities", pa.list_(ENTITY_TYPE)),
     pa.field("regions", pa.list_(REGION_TYPE)),
@@ -160,10 +170,16 @@ _TAG_FIELDS = [
     pa.field("image_status", pa.string()),
     pa.field("text_status", pa.string()),
     pa.field("error", pa.string()),
+    pa.field("retryable", pa.bool_()),
     pa.field("model_id", pa.string()),
+    pa.field(ROW_HASH, pa.uint64()),
 ]
 
 
-def tags_schema(pass_through: list[pa.Field] | None = None) -> pa.Schema:
-    """The output schema of tagging: post_id, the archive's pass-through columns, then the tags."""
-    return pa.schema([pa.field("post_id", pa.string()), *(pass_through or []), *_TAG_FIELDS])
+def tags_schema(pass_through: Sequence[pa.Field] = (), *, several_pictures: bool = False) -> pa.Schema:
+    """The output schema of tagging: post_id, the archive's pass-through columns, then the tags.
+
+    Archives with several pictures a post have the column `images`, too: what became of each.
+    """
+    images = [pa.field("images", pa.list_(PICTURE_TYPE))] if several_pictures else []
+    return pa.schema([pa.field("post_id", pa.string()), *pass_through, *images, *_TAG_FIELDS])

@@ -22,8 +22,10 @@ ORDER = (
     "data.batch",
     "data.dataset",
     "data.twitter",
+    "data.jsonlines",
     "data.archive",
     "data.tags",
+    "data.tag_run",
     "model.darknet_weights",  # above backbone, which offers its reader
     "model.backbone",
     "model.attention",
@@ -43,6 +45,9 @@ ORDER = (
     "distributed.train_worker",
     "distributed.training",
     "distributed.evaluation",
+    "distributed.tag_resources",
+    "distributed.tag_monitor",
+    "distributed.jsonlines_source",
     "distributed.tag_stages",
     "distributed.tagging",
 )

@@ -1,0 +1,111 @@
+import gzip
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+from backports import zstd
+from ray.data._internal.datasource_v2.common.synthesized_columns import _compute_row_hashes
+
+from mnerqg import storage
+from mnerqg.config import ColumnsConfig
+from mnerqg.data.archive import open_archive
+from mnerqg.data.jsonlines import LINE_ERROR, read_tables, row_hashes
+from mnerqg.distributed.jsonlines_source import JsonLinesDatasource, read_json_lines
+
+COLUMNS = ColumnsConfig(pass_through=("lang",))
+FILES = ("a b%20#1.jsonl", "c/d;e?.ndjson.gz", "c/f[1]*.json.zst", "empty.jsonl.gz", "blank.jsonl")
+
+
+@pytest.fixture(params=["local", "s3"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return (
+        request.getfixturevalue("s3_bucket") if request.param == "s3" else str(tmp_path_factory.mktemp("a"))
+    )
+
+
+def lines(file: int, count: int) -> bytes:
+    """Posts whose ids say where they stand; every seventh line is no JSON and every eleventh blank."""
+    made = []
+    for row in range(count):
+        post = json.dumps(
+            {"post_id": f"{file}-{row}", "text": "the city " * 20, "lang": None if file else "en"}
+        )
+        made.append("{" if row % 7 == 3 else post)
+        made += [" "] * (row % 11 == 0)
+    return "\r\n".join(made).encode()
+
+
+def write(base: str, count: int) -> None:
+    """Appended in two parts each, as nightly jobs do."""
+    packs = (bytes, gzip.compress, zstd.compress)
+    for number, (name, pack) in enumerate(zip(FILES, packs, strict=False)):
+        data = lines(number, count)
+        packed = pack(data[: len(data) // 3]) + pack(data[len(data) // 3 :])
+        storage.write_bytes(storage.join(base, *name.split("/")), packed)
+    storage.write_bytes(storage.join(base, FILES[3]), b"")
+    storage.write_bytes(storage.join(base, FILES[4]), b"\n\n")
+
+
+def test_row_hash_is_ray_s() -> None:
+    for path in ("bucket/posts/a.jsonl", "/data/ü.jsonl.gz"):
+        for start, count in ((0, 5), (123_456, 3), (7, 0)):
+            assert row_hashes(path, start, count).tolist() == _compute_row_hashes(path, start, count).tolist()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_post_comes_once(base: str) -> None:
+    count = 5000  # several tables a file
+    write(base, count)
+    archive = open_archive(base, COLUMNS)
+    assert (archive.rows, len(archive.files)) == (3 * count, 5)
+    assert archive.layout is not None
+    posts = read_json_lines(archive, num_cpus=0.5).materialize()
+    blocks = [ray.get(ref) for ref in posts.to_arrow_refs()]
+    assert {str(block.schema.remove_metadata()) for block in blocks} == {str(archive.layout.schema)}
+    table = pa.concat_tables(blocks)
+    found: dict[int, dict[str, Any]] = {row["row_hash"]: row for row in table.to_pylist()}
+    assert len(found) == len(table) == archive.rows
+    for number, name in enumerate(FILES[:3]):
+        path = storage.path_of(storage.join(base, *name.split("/")))
+        for row, row_hash in enumerate(_compute_row_hashes(path, 0, count).tolist()):
+            post = found.pop(row_hash)
+            if row % 7 == 3:
+                assert (post["post_id"], post["text"], post["lang"]) == (None, None, None)
+                line = row + row // 11 + 1 + (row % 11 > 0)
+                assert post[LINE_ERROR].startswith(f"line {line} is not valid JSON: Expecting property")
+                assert post[LINE_ERROR].endswith(f"({path})")
+            else:
+                expected = (f"{number}-{row}", "the city " * 20, None if number else "en", None)
+                assert (post["post_id"], post["text"], post["lang"], post[LINE_ERROR]) == expected
+    assert not found
+
+
+class BreakingOnce(JsonLinesDatasource):
+    """Its connection breaks after the first table, once."""
+
+    broken = False
+
+    def _read_stream(self, f: Any, path: str) -> Iterator[pa.Table]:
+        assert self._layout is not None
+        for table in read_tables(f, path, self._layout, rows_per_table=100):
+            yield table
+            if not self.broken:
+                self.broken = True
+                raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_broken_connection_doubles_nothing(base: str) -> None:
+    write(base, 1000)
+    archive = open_archive(f"{base}/c/*.gz", COLUMNS)
+    assert archive.layout is not None
+    filesystem, path = storage.filesystem(archive.files[0].uri)
+    source = BreakingOnce([path], archive.layout, filesystem)
+    (task,) = source.get_read_tasks(1)
+    table = pa.concat_tables(task())
+    assert source.broken
+    assert table["row_hash"].to_pylist() == row_hashes(path, 0, 1000).tolist()
+    assert table["post_id"].to_pylist()[-1] == "1-999"
