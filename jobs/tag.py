@@ -1,12 +1,14 @@
 """Tag an archive of posts with
 `python jobs/tag.py --model URI --input URI --output URI [--config F] [--key value]`.
 
-Settings are those of `mnerqg.config.TagConfig`, in the YAML of --config or as overrides such as
-`--columns.text body`, `--pictures.roots '[s3://bucket/pictures]'` and `--actors 4`. Pictures are read only
-below `pictures.roots`; without any, only below the archive's own folder. Relative URIs lie below the first.
+Whatever ends a run, the same command goes on where it stopped; of a finished one it says so. Settings are those
+of `mnerqg.config.TagConfig`, in the YAML of --config or as overrides such as `--columns.text body`,
+`--pictures.roots '[s3://bucket/pictures]'`, `--actors 4` and `--max-failed 0.1`. Pictures are read only below
+`pictures.roots`; without any, only below the archive's own folder. Relative URIs lie below the first.
 """
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import ray
 
 from mnerqg.cli import run
 from mnerqg.config import TagConfig, load_config
-from mnerqg.distributed.tagging import MANIFEST_FILE, plan_tagging, tag_archive
+from mnerqg.data.tag_run import MANIFEST_FILE
+from mnerqg.distributed.tag_resources import Resources, plan_resources
+from mnerqg.distributed.tagging import TagPlan, plan_tagging, tag_archive
 from mnerqg.errors import ConfigError
 
 
@@ -32,18 +36,45 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--model", required=True, help="model directory, local or s3://")
     parser.add_argument(
-        "--input", required=True, help="archive: a Parquet file or a folder of them, local or s3://"
+        "--input",
+        required=True,
+        help="archive: file, folder or glob of Parquet or JSON Lines (plain, .gz, .zst), local or s3://",
     )
-    parser.add_argument("--output", required=True, help="new or empty folder for the tags, local or s3://")
+    parser.add_argument("--output", required=True, help="folder for the tags, local or s3://")
     parser.add_argument("--config", type=Path, help="YAML of settings")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    parser.add_argument(
+        "--restart", action="store_true", help="throw away what an unfinished run left in --output"
+    )
+    parser.add_argument(
+        "--retry-failed",
+        metavar="RUN",
+        help="tag again only the rows of this run whose pictures failed for a passing reason, take over the others",
+    )
     arguments, overrides = parser.parse_known_args(argv)
     config = load_settings(arguments.config, overrides)
-    plan = plan_tagging(config, arguments.model, arguments.input, arguments.output)
+    plan = plan_tagging(
+        config,
+        arguments.model,
+        arguments.input,
+        arguments.output,
+        restart=arguments.restart,
+        retry_failed=arguments.retry_failed,
+    )
+    if plan.state.manifest is not None:
+        print(format_summary(tag_archive(plan)))
+        print(f"already done: run {plan.state.run_id} finished at {plan.state.manifest['finished']}")
+        return
     print(
         f"tagging {plan.archive.rows:,} posts of {plan.archive.uri} with the model {plan.model_id}",
         flush=True,
     )
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("mnerqg").setLevel(logging.INFO)
     ray.init(ignore_reinit_error=True)
+    if arguments.dry_run:
+        print(format_plan(plan, plan_resources(config, ray.cluster_resources())))
+        return
     print(format_summary(tag_archive(plan)))
 
 
@@ -56,26 +87,72 @@ def load_settings(path: Path | None, overrides: list[str]) -> TagConfig:
     return load_config(TagConfig, path.read_text(encoding="utf-8"), overrides, source=str(path))
 
 
+def format_plan(plan: TagPlan, resources: Resources) -> str:
+    """What a run would do, for a person."""
+    archive, policy = plan.archive, plan.policy
+    actors = f"{resources.min_actors} to {resources.max_actors}"
+    read = {
+        "bytes": "in the archive",
+        "uris": f"one URI a post, below {', '.join(policy.roots)}",
+        "lists": f"a list of URIs a post, below {', '.join(policy.roots)}",
+        "none": "none",
+    }[archive.pictures]
+    rows = [
+        ("posts", f"{archive.rows:,}"),
+        ("files", f"{len(archive.files):,} ({archive.format})"),
+        ("bytes", f"{sum(entry.size for entry in archive.files):,}"),
+        ("pictures", read),
+        (
+            "read, fetch, decode",
+            f"tasks with {resources.cpus_per_task:g} CPU, {policy.concurrency} requests each",
+        ),
+        (
+            "model",
+            f"{actors} actor(s) with {resources.cpus_per_actor:g} CPU and {resources.gpus_per_actor:g} GPU",
+        ),
+        ("blocks", f"{resources.block_bytes / 2**20:g} MiB"),
+        (
+            "cluster",
+            f"{resources.cluster_cpus:g} CPUs, {resources.cluster_gpus:g} GPUs, object store of "
+            f"{resources.cluster_store_bytes / 2**20:,.0f} MiB",
+        ),
+        ("output", f"{plan.output} ({_begin(plan)})"),
+    ]
+    width = max(len(label) for label, _ in rows)
+    return "\n".join([*(f"{label:<{width}}  {value}" for label, value in rows), "dry run: nothing was done"])
+
+
+def _begin(plan: TagPlan) -> str:
+    if plan.state.run_id is None:
+        return "a new run"
+    return f"{'starts over' if plan.restart else 'goes on with'} run {plan.state.run_id}"
+
+
 def format_summary(manifest: dict[str, Any]) -> str:
     """The manifest for a person: counts by status and type, pace, and where the files lie."""
+    busy = manifest["model_busy"]
     rows = [
         ("posts", f"{manifest['rows']:,}"),
         ("rows with an error", f"{manifest['rows_with_error']:,}"),
+        ("rows worth a retry", f"{manifest['rows_retryable']:,}"),
         *_counts("text", manifest["text_status"]),
         *_counts("picture", manifest["image_status"]),
         *_counts("entities", manifest["entities"]),
         *_counts("regions", manifest["regions"]),
         ("seconds", f"{manifest['seconds']:,.1f}"),
         ("posts a second", f"{manifest['rows_per_second']:,.1f}"),
+        ("model busy", "-" if busy is None else f"{busy:.0%}"),
     ]
     width = max(len(label) for label, _ in rows)
     lines = [f"{label:<{width}}{value:>12}" for label, value in rows]
+    reasons = [f"  {count:>8,} x {reason}" for reason, count in manifest["reasons"].items()]
     output = manifest["output"].rstrip("/")
     return "\n".join(
         [
             "",
             *lines,
-            f"\n{len(manifest['files'])} file(s): {output}/*.parquet",
+            *(["errors:", *reasons] if reasons else []),
+            f"\nrun {manifest['run_id']}, {len(manifest['files'])} file(s): {output}/",
             f"summary: {output}/{MANIFEST_FILE}",
         ]
     )

@@ -128,8 +128,11 @@ class Decoder:
 
 
 def attach_regions(entities: Sequence[Entity], regions: Sequence[Region]) -> tuple[Entity, ...]:
-    """Entities with the index of the region of their type, None where there is none."""
-    index = {region.type: number for number, region in enumerate(regions)}
+    """Entities with the index of the best region of their type, None where there is none."""
+    index: dict[str, int] = {}
+    for number, region in enumerate(regions):
+        if region.type not in index or region.score > regions[index[region.type]].score:
+            index[region.type] = number
     return tuple(
         Entity(entity.text, entity.start, entity.end, entity.type, entity.score, index.get(entity.type))
         for entity in entities

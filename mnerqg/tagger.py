@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -171,6 +171,31 @@ class Tagger:
             text_status=_text_status(post.text, example),
             error=post.error,
         )
+
+
+def merge_pictures(answers: Sequence[TaggedPost], indices: Sequence[int]) -> TaggedPost:
+    """One post from the answers for each of its usable pictures.
+
+    Args:
+        answers: at least one, in the order of the pictures.
+        indices: the place of each answer's picture among all pictures of the post.
+
+    The entities are those read with the first picture (chosen: the text decides most of them, and one answer is
+    consistent in itself); every picture gives its regions, and an entity points to the best region of its type.
+    """
+    first = next((answer for answer in answers if answer.existence), answers[0])
+    regions = tuple(
+        replace(region, image_index=index)
+        for answer, index in zip(answers, indices, strict=True)
+        for region in answer.regions
+    )
+    errors = [answer.error for answer in answers if answer.error]
+    return replace(
+        first,
+        entities=attach_regions(first.entities, regions),
+        regions=regions,
+        error="; ".join(dict.fromkeys(errors)) or None,
+    )
 
 
 def _text_status(text: str | None, example: Example) -> TextStatus:

@@ -325,6 +325,7 @@ def test_http_statuses(server: ScriptedServer) -> None:
         ([(200, {"Content-Length": str(len(PICTURE)), "Connection": "close"}, b"x")], "missing", True),
         ([(200, {"Content-Encoding": "gzip"}, b"not unpacked")], "ok", False),
         ([(200, {"Content-Length": "9999"}, PICTURE)], "too_large", False),
+        ([(200, {"Content-Length": "10000000000"}, PICTURE)], "too_large", False),
     ]
     for script, status, transient in cases:
         server.script = script

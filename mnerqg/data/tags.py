@@ -1,41 +1,108 @@
 """Reading tags back (DESIGN §3 "Tags"): what a run wrote, counted."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mnerqg import storage
-from mnerqg.schema import IMAGE_STATUSES, TEXT_STATUSES
+from mnerqg.schema import IMAGE_STATUSES, ROW_HASH, TEXT_STATUSES
 
-_COLUMNS = ["image_status", "text_status", "error", "entities", "regions"]
+_COLUMNS = [
+    "image_status",
+    "text_status",
+    "error",
+    "retryable",
+    "entities",
+    "regions",
+    "existence",
+    ROW_HASH,
+]
+_SHOWN_REASONS = 20
 
 
 @dataclass
 class TagCounts:
-    """Counts over the rows of tags; every status is there, also with 0."""
+    """Counts over the rows of tags; every status is there, also with 0.
+
+    Attributes:
+        rows: posts.
+        errors: rows whose `error` says something: a picture or the post itself could not be used.
+        untagged: rows that the model raised on.
+        retryable: rows with a picture that failed for a reason that may pass.
+        image_status: pictures by status; a post without any counts as one `none`.
+        reasons: errors, with numbers made alike so that they can be counted.
+        row_hashes: of all rows, one array a file.
+    """
 
     rows: int = 0
     errors: int = 0
-    """Rows whose `error` says something: the picture or the post itself could not be used."""
+    untagged: int = 0
+    retryable: int = 0
     image_status: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(IMAGE_STATUSES, 0)))
     text_status: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(TEXT_STATUSES, 0)))
     entities: Counter[str] = field(default_factory=Counter)
     regions: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    row_hashes: list[npt.NDArray[np.uint64]] = field(default_factory=list)
 
-
-def count_tags(files: Sequence[storage.FileEntry]) -> TagCounts:
-    """Count the rows of tags files and what they hold, by status and by type."""
-    counts = TagCounts()
-    for entry in files:
+    @classmethod
+    def of_file(cls, entry: storage.FileEntry) -> Self:
+        """The counts of one file."""
+        counts = cls()
         filesystem, path = storage.filesystem(entry.uri)
         with pq.ParquetFile(path, filesystem=filesystem) as file:
-            for rows in file.iter_batches(columns=_COLUMNS):
-                _count(rows, counts)
-    return counts
+            images = ["images"] if "images" in file.schema_arrow.names else []
+            for rows in file.iter_batches(columns=_COLUMNS + images):
+                counts._add(rows)
+        return counts
+
+    @classmethod
+    def total(cls, parts: Iterable[Self]) -> Self:
+        """The sum of counts."""
+        total = cls()
+        for part in parts:
+            for name, value in vars(part).items():
+                setattr(total, name, getattr(total, name) + value)
+        for status, zeros in ((total.image_status, IMAGE_STATUSES), (total.text_status, TEXT_STATUSES)):
+            for name in zeros:  # adding Counters drops what is 0
+                status[name] += 0
+        return total
+
+    def summary(self) -> dict[str, Any]:
+        """What the manifest says."""
+        return {
+            "rows": self.rows,
+            "rows_with_error": self.errors,
+            "rows_untagged": self.untagged,
+            "rows_retryable": self.retryable,
+            "image_status": {name: self.image_status[name] for name in IMAGE_STATUSES},
+            "text_status": {name: self.text_status[name] for name in TEXT_STATUSES},
+            "entities": dict(sorted(self.entities.items())),
+            "regions": dict(sorted(self.regions.items())),
+            "reasons": dict(self.reasons.most_common(_SHOWN_REASONS)),
+        }
+
+    def _add(self, rows: pa.RecordBatch) -> None:
+        self.rows += rows.num_rows
+        self.errors += rows.num_rows - rows["error"].null_count
+        self.untagged += pc.sum(pc.equal(pc.list_value_length(rows["existence"]), 0)).as_py() or 0
+        self.retryable += pc.sum(rows["retryable"]).as_py() or 0
+        self.image_status.update(_image_statuses(rows))
+        self.text_status.update(_values(rows["text_status"]))
+        self.entities.update(_values(pc.list_flatten(rows["entities"]).field("type")))
+        self.regions.update(_values(pc.list_flatten(rows["regions"]).field("type")))
+        for error, count in _values(rows["error"].drop_null()).items():
+            for reason in error.split("; "):
+                self.reasons[_alike(reason)] += count
+        self.row_hashes.append(rows[ROW_HASH].to_numpy(zero_copy_only=False))
 
 
 def count_rows(entry: storage.FileEntry) -> int:
@@ -44,14 +111,18 @@ def count_rows(entry: storage.FileEntry) -> int:
     return int(pq.read_metadata(path, filesystem=filesystem).num_rows)
 
 
-def _count(rows: pa.RecordBatch, counts: TagCounts) -> None:
-    counts.rows += rows.num_rows
-    counts.errors += rows.num_rows - rows["error"].null_count
-    counts.image_status.update(_values(rows["image_status"]))
-    counts.text_status.update(_values(rows["text_status"]))
-    counts.entities.update(_values(pc.list_flatten(rows["entities"]).field("type")))
-    counts.regions.update(_values(pc.list_flatten(rows["regions"]).field("type")))
+def _image_statuses(rows: pa.RecordBatch) -> dict[str, int]:
+    if "images" not in rows.schema.names:
+        return _values(rows["image_status"])
+    without = pc.sum(pc.equal(pc.list_value_length(rows["images"]), 0)).as_py() or 0
+    counts = Counter(_values(pc.list_flatten(rows["images"]).field("status")))
+    return counts + Counter({"none": without})
 
 
 def _values(column: pa.Array) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()}
+
+
+def _alike(reason: str) -> str:
+    """An error without the numbers that differ from row to row; what it begins with, an HTTP status, stays."""
+    return re.sub(r"(?<=\D)\d[\d,.]*", "N", re.sub(r"^picture \d+: ", "", reason))[:200]

@@ -1,11 +1,12 @@
 """The picture stages of bulk tagging: fetch and decode, in Ray Data tasks (DESIGN §6).
 
 Each maps an Arrow table to an Arrow table with the same rows. Between the stages travel the archive's columns
-and the ones named below, whose prefix keeps them apart from whatever an archive's columns are called. Nothing
-here imports torch: every worker process would pay for it in seconds and memory.
+and `PICTURES`, a list for every post, whose name keeps it apart from whatever an archive's columns are called.
+Nothing here imports torch: every worker process would pay for it in seconds and memory.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,37 +14,67 @@ import pyarrow as pa
 from mnerqg.config import ColumnsConfig
 from mnerqg.data.archive import text_values
 from mnerqg.data.images import ImageLimits, ImageProblem, decode_letterbox
-from mnerqg.pictures import PicturePolicy, PictureStore
+from mnerqg.pictures import Fetched, PicturePolicy, PictureStore
 
-_FETCHED = "mnerqg:image"
-STATUS = "mnerqg:image_status"
-ERROR = "mnerqg:error"
-PIXELS = "mnerqg:pixels"
-WIDTH = "mnerqg:width"
-HEIGHT = "mnerqg:height"
+PICTURES = "mnerqg:pictures"
 
-_Picture = tuple[bytes | None, int | None, int | None, str | None, str | None]
-"""Canvas, width, height, status, error."""
+_FETCHED_TYPE = pa.list_(
+    pa.struct(
+        [
+            ("data", pa.large_binary()),
+            ("status", pa.string()),
+            ("error", pa.string()),
+            ("retryable", pa.bool_()),
+        ]
+    )
+)
+_DECODED_TYPE = pa.list_(
+    pa.struct(
+        [
+            ("pixels", pa.large_binary()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("status", pa.string()),
+            ("error", pa.string()),
+            ("retryable", pa.bool_()),
+        ]
+    )
+)
 
 
 class FetchPictures:
-    """Adds the bytes, status and error of every row's picture; the URI goes unless it is passed through."""
+    """Adds bytes, status and error of every picture of a post; the URIs go unless they are passed through."""
 
-    def __init__(self, columns: ColumnsConfig, policy: PicturePolicy) -> None:
+    def __init__(self, columns: ColumnsConfig, uris: str, policy: PicturePolicy, max_per_post: int) -> None:
         self._columns = columns
+        self._uris = uris
         self._store = PictureStore(policy)
+        self._max_per_post = max_per_post
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        name = self._columns.image_uri
-        fetched = self._store.fetch_many(text_values(rows[name])[0])
-        rows = _without(rows, name, self._columns)
-        rows = rows.append_column(_FETCHED, pa.array([one.data for one in fetched], pa.large_binary()))
-        rows = rows.append_column(STATUS, pa.array([one.status for one in fetched], pa.string()))
-        return rows.append_column(ERROR, _text_array([one.error for one in fetched]))
+        posts = self._uris_of_posts(rows[self._uris])
+        wanted = [uri for uris in posts for uri in uris[: self._max_per_post]]
+        fetched = iter(self._store.fetch_many(wanted))
+        pictures = [self._pictures(uris, fetched) for uris in posts]
+        rows = _without(rows, self._uris, self._columns)
+        return rows.append_column(PICTURES, pa.array(pictures, _FETCHED_TYPE))
+
+    def _uris_of_posts(self, column: pa.ChunkedArray) -> list[list[str | None]]:
+        if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
+            return [[uri] for uri in text_values(column)[0]]
+        flat = iter(text_values(pa.chunked_array([column.combine_chunks().flatten()]))[0])
+        lengths = column.combine_chunks().value_lengths().to_pylist()
+        return [list(itertools.islice(flat, length or 0)) for length in lengths]
+
+    def _pictures(self, uris: Sequence[str | None], fetched: Iterable[Fetched]) -> list[dict[str, Any]]:
+        read = itertools.islice(fetched, min(len(uris), self._max_per_post))
+        pictures = [_fetched(one) for one in read]
+        unread = Fetched(None, "too_large", f"only {self._max_per_post} pictures of a post are read")
+        return pictures + [_fetched(unread)] * (len(uris) - len(pictures))
 
 
 class DecodePictures:
-    """Replaces the bytes of every row's picture by its canvas [side, side, 3] uint8 and original size."""
+    """Replaces the bytes of every picture by its canvas [side, side, 3] uint8 and original size."""
 
     def __init__(self, columns: ColumnsConfig, side: int, limits: ImageLimits) -> None:
         self._columns = columns
@@ -51,52 +82,48 @@ class DecodePictures:
         self._limits = limits
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        pictures = [self._decode(*picture) for picture in self._pictures(rows)]
-        for name in (_FETCHED, STATUS, ERROR):
-            rows = rows.drop_columns([name]) if name in rows.column_names else rows
+        decoded = [[self._decode(picture) for picture in post] for post in self._posts(rows)]
         rows = _without(rows, self._columns.image, self._columns)
-        canvases, widths, heights, statuses, errors = zip(*pictures, strict=True) if pictures else ((),) * 5
-        for name, values in (
-            (PIXELS, pa.array(canvases, pa.large_binary())),
-            (WIDTH, pa.array(widths, pa.int32())),
-            (HEIGHT, pa.array(heights, pa.int32())),
-            (STATUS, pa.array(statuses, pa.string())),
-            (ERROR, _text_array(errors)),
-        ):
-            rows = rows.append_column(name, values)
-        return rows
+        if PICTURES in rows.column_names:
+            rows = rows.drop_columns([PICTURES])
+        return rows.append_column(PICTURES, pa.array(decoded, _DECODED_TYPE))
 
-    def _pictures(self, rows: pa.Table) -> Sequence[tuple[Any, Any, Any]]:
-        """Bytes, status (None: not known yet) and error of each row."""
-        nothing = [None] * rows.num_rows
-        if _FETCHED in rows.column_names:
-            columns = [rows[name].to_pylist() for name in (_FETCHED, STATUS, ERROR)]
-            return list(zip(*columns, strict=True))
+    def _posts(self, rows: pa.Table) -> list[list[dict[str, Any]]]:
+        if PICTURES in rows.column_names:
+            posts: list[list[dict[str, Any]]] = rows[PICTURES].to_pylist()
+            return posts
         name = self._columns.image
-        images = rows[name].to_pylist() if name in rows.column_names else nothing
-        return list(zip(images, nothing, nothing, strict=True))
+        if name not in rows.column_names:
+            return [[] for _ in range(rows.num_rows)]
+        images = rows[name].to_pylist()
+        return [[_fetched(Fetched(image, "none" if image is None else "ok", None))] for image in images]
 
-    def _decode(self, data: bytes | None, status: str | None, error: str | None) -> _Picture:
-        if status not in (None, "ok"):
-            return None, None, None, status, error
-        if data is None:
-            return None, None, None, "none", None
+    def _decode(self, picture: dict[str, Any]) -> dict[str, Any]:
+        data = picture.pop("data")
+        if picture["status"] != "ok":
+            return picture
         try:
             pixels, letterbox = decode_letterbox(data, self._side, self._limits)
         except ImageProblem as problem:
-            return None, None, None, problem.status, str(problem)
-        return pixels.tobytes(), letterbox.width, letterbox.height, "ok", None
+            return picture | {"status": problem.status, "error": str(problem)}
+        return picture | {"pixels": pixels.tobytes(), "width": letterbox.width, "height": letterbox.height}
+
+
+def _fetched(fetched: Fetched) -> dict[str, Any]:
+    return {
+        "data": fetched.data,
+        "status": fetched.status,
+        "error": clean(fetched.error),
+        "retryable": fetched.transient,
+    }
+
+
+def clean(message: str | None) -> str | None:
+    """Messages of the operating system may carry surrogates, which no Arrow string can hold."""
+    return message.encode("utf-8", "replace").decode() if message else None
 
 
 def _without(rows: pa.Table, name: str, columns: ColumnsConfig) -> pa.Table:
     """`rows` without a column whose work is done, unless it is passed through."""
     keep = name in columns.pass_through or name not in rows.column_names
     return rows if keep else rows.drop_columns([name])
-
-
-def _text_array(values: Sequence[str | None]) -> pa.Array:
-    """Messages of the operating system may carry surrogates, which no Arrow string can hold."""
-    return pa.array(
-        [None if value is None else value.encode("utf-8", "replace").decode() for value in values],
-        pa.string(),
-    )

@@ -1,100 +1,215 @@
 """The model stage of bulk tagging: prepared rows to tags, in Ray Data actors (DESIGN §6)."""
 
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray.util.metrics
 import torch
 
 from mnerqg.config import ColumnsConfig
 from mnerqg.data.archive import text_values
 from mnerqg.data.images import Letterbox
-from mnerqg.distributed.picture_stages import ERROR, HEIGHT, PIXELS, STATUS, WIDTH
-from mnerqg.schema import TaggedPost, tags_schema
-from mnerqg.tagger import PreparedPost, Tagger
+from mnerqg.data.jsonlines import LINE_ERROR
+from mnerqg.distributed.picture_stages import PICTURES, clean
+from mnerqg.schema import ROW_HASH, TaggedPost, tags_schema
+from mnerqg.tagger import PreparedPost, Tagger, merge_pictures
 
 CHUNK_BATCHES = 4
 """The model's batches are cut from this many batches sorted by length: padding costs as much as words do."""
 
 
+@dataclass(frozen=True)
+class TagSettings:
+    """What a model actor needs to know.
+
+    Attributes:
+        model: URI of the model directory.
+        columns: of the archive.
+        pass_through: fields that are copied.
+        several_pictures: whether the archive holds lists of pictures.
+        batch_posts: what the model sees at once.
+        threads: of torch.
+        run_id: the run that metrics are labelled with.
+    """
+
+    model: str
+    columns: ColumnsConfig
+    pass_through: tuple[pa.Field, ...]
+    several_pictures: bool
+    batch_posts: int
+    threads: int
+    run_id: str
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of every block and every file of the output."""
+        return tags_schema(self.pass_through, several_pictures=self.several_pictures)
+
+
 class TagPosts:
-    """The model actor: weights loaded and warmed up once, then prepared rows to tags."""
+    """The model actor: weights loaded and warmed up once, then prepared rows to tags.
+
+    Args:
+        settings: of the run.
+        load_tagger: makes the tagger from the model's URI.
+        report: called after every batch with this actor's seconds in the model and seconds since it was ready.
+    """
 
     def __init__(
         self,
+        settings: TagSettings,
         load_tagger: Callable[[str], Tagger],
-        model: str,
-        columns: ColumnsConfig,
-        fields: Sequence[pa.Field],
-        batch_posts: int,
-        threads: int,
+        report: Callable[[float, float], object],
     ) -> None:
-        torch.set_num_threads(threads)
-        self._tagger = load_tagger(model)
-        self._columns = columns
-        self._schema = tags_schema(list(fields))
-        self._fields = fields
-        self._batch_posts = batch_posts
+        torch.set_num_threads(settings.threads)
+        self._settings = settings
+        self._tagger = load_tagger(settings.model)
         self._side = self._tagger.config.model.image_side
         self._tagger.tag_prepared([self._warm_up_post()])
+        self._report = report
+        self._metrics = TagMetrics(settings.run_id)
+        self._ready = time.monotonic()
+        self._busy = 0.0
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        posts, post_ids = self._posts(rows)
-        order = sorted(range(len(posts)), key=lambda index: len(posts[index].text or ""))
-        tagged: list[TaggedPost] = [TaggedPost("")] * len(posts)
-        for start in range(0, len(order), self._batch_posts):
-            part = order[start : start + self._batch_posts]
-            answers = tag_each(self._tagger, [posts[index] for index in part])
-            for index, answer in zip(part, answers, strict=True):
-                tagged[index] = answer
-        return self._table(rows, post_ids, tagged)
+        texts, broken = text_values(rows[self._settings.columns.text])
+        pictures: list[list[dict[str, Any]]] = rows[PICTURES].to_pylist()
+        started = time.monotonic()
+        tagged = self._tag(texts, pictures)
+        seconds = time.monotonic() - started
+        errors = self._row_errors(rows, broken)
+        tagged = [_complete(*row) for row in zip(tagged, pictures, errors, strict=True)]
+        self._busy += seconds
+        self._report(self._busy, time.monotonic() - self._ready)
+        self._metrics.count(tagged, pictures, seconds)
+        return self._table(rows, tagged, pictures)
 
-    def _posts(self, rows: pa.Table) -> tuple[list[PreparedPost], list[str | None]]:
-        texts, broken = text_values(rows[self._columns.text])
-        names = (PIXELS, WIDTH, HEIGHT, STATUS, ERROR)
-        pictures = zip(*(rows[name].to_pylist() for name in names), strict=True)
-        posts = []
-        for text, is_broken, (canvas, width, height, status, error) in zip(
-            texts, broken, pictures, strict=True
-        ):
-            reasons = [error] if error else []
-            if is_broken:
-                reasons.append("the text is not valid UTF-8")
-            has_picture = canvas is not None
-            posts.append(
-                PreparedPost(
-                    post_id="",
-                    text=text,
-                    pixels=self._canvas(canvas) if has_picture else None,
-                    letterbox=Letterbox(width, height, self._side) if has_picture else None,
-                    image_status=status,
-                    error="; ".join(reasons) or None,
-                )
-            )
-        return posts, text_values(rows[self._columns.post_id])[0]
+    def _tag(
+        self, texts: Sequence[str | None], pictures: Sequence[Sequence[dict[str, Any]]]
+    ) -> list[TaggedPost]:
+        """One answer a post; the model sees one post and picture at a time."""
+        pairs = [(row, index) for row, post in enumerate(pictures) for index in _usable(post)]
+        prepared = [
+            self._prepared(texts[row], pictures[row][index] if index is not None else None)
+            for row, index in pairs
+        ]
+        order = sorted(range(len(pairs)), key=lambda pair: len(prepared[pair].text or ""))
+        answers: list[TaggedPost] = [TaggedPost("")] * len(pairs)
+        for start in range(0, len(order), self._settings.batch_posts):
+            part = order[start : start + self._settings.batch_posts]
+            tagged = tag_each(self._tagger, [prepared[pair] for pair in part])
+            for pair, answer in zip(part, tagged, strict=True):
+                answers[pair] = answer
+        of_row: list[list[int]] = [[] for _ in texts]
+        for pair, (row, _) in enumerate(pairs):
+            of_row[row].append(pair)
+        return [
+            merge_pictures([answers[pair] for pair in own], [pairs[pair][1] or 0 for pair in own])
+            for own in of_row
+        ]
 
-    def _canvas(self, canvas: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        return np.frombuffer(canvas, np.uint8).reshape(self._side, self._side, 3)
+    def _prepared(self, text: str | None, picture: dict[str, Any] | None) -> PreparedPost:
+        if picture is None:
+            return PreparedPost("", text)
+        canvas = np.frombuffer(picture["pixels"], np.uint8).reshape(self._side, self._side, 3)
+        letterbox = Letterbox(picture["width"], picture["height"], self._side)
+        return PreparedPost("", text, canvas, letterbox, image_status="ok")
+
+    def _row_errors(self, rows: pa.Table, broken: Sequence[bool]) -> list[list[str]]:
+        """What is wrong with each row itself, whatever its pictures are."""
+        lines = rows[LINE_ERROR].to_pylist() if LINE_ERROR in rows.column_names else [None] * rows.num_rows
+        return [
+            [*([line] if line else []), *(["the text is not valid UTF-8"] if is_broken else [])]
+            for line, is_broken in zip(lines, broken, strict=True)
+        ]
 
     def _table(
-        self, rows: pa.Table, post_ids: Sequence[str | None], tagged: Sequence[TaggedPost]
+        self, rows: pa.Table, tagged: Sequence[TaggedPost], pictures: Sequence[Sequence[dict[str, Any]]]
     ) -> pa.Table:
+        settings = self._settings
+        post_ids = text_values(rows[settings.columns.post_id])[0]
         tags = pa.Table.from_pylist(
             [
-                _row(post, self._tagger.model_id) | {"post_id": name}
-                for post, name in zip(tagged, post_ids, strict=True)
+                _row(post, self._tagger.model_id)
+                | {
+                    "post_id": post_id,
+                    "retryable": any(picture["retryable"] for picture in own),
+                    "images": [{name: picture[name] for name in _PICTURE_FIELDS} for picture in own],
+                }
+                for post, post_id, own in zip(tagged, post_ids, pictures, strict=True)
             ],
-            schema=tags_schema(),
+            schema=tags_schema(several_pictures=settings.several_pictures),
         )
-        passed = {entry.name: rows[entry.name].cast(entry.type) for entry in self._fields}
-        columns = [passed[name] if name in passed else tags[name] for name in self._schema.names]
-        return pa.Table.from_arrays(columns, schema=self._schema)
+        passed = {entry.name: rows[entry.name].cast(entry.type) for entry in settings.pass_through}
+        passed[ROW_HASH] = rows[ROW_HASH]
+        columns = [passed[name] if name in passed else tags[name] for name in settings.schema.names]
+        return pa.Table.from_arrays(columns, schema=settings.schema)
 
     def _warm_up_post(self) -> PreparedPost:
         canvas = np.zeros((self._side, self._side, 3), np.uint8)
         return PreparedPost("", "warm up", canvas, Letterbox(self._side, self._side, self._side), "ok")
+
+
+_PICTURE_FIELDS = ("status", "width", "height", "error")
+
+
+class TagMetrics:
+    """Counters that Ray exports to Prometheus as `ray_mnerqg_*`, labelled with the run."""
+
+    def __init__(self, run_id: str) -> None:
+        def counter(name: str, description: str, *tags: str) -> ray.util.metrics.Counter:
+            made = ray.util.metrics.Counter(f"mnerqg_{name}", description, ("run", *tags))
+            made.set_default_tags({"run": run_id})
+            return made
+
+        self._posts = counter("posts", "posts tagged")
+        self._pictures = counter("pictures", "pictures, by status", "status")
+        self._entities = counter("entities", "entities found, by type", "type")
+        self._regions = counter("regions", "regions found, by type", "type")
+        self._seconds = counter("model_seconds", "seconds spent in the model")
+
+    def count(
+        self, tagged: Sequence[TaggedPost], pictures: Sequence[Sequence[dict[str, Any]]], seconds: float
+    ) -> None:
+        """Add one batch."""
+        self._posts.inc(len(tagged))
+        self._seconds.inc(max(seconds, 1e-9))
+        for counter, tag, values in (
+            (self._pictures, "status", Counter(one["status"] for post in pictures for one in post)),
+            (self._entities, "type", Counter(entity.type for post in tagged for entity in post.entities)),
+            (self._regions, "type", Counter(region.type for post in tagged for region in post.regions)),
+        ):
+            for value, count in values.items():
+                counter.inc(count, {tag: value})
+
+
+def _usable(pictures: Sequence[dict[str, Any]]) -> list[int | None]:
+    """The places of a post's usable pictures; one None where the text is all there is."""
+    usable = [index for index, picture in enumerate(pictures) if picture["status"] == "ok"]
+    return list(usable) or [None]
+
+
+def _complete(post: TaggedPost, pictures: Sequence[dict[str, Any]], errors: list[str]) -> TaggedPost:
+    """The post with what became of its pictures, and every error of the row in one line."""
+    messages = [
+        f"picture {index}: {picture['error']}" if len(pictures) > 1 else picture["error"]
+        for index, picture in enumerate(pictures)
+        if picture["error"]
+    ]
+    messages += [*errors, *([post.error] if post.error else [])]
+    shown = next((one for one in pictures if one["status"] == "ok"), pictures[0] if pictures else None)
+    return replace(
+        post,
+        image_status=shown["status"] if shown else "none",
+        image_width=shown["width"] if shown else None,
+        image_height=shown["height"] if shown else None,
+        error=clean("; ".join(messages)),
+    )
 
 
 def tag_each(tagger: Tagger, posts: Sequence[PreparedPost]) -> list[TaggedPost]:
@@ -123,13 +238,7 @@ def tag_each(tagger: Tagger, posts: Sequence[PreparedPost]) -> list[TaggedPost]:
 
 def _failed(post: PreparedPost, error: Exception) -> TaggedPost:
     reason = f"the model raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    failed = TaggedPost(
-        post_id=post.post_id,
-        image_width=post.letterbox.width if post.letterbox else None,
-        image_height=post.letterbox.height if post.letterbox else None,
-        image_status=post.image_status,
-        error=f"{post.error}; {reason}" if post.error else reason,
-    )
+    failed = TaggedPost(post_id=post.post_id, image_status=post.image_status, error=reason)
     return failed if post.text and post.text.strip() else replace(failed, text_status="empty")
 
 
@@ -154,6 +263,7 @@ def _row(post: TaggedPost, model_id: str) -> dict[str, Any]:
                 "x_max": region.x_max,
                 "y_max": region.y_max,
                 "score": region.score,
+                "image_index": region.image_index,
             }
             for region in post.regions
         ],
@@ -162,6 +272,6 @@ def _row(post: TaggedPost, model_id: str) -> dict[str, Any]:
         "image_height": post.image_height,
         "image_status": post.image_status,
         "text_status": post.text_status,
-        "error": post.error.encode("utf-8", "replace").decode() if post.error else None,
+        "error": post.error,
         "model_id": model_id,
     }

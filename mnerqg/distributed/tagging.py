@@ -1,49 +1,44 @@
 """Bulk tagging of an archive of posts on Ray Data (DESIGN §6).
 
-    read_parquet -> FetchPictures (tasks) -> DecodePictures (tasks) -> TagPosts (actors) -> write_parquet
+    read -> (SelectRows) -> FetchPictures -> DecodePictures (tasks) -> TagPosts (actors) -> write_parquet
 
-`plan_tagging` looks at everything that can be wrong beforehand and needs no cluster; `tag_archive` does the
-work. What a run leaves under its output:
-
-    _run.json        what was asked for, from the start on
-    *.parquet        the tags, one row for every post of the archive
-    _manifest.json   files, rows, counts by status and type, time; only of a finished run
-    _SUCCESS         empty, written last
-
-Readers of Parquet (DuckDB, Spark, pandas, Ray) leave out names that begin with `_`.
+`plan_tagging` looks at everything that can be wrong beforehand, changes nothing and needs no cluster;
+`tag_archive` does the work. `mnerqg.data.tag_run` says what lies in the output, what of it is safe when a run
+dies, and when it is finished.
 """
 
-import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import ray
 import ray.data
+from ray.data.checkpoint import CheckpointConfig, CheckpointManager
 
 from mnerqg import storage
 from mnerqg.checkpoint import check_model
 from mnerqg.config import TagConfig
+from mnerqg.data import tag_run
 from mnerqg.data.archive import Archive, open_archive
 from mnerqg.data.images import ImageLimits
-from mnerqg.data.tags import TagCounts, count_rows, count_tags
+from mnerqg.data.tag_run import RowHashes, RunIdentity, RunState
+from mnerqg.distributed.jsonlines_source import read_json_lines
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
-from mnerqg.distributed.tag_stages import CHUNK_BATCHES, TagPosts
-from mnerqg.errors import ConfigError, RunError, StorageError
+from mnerqg.distributed.tag_monitor import Report, only_run
+from mnerqg.distributed.tag_resources import SMALL_CLUSTER_CPUS, Resources, plan_resources
+from mnerqg.distributed.tag_stages import CHUNK_BATCHES, TagPosts, TagSettings
+from mnerqg.errors import RunError, StorageError
 from mnerqg.pictures import PicturePolicy
-from mnerqg.schema import tags_schema
+from mnerqg.schema import ROW_HASH
 from mnerqg.tagger import Tagger
 
-RUN_FILE = "_run.json"
-MANIFEST_FILE = "_manifest.json"
-SUCCESS_FILE = "_SUCCESS"
-
-_SMALL_CLUSTER_CPUS = 4
 _FETCH_BATCH = 64  # posts; bounds the encoded pictures that one task holds at a time
 _DECODE_BATCH = 32
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,78 +52,92 @@ class TagPlan:
     archive: Archive
     output: str
     policy: PicturePolicy
+    identity: RunIdentity
+    state: RunState
+    restart: bool = False
 
     @property
-    def schema(self) -> pa.Schema:
-        """Of every file of the output."""
-        return tags_schema(list(self.archive.pass_through))
+    def request(self) -> dict[str, Any]:
+        """What was asked for, as the run's directory keeps it."""
+        return {
+            "model": self.model,
+            "model_id": self.model_id,
+            "input": self.archive.uri,
+            "input_files": len(self.archive.files),
+            "output": self.output,
+            "retry_of": self.identity.base,
+            "config": self.config.model_dump(mode="json"),
+        }
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What the stages take of the cluster."""
-
-    min_actors: int
-    max_actors: int
-    gpus_per_actor: float
-    cpus_per_actor: float
-    threads_per_actor: int
-    cpus_per_task: float
-    cluster_cpus: float
-
-
-def plan_tagging(config: TagConfig, model: str, archive: str, output: str) -> TagPlan:
-    """Check model, archive and output and claim the output.
+def plan_tagging(
+    config: TagConfig,
+    model: str,
+    archive: str,
+    output: str,
+    *,
+    restart: bool = False,
+    retry_failed: str | None = None,
+) -> TagPlan:
+    """Check model, archive and output; nothing is written.
 
     Args:
         config: settings of the run.
         model: URI of a model directory.
-        archive: URI of a Parquet file or of a directory of them.
-        output: URI of a new or empty directory.
+        archive: URI of the archive's file, folder or glob.
+        output: URI of a directory: a new one, or that of an earlier call with the same arguments.
+        restart: start over where an unfinished run lies; a finished one is never touched.
+        retry_failed: URI of a complete run of the same model and archive: only its rows whose pictures failed
+            for a passing reason are tagged again, the others are taken over.
 
     Raises:
         ModelError, StorageError, DataError: one of them is not what it should be.
     """
     model, archive, output = (storage.absolute(uri) for uri in (model, archive, output))
+    base = storage.absolute(retry_failed) if retry_failed else None
     files = check_model(model)
     opened = open_archive(archive, config.columns)
-    _check_output(output, opened)
-    plan = TagPlan(
+    _check_place(output, opened, base)
+    policy = _policy(config, opened.folder)
+    settings = {
+        "columns": config.columns.model_dump(mode="json"),
+        "roots": policy.roots,
+        "schemes": policy.schemes,
+        "max_bytes": policy.max_bytes,
+        "max_pixels": config.pictures.max_pixels,
+        "max_per_post": config.pictures.max_per_post,
+    }
+    identity = tag_run.identify(files.model_id, opened, settings, base)
+    if base is not None:
+        tag_run.check_base(base, identity)
+    storage.check_writable(output)
+    state = tag_run.read_state(output)
+    tag_run.check_state(output, state, identity, restart=restart)
+    return TagPlan(
         config=config,
         model=model,
         model_id=files.model_id,
         side=files.config.model.image_side,
         archive=opened,
         output=output,
-        policy=_policy(config, opened.folder),
+        policy=policy,
+        identity=identity,
+        state=state,
+        restart=restart,
     )
-    run = {
-        "model": model,
-        "model_id": plan.model_id,
-        "input": archive,
-        "rows": opened.rows,
-        "config": config.model_dump(mode="json"),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    storage.write_text(storage.join(output, RUN_FILE), json.dumps(run, indent=2) + "\n")
-    return plan
 
 
-def _check_output(output: str, archive: Archive) -> None:
-    if (
-        f"{output.rstrip('/')}/".startswith(f"{archive.folder.rstrip('/')}/")
-        and archive.uri == archive.folder
-    ):
+def _check_place(output: str, archive: Archive, base: str | None) -> None:
+    inside = f"{output.rstrip('/')}/".startswith(f"{archive.folder.rstrip('/')}/")
+    if inside and archive.uri == archive.folder:
         raise StorageError(
             f"--output {output} lies in the archive {archive.uri}, where the next run would take "
             "the tags for posts; choose another folder"
         )
-    if not storage.exists(output):
-        return
-    if storage.exists(storage.join(output, SUCCESS_FILE)):
-        raise StorageError(f"--output {output} holds a finished run; choose another folder or empty it")
-    if storage.list_files(output):
-        raise StorageError(f"--output {output} holds files already; choose another folder or empty it")
+    if base is not None and base.rstrip("/") == output.rstrip("/"):
+        raise StorageError(
+            f"--output {output} is the run to repair itself, which stays as it is; choose another folder"
+        )
 
 
 def _policy(config: TagConfig, archive_folder: str) -> PicturePolicy:
@@ -150,126 +159,180 @@ def _policy(config: TagConfig, archive_folder: str) -> PicturePolicy:
 def tag_archive(plan: TagPlan, load_tagger: Callable[[str], Tagger] = Tagger.load) -> dict[str, Any]:
     """Tag the archive on the running cluster and return the manifest.
 
+    Whatever ends it, the same call goes on where it stopped. A finished run's tags are left as they are.
+
     Args:
         plan: from `plan_tagging`.
         load_tagger: makes an actor's tagger from the model's URI; for a `Tagger` of one's own.
 
     Raises:
         ConfigError: the cluster is too small for the stages.
-        RunError: the run failed, or rows out are not rows in; nothing is marked as finished.
+        StorageError: the output cannot be read or written.
+        RunError: the run failed, rows out are not rows in, or too many pictures failed; nothing is marked as
+            finished.
     """
+    if plan.state.manifest is not None:
+        tag_run.tidy(plan.output)  # the death may have come between the mark and that
+        return plan.state.manifest
     resources = plan_resources(plan.config, ray.cluster_resources())
-    _set_context(plan.config, resources)
-    started = time.monotonic()
+    with only_run(plan.output) as monitor:
+        run_id = tag_run.claim(plan.output, plan.identity, plan.request, restart=plan.restart)
+        done = tag_run.reconcile(plan.output)
+        wanted = tag_run.retryable_rows(plan.identity.base) if plan.identity.base else None
+        rows = (plan.archive.rows if wanted is None else len(wanted)) - len(done)
+        logger.info(
+            "run %s: %s posts to tag, %s done before, into %s",
+            run_id,
+            f"{rows:,}",
+            f"{len(done):,}",
+            plan.output,
+        )
+        started = time.monotonic()
+        if rows:
+            try:
+                _write(plan, resources, _Job(run_id, done, wanted, load_tagger, Report(monitor)))
+            except Exception as error:  # Ray raises its own, pyarrow's and, disguised, the stages' errors
+                raise RunError(
+                    f"run {run_id}: tagging failed: {_reason(error)}; what is written is safe: run the same "
+                    "command again"
+                ) from error
+        seconds = time.monotonic() - started
+        busy, ready = ray.get(monitor.totals.remote())
+        if plan.identity.base is not None:
+            tag_run.take_over(plan.identity.base, plan.output)
+        facts = {
+            "run_id": run_id,
+            **plan.request,
+            "rows_this_time": rows,
+            "seconds": round(seconds, 1),
+            "rows_per_second": round(rows / max(seconds, 1e-3), 1),
+            "model_busy": round(busy / ready, 3) if ready else None,
+        }
+        return tag_run.finish(plan.output, plan.identity, facts, max_failed=plan.config.max_failed)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One attempt at a run. `done` rows are left out; of the others only the `wanted` ones, where given."""
+
+    run_id: str
+    done: RowHashes
+    wanted: RowHashes | None
+    load_tagger: Callable[[str], Tagger]
+    report: Report
+
+
+class _OwnSelection(CheckpointManager):
+    """Keeps Ray from filtering on resume: `SelectRows` does.
+
+    Ray's filter is an actor pool that takes a whole CPU and 1 GiB of memory from the start on: on a small
+    cluster whose CPUs the model actors fill, a resumed run would wait for ever.
+    """
+
+    def load_checkpoint(self, *_: Any, **__: Any) -> tuple[None, int]:
+        return None, 0
+
+
+class SelectRows:
+    """Drops the rows that are done, and all but the wanted ones. Both are sorted arrays in the object store."""
+
+    def __init__(self, done: Any, wanted: Any | None) -> None:
+        self._done = done
+        self._wanted = wanted
+
+    def __call__(self, rows: Any) -> Any:
+        ids = rows[ROW_HASH].to_numpy()
+        mask = ~_contains(ray.get(self._done), ids)
+        if self._wanted is not None:
+            mask &= _contains(ray.get(self._wanted), ids)
+        return rows.filter(mask)
+
+
+def _contains(sorted_ids: RowHashes, ids: RowHashes) -> Any:
+    places = np.searchsorted(sorted_ids, ids)
+    found = np.zeros(len(ids), bool)
+    inside = places < len(sorted_ids)
+    found[inside] = sorted_ids[places[inside]] == ids[inside]
+    return found
+
+
+def _write(plan: TagPlan, resources: Resources, job: _Job) -> None:
+    config, columns = plan.config, plan.config.columns
     filesystem, path = storage.filesystem(plan.output)
-    try:
-        _pipeline(plan, resources, load_tagger).write_parquet(
+    rows_per_file = config.min_rows_per_file or min(max(plan.archive.rows // 32, 1_000), 20_000)
+    rows_per_file = min(rows_per_file, config.max_rows_per_file)
+    with ray.data.DataContext.current(_context(resources, filesystem, path)):
+        tags = _pipeline(plan, resources, job)
+        # Ray's own bound on the rows of a file is not for partitioned writes; there a block is a write.
+        if columns.partition_by:
+            tags = tags.repartition(target_num_rows_per_block=rows_per_file)
+        tags.set_name(f"tag-{job.run_id}")
+        tags.write_parquet(
             path,
             filesystem=filesystem,
-            schema=plan.schema,
+            schema=_settings(plan, resources, job).schema,
             compression="zstd",
             mode="append",
-            min_rows_per_file=plan.config.min_rows_per_file,
-            max_rows_per_file=plan.config.max_rows_per_file,
+            partition_cols=list(columns.partition_by) or None,
+            min_rows_per_file=None if columns.partition_by else rows_per_file,
+            max_rows_per_file=config.max_rows_per_file,
             ray_remote_args={"num_cpus": resources.cpus_per_task},
         )
-    except Exception as error:  # Ray raises its own, pyarrow's and, disguised, the stages' errors
-        raise RunError(
-            f"tagging failed: {_reason(error)}; empty {plan.output} and run the same command again"
-        ) from error
-    return _finish(plan, time.monotonic() - started)
 
 
-def plan_resources(config: TagConfig, cluster: dict[str, float]) -> Resources:
-    """Fill in what the configuration leaves open.
-
-    Args:
-        config: settings of the run.
-        cluster: totals as `ray.cluster_resources` gives them.
-
-    Raises:
-        ConfigError: not enough CPUs or GPUs for the smallest number of actors and one task beside them.
-    """
-    cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
-    gpus_per_actor = (1.0 if gpus else 0.0) if config.gpus_per_actor is None else config.gpus_per_actor
-    cpus_per_actor = config.cpus_per_actor or (1.0 if cpus > 2 else 0.5)
-    if isinstance(config.actors, tuple):
-        min_actors, max_actors = config.actors
-    elif config.actors is not None:
-        min_actors = max_actors = config.actors
-    else:
-        min_actors = 1
-        max_actors = max(1, int(gpus / gpus_per_actor if gpus_per_actor else cpus / 2 / cpus_per_actor))
-        if not gpus_per_actor and cpus <= _SMALL_CLUSTER_CPUS:
-            max_actors = 1  # one actor with all threads does as much as several, in less memory
-    threads = max(1, int(cpus_per_actor))
-    if not gpus_per_actor and cpus <= _SMALL_CLUSTER_CPUS:
-        threads = max(1, int(cpus / max_actors))
-    resources = Resources(
-        min_actors=min_actors,
-        max_actors=max_actors,
-        gpus_per_actor=gpus_per_actor,
-        cpus_per_actor=cpus_per_actor,
-        threads_per_actor=config.threads_per_actor or threads,
-        cpus_per_task=1.0 if cpus > 2 else 0.5,
-        cluster_cpus=cpus,
-    )
-    if not config.autoscaling:
-        _check_resources(resources, gpus)
-    return resources
-
-
-def _check_resources(resources: Resources, cluster_gpus: float) -> None:
-    """Without a CPU beside the actors nothing would be read, and the run would wait for ever."""
-    # Ray's own tasks (listing files, cutting blocks) take a whole CPU, whatever ours take.
-    needed = resources.min_actors * resources.cpus_per_actor + 1
-    if needed > resources.cluster_cpus:
-        raise ConfigError(
-            f"the cluster has {resources.cluster_cpus:g} CPUs, but {resources.min_actors} actor(s) with "
-            f"{resources.cpus_per_actor:g} each and a task beside them take {needed:g}; lower --actors or "
-            "--cpus_per_actor, add nodes, or set --autoscaling true where the cluster grows by itself"
-        )
-    needed_gpus = resources.min_actors * resources.gpus_per_actor
-    if needed_gpus > cluster_gpus:
-        raise ConfigError(
-            f"the cluster has {cluster_gpus:g} GPUs, but {resources.min_actors} actor(s) take "
-            f"{needed_gpus:g}; lower --actors or --gpus_per_actor (0 tags on CPUs), or set --autoscaling true"
-        )
-
-
-def _set_context(config: TagConfig, resources: Resources) -> None:
+def _context(resources: Resources, filesystem: Any, path: str) -> ray.data.DataContext:
     """All settings of Ray Data that tagging relies on."""
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = config.block_bytes
+    context = ray.data.DataContext.get_current().copy()
+    context.target_max_block_size = resources.block_bytes
     # A lost row must fail the run: one bad row would otherwise take its whole block with it.
     context.max_errored_blocks = 0
     context.actor_init_retry_on_errors = True
+    context.max_consecutive_actor_init_deaths = 5
     context.enable_progress_bars = True
-    if resources.cluster_cpus <= _SMALL_CLUSTER_CPUS:
+    if resources.cluster_cpus <= SMALL_CLUSTER_CPUS:
         # Reserved shares of so few CPUs leave some of them idle.
         context.op_resource_reservation_enabled = False
+    context.checkpoint_config = CheckpointConfig(
+        id_column=ROW_HASH,
+        checkpoint_path=f"{path}/{tag_run.CHECKPOINT_FOLDER}",
+        delete_checkpoint_on_success=False,
+        override_filesystem=filesystem,
+        checkpoint_manager_cls=_OwnSelection,
+    )
+    return context
 
 
-def _pipeline(plan: TagPlan, resources: Resources, load_tagger: Callable[[str], Tagger]) -> ray.data.Dataset:
+def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
+    return TagSettings(
+        model=plan.model,
+        columns=plan.config.columns,
+        pass_through=plan.archive.pass_through,
+        several_pictures=plan.archive.pictures == "lists",
+        batch_posts=plan.config.batch_posts,
+        threads=resources.threads_per_actor,
+        run_id=job.run_id,
+    )
+
+
+def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Dataset:
     config, columns, archive = plan.config, plan.config.columns, plan.archive
     task_cpus = resources.cpus_per_task
-    paths = [storage.filesystem(entry.uri)[1] for entry in archive.files]
-    filesystem, _ = storage.filesystem(archive.uri)
-    names = [columns.post_id, columns.text, *columns.pass_through]
-    if archive.pictures != "none":
-        names.append(columns.image if archive.pictures == "bytes" else columns.image_uri)
-    posts = ray.data.read_parquet(
-        paths, filesystem=filesystem, partitioning=None, file_extensions=None, num_cpus=task_cpus
-    ).select_columns(list(dict.fromkeys(names)))
+    posts = _read(plan, task_cpus)
+    if len(job.done) or job.wanted is not None:
+        wanted = None if job.wanted is None else ray.put(job.wanted)
+        posts = posts.map_batches(
+            SelectRows(ray.put(job.done), wanted), batch_format="pyarrow", batch_size=None, num_cpus=task_cpus
+        )
     # A row group of a million short posts would be the work of one task: cut it to what fills a block with
     # canvases, and an archive of few posts into a piece or two a CPU.
     rows = min(
-        config.block_bytes // (3 * plan.side**2), archive.rows // (2 * max(1, int(resources.cluster_cpus)))
+        resources.block_bytes // (3 * plan.side**2), archive.rows // (2 * max(1, int(resources.cluster_cpus)))
     )
     posts = posts.repartition(target_num_rows_per_block=max(rows, config.batch_posts))
-    if archive.pictures == "uris":
+    if archive.pictures in ("uris", "lists"):
+        uris = columns.image_uri if archive.pictures == "uris" else columns.image_uris
         posts = posts.map_batches(
-            FetchPictures(columns, plan.policy),
+            FetchPictures(columns, uris, plan.policy, config.pictures.max_per_post),
             batch_format="pyarrow",
             batch_size=_FETCH_BATCH,
             num_cpus=task_cpus / 2,  # it mostly waits
@@ -287,14 +350,7 @@ def _pipeline(plan: TagPlan, resources: Resources, load_tagger: Callable[[str], 
     )
     return decoded.map_batches(
         TagPosts,
-        fn_constructor_args=(
-            load_tagger,
-            plan.model,
-            columns,
-            archive.pass_through,
-            config.batch_posts,
-            resources.threads_per_actor,
-        ),
+        fn_constructor_args=(_settings(plan, resources, job), job.load_tagger, job.report),
         batch_format="pyarrow",
         batch_size=config.batch_posts * CHUNK_BATCHES,
         # Two calls overlap the transfer of blocks; Ray still runs the model itself one call at a time.
@@ -309,47 +365,23 @@ def _pipeline(plan: TagPlan, resources: Resources, load_tagger: Callable[[str], 
     )
 
 
-def _finish(plan: TagPlan, seconds: float) -> dict[str, Any]:
-    """Read back what was written and, if it is complete, mark the run as finished."""
-    try:
-        files = storage.list_files(plan.output, ".parquet")
-    except StorageError:
-        files = []
-    counts = count_tags(files)
-    if counts.rows != plan.archive.rows:
-        raise RunError(
-            f"{plan.output} holds {counts.rows:,} rows for the {plan.archive.rows:,} posts of "
-            f"{plan.archive.uri}; the run is not marked as finished: empty the folder and run it again"
-        )
-    manifest = _manifest(plan, files, counts, seconds)
-    storage.write_text(storage.join(plan.output, MANIFEST_FILE), json.dumps(manifest, indent=2) + "\n")
-    storage.write_bytes(storage.join(plan.output, SUCCESS_FILE), b"")
-    return manifest
-
-
-def _manifest(
-    plan: TagPlan, files: list[storage.FileEntry], counts: TagCounts, seconds: float
-) -> dict[str, Any]:
-    return {
-        "model": plan.model,
-        "model_id": plan.model_id,
-        "input": plan.archive.uri,
-        "input_files": len(plan.archive.files),
-        "output": plan.output,
-        "rows": counts.rows,
-        "rows_with_error": counts.errors,
-        "image_status": dict(counts.image_status),
-        "text_status": dict(counts.text_status),
-        "entities": dict(sorted(counts.entities.items())),
-        "regions": dict(sorted(counts.regions.items())),
-        "seconds": round(seconds, 1),
-        "rows_per_second": round(counts.rows / seconds, 1),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": [
-            {"name": entry.uri.rsplit("/", 1)[-1], "rows": count_rows(entry), "bytes": entry.size}
-            for entry in files
-        ],
-    }
+def _read(plan: TagPlan, task_cpus: float) -> ray.data.Dataset:
+    columns, archive = plan.config.columns, plan.archive
+    if archive.format == "jsonl":
+        return read_json_lines(archive, num_cpus=task_cpus)
+    names = [columns.post_id, columns.text, *columns.pass_through, ROW_HASH]
+    pictures = {"bytes": columns.image, "uris": columns.image_uri, "lists": columns.image_uris}
+    if archive.pictures != "none":
+        names.append(pictures[archive.pictures])
+    filesystem, _ = storage.filesystem(archive.folder)
+    return ray.data.read_parquet(
+        [storage.filesystem(entry.uri)[1] for entry in archive.files],
+        filesystem=filesystem,
+        partitioning=None,
+        file_extensions=None,
+        include_row_hash=True,
+        num_cpus=task_cpus,
+    ).select_columns(list(dict.fromkeys(names)))
 
 
 def _reason(error: BaseException) -> str:

@@ -1,102 +1,42 @@
 import datetime
+import gzip
 import io
 import json
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from mnerqg import storage
 from mnerqg.config import ColumnsConfig, PicturesConfig, TagConfig
+from mnerqg.distributed import tag_monitor
+from mnerqg.distributed.tag_monitor import only_run
+from mnerqg.distributed.tag_resources import plan_resources
 from mnerqg.distributed.tag_stages import tag_each
-from mnerqg.distributed.tagging import plan_resources, plan_tagging, tag_archive
-from mnerqg.errors import ConfigError, RunError
+from mnerqg.distributed.tagging import plan_tagging, tag_archive
+from mnerqg.errors import ConfigError, DataError, RunError
 from mnerqg.schema import Post, TaggedPost, tags_schema
 from mnerqg.tagger import PreparedPost, Tagger
+from tests.archives import MAX_BYTES, PICTURES, TEXTS, assert_same_rows, encoded, photo, read_tags
+from tests.cheap_tagger import CheapTagger
+from tests.servers import ScriptedServer
 
 WORDS = ["the", "city", "of", "Lisbon", "and", "Ada", "Lovelace", "in", "an", "Organization", "Names"]
 DAY = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)
 
 
-def encoded(kind: str = "JPEG", size: tuple[int, int] = (90, 60), mode: str = "RGB", **options: Any) -> bytes:
-    """A picture with something in it, as a file of `kind`."""
-    buffer = io.BytesIO()
-    picture = Image.radial_gradient("L").resize(size)
-    picture = picture.convert("RGB").quantize(32) if mode == "P" else picture.convert(mode)
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def bomb() -> bytes:
-    """A PNG of a few bytes that says it has 30,000 x 30,000 pixels."""
-    data = bytearray(encoded("PNG", (1, 1)))
-    data[16:24] = struct.pack(">II", 30_000, 30_000)
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    return bytes(data)
-
-
-def deep() -> bytes:
-    """A gray PNG of 16 bits."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.linspace(0, 65535, 90 * 60).reshape(60, 90).astype(np.uint16)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def exif(orientation: int) -> Image.Exif:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    return tags
-
-
-# name -> the file (None: there is none), its status, and its upright size.
-PICTURES: dict[str, tuple[bytes | None, str, tuple[int, int] | None]] = {
-    "plain.jpg": (encoded(), "ok", (90, 60)),
-    "with space 100%.jpg": (encoded(size=(64, 64)), "ok", (64, 64)),
-    "cmyk.jpg": (encoded(mode="CMYK"), "ok", (90, 60)),
-    "palette.png": (encoded("PNG", mode="P"), "ok", (90, 60)),
-    "deep.png": (deep(), "ok", (90, 60)),
-    "moving.gif": (
-        encoded("GIF", save_all=True, append_images=[Image.new("RGB", (90, 60), "red")]), "ok", (90, 60),
-    ),
-    "turned.jpg": (encoded(exif=exif(6)), "ok", (60, 90)),
-    "dot.jpg": (encoded(size=(1, 1)), "ok", (1, 1)),
-    "banner.png": (encoded("PNG", (20000, 10)), "ok", (20000, 10)),
-    "zero.jpg": (b"", "unreadable", None),
-    "cut.jpg": (encoded()[:400], "unreadable", None),
-    "page.jpg": (b"<!DOCTYPE html><html>404</html>", "unreadable", None),
-    "bomb.png": (bomb(), "too_large", None),
-    "heavy.jpg": (encoded() + b"\0" * 200_000, "too_large", None),
-    "gone.jpg": (None, "missing", None),
-    "../secret.jpg": (None, "forbidden", None),
-    "s3://another-bucket/x.jpg": (None, "forbidden", None),
-    "http://169.254.169.254/latest": (None, "forbidden", None),
-    "file:///etc/passwd": (None, "forbidden", None),
-}  # fmt: skip
-
-TEXTS: list[tuple[str | None, str]] = [
-    (None, "empty"),
-    ("", "empty"),
-    (" \t\n ", "empty"),
-    ("word " * 20_000, "truncated"),
-    ("👩🏽‍🚀 in 🇵🇹 the city", "ok"),
-    ("Cafe\u0301 of Lis\u0301bon", "ok"),
-    ("اسمي آدا من لشبونة", "ok"),
-    ("a\0b of the city", "ok"),
-]
-
 SMALL = TagConfig(
     batch_posts=8,
     min_rows_per_file=1,
     max_rows_per_file=25,
-    pictures=PicturesConfig(max_bytes=100_000, attempts=1),
+    max_failed=1.0,
+    pictures=PicturesConfig(max_bytes=MAX_BYTES, attempts=1),
 )
 
 
@@ -155,18 +95,13 @@ def write_archive(folder: str, rows: Sequence[dict[str, Any]], schema: pa.Schema
         storage.write_bytes(storage.join(folder, f"{name}.parquet"), buffer.getvalue())
 
 
-def read_tags(uri: str) -> pa.Table:
+def read_finished(uri: str) -> pa.Table:
     """All rows of a run, after a look at what lies there."""
-    files = storage.list_files(uri, ".parquet")
-    tables = []
-    for entry in files:
-        filesystem, path = storage.filesystem(entry.uri)
-        tables.append(pq.read_table(path, filesystem=filesystem, partitioning=None))
-    assert len({str(table.schema) for table in tables}) == 1
     assert storage.exists(storage.join(uri, "_SUCCESS"))
     manifest = json.loads(storage.read_text(storage.join(uri, "_manifest.json")))
-    assert sum(file["rows"] for file in manifest["files"]) == sum(len(table) for table in tables)
-    return pa.concat_tables(tables)
+    tags = read_tags(uri)
+    assert sum(file["rows"] for file in manifest["files"]) == manifest["rows"] == len(tags)
+    return tags
 
 
 def assert_equal(row: dict[str, Any], expected: TaggedPost) -> None:
@@ -208,7 +143,7 @@ def test_every_post_gets_its_row(
     plan = plan_tagging(SMALL.model_copy(update={"columns": columns}), model, archive, output)
     manifest = tag_archive(plan)
 
-    tags = read_tags(output)
+    tags = read_finished(output)
     passed = [
         pa.field("row", pa.int64()),
         pa.field("lang", pa.string()),
@@ -270,7 +205,7 @@ def test_archive_with_pictures_inside_and_poison(tmp_path: Path, tiny_model: Pat
     plan = plan_tagging(config, str(tiny_model), str(tmp_path / "archive"), str(tmp_path / "tags"))
     assert plan.archive.pictures == "bytes"
     manifest = tag_archive(plan, load_tagger=PoisonedTagger.load)
-    found = {int(row["post_id"]): row for row in read_tags(str(tmp_path / "tags")).to_pylist()}
+    found = {int(row["post_id"]): row for row in read_finished(str(tmp_path / "tags")).to_pylist()}
     reason = "the model raised ValueError: a kernel that does not like poison"
     for number, row in enumerate(rows):
         out = found[number]
@@ -292,11 +227,154 @@ def test_archive_with_pictures_inside_and_poison(tmp_path: Path, tiny_model: Pat
 def test_lost_rows_are_no_success(tmp_path: Path, tiny_model: Path) -> None:
     write_archive(str(tmp_path / "archive"), [{"post_id": "1", "text": "the city"}])
     plan = plan_tagging(SMALL, str(tiny_model), str(tmp_path / "archive"), str(tmp_path / "tags"))
-    plan = replace(plan, archive=replace(plan.archive, rows=2))
-    with pytest.raises(RunError, match=r"holds 1 rows for the 2 posts.*not marked as finished"):
+    plan = replace(plan, identity=replace(plan.identity, rows=2))
+    with pytest.raises(RunError, match=r"holds 1 rows \(0 of them double\) for the 2 posts.*not marked"):
         tag_archive(plan)
     assert not (tmp_path / "tags" / "_SUCCESS").exists()
     assert not (tmp_path / "tags" / "_manifest.json").exists()
+
+
+def cheap(config: TagConfig, model: Path, archive: str, output: str, **options: Any) -> dict[str, Any]:
+    """A run with the cheap model."""
+    plan = plan_tagging(config, str(model), archive, output, **options)
+    return tag_archive(plan, load_tagger=CheapTagger.load)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_json_lines_with_several_pictures_in_folders(tmp_path: Path, tiny_model: Path) -> None:
+    """The same posts as JSON Lines and as Parquet give the same tags; every picture gives its regions."""
+    pictures = [f"images/{number}.jpg" for number in range(6)]
+    for number, name in enumerate(pictures):
+        storage.write_bytes(str(tmp_path / name), photo(number, (80 + 16 * number, 64)))
+    posts: list[dict[str, Any]] = [
+        {
+            "post_id": str(number),
+            "text": post(number),
+            "image_uris": [*pictures[: number % 5], *(["images/gone.jpg"] if number % 4 == 3 else [])],
+            "lang": ["en", "pt", None][number % 3],
+            "likes": number,
+        }
+        for number in range(60)
+    ]
+    posts[7]["image_uris"] = None
+    posts[8]["image_uris"] = [None, pictures[0], *pictures * 3]
+    lines = [json.dumps(one).encode() for one in posts]
+    (tmp_path / "jsonl").mkdir()
+    (tmp_path / "jsonl" / "a.jsonl").write_bytes(b"\n".join([*lines[:30], b'{"post_id": "bad', b""]))
+    (tmp_path / "jsonl" / "b.jsonl.gz").write_bytes(gzip.compress(b"\n".join(lines[30:])))
+    (tmp_path / "parquet").mkdir()
+    schema = pa.schema(
+        [
+            ("post_id", pa.string()),
+            ("text", pa.string()),
+            ("image_uris", pa.list_(pa.string())),
+            ("lang", pa.string()),
+            ("likes", pa.int64()),
+        ]
+    )
+    pq.write_table(pa.Table.from_pylist(posts, schema=schema), tmp_path / "parquet" / "a.parquet")
+    config = SMALL.model_copy(
+        update={
+            "columns": ColumnsConfig(pass_through=("lang", "likes"), partition_by=("lang",)),
+            "pictures": PicturesConfig(roots=(str(tmp_path),), max_per_post=16, attempts=1),
+        }
+    )
+    manifest = cheap(config, tiny_model, str(tmp_path / "jsonl" / "*"), str(tmp_path / "tags"))
+    cheap(config, tiny_model, str(tmp_path / "parquet"), str(tmp_path / "tags2"))
+
+    folders = {path.name for path in (tmp_path / "tags").iterdir() if path.is_dir()}
+    assert folders == {"lang=en", "lang=pt", "lang=__HIVE_DEFAULT_PARTITION__"}
+    tags, others = (pa.table(pads.dataset(tmp_path / name, format="parquet", partitioning="hive").to_table())
+                    for name in ("tags", "tags2"))  # fmt: skip
+    (bad,) = tags.filter(pc.is_null(tags["post_id"])).to_pylist()
+    assert bad["error"].startswith("line 31 is not valid JSON")
+    assert (bad["text_status"], bad["image_status"], bad["images"], bad["lang"]) == (
+        "empty",
+        "none",
+        [],
+        None,
+    )
+    tags = tags.filter(pc.is_valid(tags["post_id"])).drop_columns(["row_hash"])
+    order = [("likes", "ascending")]
+    assert tags.sort_by(order).to_pylist() == others.drop_columns(["row_hash"]).sort_by(order).to_pylist()
+    rows = tags.sort_by(order).to_pylist()
+    for row, one in zip(rows, posts, strict=True):
+        uris = one["image_uris"] or []
+        assert (row["lang"], row["likes"], len(row["images"])) == (one["lang"], one["likes"], len(uris))
+        for region in row["regions"]:
+            picture = row["images"][region["image_index"]]
+            assert picture["status"] == "ok"
+            assert region["x_max"] <= picture["width"]
+        for entity in row["entities"]:
+            if entity["region"] is not None:
+                assert row["regions"][entity["region"]]["type"] == entity["type"]
+    assert {region["image_index"] for row in rows for region in row["regions"]} >= {0, 1, 2, 3}
+    statuses = [picture["status"] for picture in rows[8]["images"]]
+    assert statuses == ["none", *["ok"] * 15, *["too_large"] * 4]
+    assert rows[8]["image_width"] == 80
+    assert "picture 16: only 16 pictures of a post are read" in rows[8]["error"]
+    assert manifest["reasons"]["No such file or directory"] == 14
+    assert manifest["image_status"]["missing"] == 14
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_too_many_failures_and_their_retry(tmp_path: Path, tiny_model: Path, server: ScriptedServer) -> None:
+    """A store that is away: the run fails, with the reasons; when it is back, only those rows are tagged again."""
+    picture = photo(1, (90, 60))
+    storage.write_bytes(str(tmp_path / "archive" / "here.jpg"), picture)
+    rows = [
+        {
+            "post_id": str(number),
+            "text": post(number),
+            "image_uri": "here.jpg" if number % 3 else f"{server.url}/{number}",
+        }
+        for number in range(40)
+    ]
+    rows[1]["image_uri"] = "gone.jpg"
+    write_archive(str(tmp_path / "archive"), rows)
+    pictures = PicturesConfig(
+        roots=(str(tmp_path / "archive"), server.url), schemes=("file", "http"), attempts=1
+    )
+    config = SMALL.model_copy(update={"pictures": pictures, "max_failed": 0.2})
+    archive, first, second = (str(tmp_path / name) for name in ("archive", "first", "second"))
+    server.script = [(503, {}, b"")]
+    words = r"15 of 40 pictures failed \(37\.5%.*\): 14 x 503 after N attempts, 1 x No such file"
+    with pytest.raises(RunError, match=words):
+        cheap(config, tiny_model, archive, first)
+    before = read_tags(first)
+    assert before["retryable"].to_pylist().count(True) == 14
+    assert not storage.exists(f"{first}/_SUCCESS")
+    with pytest.raises(RunError, match=r"37\.5%"):  # the same again is as bad, and tags nothing
+        cheap(config, tiny_model, archive, first)
+    assert len(server.requests) == 14
+    assert cheap(config.model_copy(update={"max_failed": 0.5}), tiny_model, archive, first)["rows"] == 40
+
+    server.script = [(200, {}, picture)]
+    manifest = cheap(config, tiny_model, archive, second, retry_failed=first)
+    assert (manifest["rows"], manifest["rows_this_time"], manifest["retry_of"]) == (40, 14, first)
+    assert manifest["image_status"] == dict.fromkeys(manifest["image_status"], 0) | {"ok": 39, "missing": 1}
+    after = read_finished(second)
+    kept = pc.invert(before["retryable"])
+    assert_same_rows(
+        before.filter(kept),
+        after.filter(pc.is_in(after["row_hash"], before.filter(kept)["row_hash"])),
+    )
+    assert len(server.requests) == 28
+    assert_same_rows(before, read_tags(first))  # the first run stays as it was
+    with pytest.raises(DataError, match="no rows that failed for a passing reason"):
+        plan_tagging(config, str(tiny_model), archive, str(tmp_path / "third"), retry_failed=second)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_run_at_a_time(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_archive(str(tmp_path / "archive"), [{"post_id": "1", "text": "the city"}])
+    output = str(tmp_path / "tags")
+    monkeypatch.setattr(tag_monitor, "_TAKEN_WAIT_S", 0)
+    with only_run(output), pytest.raises(RunError, match="another job of this cluster is tagging into"):
+        cheap(SMALL, tiny_model, str(tmp_path / "archive"), output)
+    assert not Path(output).exists()
+    with only_run(output):  # given back
+        pass
 
 
 class OneAtATime:
@@ -340,3 +418,8 @@ def test_resources() -> None:
     with pytest.raises(ConfigError, match=r"the cluster has 0 GPUs, but 1 actor\(s\) take 1"):
         plan_resources(TagConfig(gpus_per_actor=1), {"CPU": 4.0})
     assert plan_resources(TagConfig(gpus_per_actor=1, autoscaling=True), {}).min_actors == 1
+    store = {"CPU": 4.0, "object_store_memory": 64 * 2.0**20}
+    assert plan_resources(TagConfig(), store).block_bytes == 2 * 2**20
+    assert plan_resources(TagConfig(), {"CPU": 4.0, "object_store_memory": 2.0**34}).block_bytes == 2**25
+    with pytest.raises(ConfigError, match="object store holds 64 MiB, but four blocks of 32 MiB must fit"):
+        plan_resources(TagConfig(block_bytes=2**25), store)

@@ -60,8 +60,15 @@ def test_archive_without_pictures_and_words(
     assert manifest["text_status"] == {"ok": 0, "empty": 3, "truncated": 0}
     assert manifest["entities"] == manifest["regions"] == {}
     assert len(manifest["files"]) == len(files)
-    with pytest.raises(MnerqgError, match="holds a finished run; choose another folder or empty it"):
+    before = sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "tags").rglob("*"))
+    again = arguments(tiny_model, Path("archive"), Path("tags"), "--config", "tag.yaml")
+    main(again)
+    assert f"already done: run {manifest['run_id']} finished at" in capsys.readouterr().out
+    with pytest.raises(MnerqgError, match="holds a finished run, which --restart never touches"):
+        main([*again, "--restart"])
+    with pytest.raises(MnerqgError, match=r"belongs to a run of something else .*columns or pictures"):
         main(arguments(tiny_model, Path("archive"), Path("tags")))
+    assert sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "tags").rglob("*")) == before
 
 
 def damage(model: Path, change: Callable[[Path], object]) -> Path:
@@ -142,7 +149,7 @@ def test_bad_files(tiny_model: Path, archive: Path, tmp_path: Path) -> None:
     tags = tmp_path / "tags"
     check_refusal(arguments(tiny_model, tmp_path / "nowhere", tags), "nowhere does not exist")
     (tmp_path / "empty").mkdir()
-    check_refusal(arguments(tiny_model, tmp_path / "empty", tags), "holds no .*parquet files")
+    check_refusal(arguments(tiny_model, tmp_path / "empty", tags), "holds no ")
     (archive / "z.parquet").write_bytes(b"post_id,text\n")
     check_refusal(arguments(tiny_model, archive, tags), r"z\.parquet is not readable as Parquet")
     pq.write_table(table(post_id=[1, 2, 3]), archive / "z.parquet")
@@ -159,12 +166,13 @@ def test_bad_output(tiny_model: Path, archive: Path, tmp_path: Path) -> None:
     check_refusal(arguments(tiny_model, archive, archive / "tags"), "lies in the archive")
     output = tmp_path / "tags"
     output.write_text("a file")
-    check_refusal(arguments(tiny_model, archive, output), "holds files already")
+    check_refusal(arguments(tiny_model, archive, output), "tags: not a directory")
     output.unlink()
     output.mkdir()
     (output / "notes.txt").write_text("mine")
     check_refusal(
-        arguments(tiny_model, archive, output), "holds files already; choose another folder or empty it"
+        arguments(tiny_model, archive, output),
+        "holds files that are no tagging run's; choose another folder or empty",
     )
     assert [path.name for path in output.iterdir()] == ["notes.txt"]
     (tmp_path / "file").write_text("")

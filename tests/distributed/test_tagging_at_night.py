@@ -1,0 +1,305 @@
+"""What a night can do to a tagging run: after all of it, every row is there once, and says what it would have said."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from mnerqg import storage
+from mnerqg.data.tag_run import CHECKPOINT_FOLDER, MANIFEST_FILE, RUN_FILE, SUCCESS_FILE
+from tests import archives
+from tests.archives import assert_same_rows, read_tags, write_archive, write_cheap_archive
+from tests.cheap_tagger import DELAY
+from tests.servers import FaultyProxy
+
+POSTS = 800
+SETTINGS = (
+    "--columns.pass_through=[row, lang]",
+    "--min_rows_per_file=50",
+    "--max-failed=0.1",
+    "--actors=2",
+    "--cpus_per_actor=0.5",
+    f"--pictures.max_bytes={archives.MAX_BYTES}",
+)
+PATIENT = ("--pictures.attempts=8", "--pictures.timeout_s=3")
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def driver(*arguments: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A driver of the cluster at RAY_ADDRESS, in a process of its own that a test may kill."""
+    command = [sys.executable, "-m", "tests.tag_driver", *arguments]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def run_to_end(*arguments: str, log: Path, **environment: str) -> int:
+    with driver(*arguments, log=log, **environment) as process:
+        return process.wait(timeout=500)
+
+
+def wait_until(
+    happened: Callable[[], object], process: subprocess.Popen[bytes], log: Path, seconds: float = 240
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, f"the driver ended by itself: {log.read_text()[-3000:]}"
+        assert time.monotonic() < deadline, f"nothing after {seconds} s: {log.read_text()[-3000:]}"
+        time.sleep(0.05)
+
+
+def finished_writes(output: str) -> int:
+    folder = storage.join(output, CHECKPOINT_FOLDER)
+    try:
+        return sum("pending" not in entry.uri for entry in storage.list_files(folder))
+    except storage.StorageError:
+        return 0
+
+
+def is_finished(output: str) -> bool:
+    return storage.exists(storage.join(output, SUCCESS_FILE))
+
+
+@pytest.fixture
+def address(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tests' own cluster, for drivers in other processes."""
+    found: str = ray.get_runtime_context().gcs_address
+    monkeypatch.setenv("RAY_ADDRESS", found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    ray_cluster: None, s3_endpoint: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, pa.Table]:
+    """An archive on S3 and the tags of a run that nothing happened to."""
+    bucket = "s3://nights"
+    storage.s3_client().create_bucket(Bucket="nights")
+    archive = f"{bucket}/archive"
+    write_archive(archive, POSTS, files=3, seed=1, bad_share=0.05, side=(160, 120))
+    log = tmp_path_factory.mktemp("undisturbed") / "log"
+    address = ray.get_runtime_context().gcs_address
+    output = f"{bucket}/undisturbed"
+    code = run_to_end(str(tiny_model), archive, output, *SETTINGS, log=log, RAY_ADDRESS=address)
+    assert code == 0, log.read_text()[-3000:]
+    tags = read_tags(output)
+    assert sorted(tags["row"].to_pylist()) == list(range(POSTS))
+    return archive, tags
+
+
+def test_five_thousand_posts(address: str, s3_bucket: str, tiny_model: Path, tmp_path: Path) -> None:
+    """The job itself, with a real model, over HTTP; 3 % of the posts are odd in every way there is."""
+    archive, output, log = f"{s3_bucket}/archive", f"{s3_bucket}/tags", tmp_path / "log"
+    planted = write_archive(archive, 5000, files=4, seed=5, bad_share=0.03)
+    command = [
+        sys.executable,
+        "jobs/tag.py",
+        "--model",
+        str(tiny_model),
+        "--input",
+        archive,
+        "--output",
+        output,
+    ]
+    aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    assert aws["AWS_ENDPOINT_URL"]
+    with log.open("wb") as out:
+        code = subprocess.run([*command, *SETTINGS[0:1], SETTINGS[-1]], stdout=out, stderr=out).returncode
+    assert code == 0, log.read_text()[-3000:]
+    tags = read_tags(output)
+    assert len(tags) == 5000 == len(set(tags["row_hash"].to_pylist()))
+    rows = {row["post_id"]: row for row in tags.to_pylist()}
+    assert rows.keys() == planted.rows.keys()
+    assert len(planted.oddities) > 25
+    for post_id, expected in planted.rows.items():
+        row = rows[post_id]
+        found = row["image_status"], row["text_status"], (row["image_width"], row["image_height"])
+        assert found == (expected.image_status, expected.text_status, expected.size or (None, None)), row
+    manifest = json.loads(storage.read_text(f"{output}/{MANIFEST_FILE}"))
+    assert {name: count for name, count in manifest["image_status"].items() if count} == planted.image_status
+    assert {name: count for name, count in manifest["text_status"].items() if count} == planted.text_status
+
+
+def test_driver_killed_at_three_moments(
+    address: str, undisturbed: tuple[str, pa.Table], s3_bucket: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    archive, expected = undisturbed
+    kill_three_times(tiny_model, archive, f"{s3_bucket}/tags", tmp_path / "log")
+    assert_same_rows(expected, read_tags(f"{s3_bucket}/tags"))
+
+
+def kill_three_times(model: Path, archive: str, output: str, log: Path, *settings: str) -> None:
+    """Kills the driver before the first write, in the middle, and near the end; then lets it finish."""
+    arguments = (str(model), archive, output, *SETTINGS, *settings)
+    seen = []
+    for writes in (0, 3, 10):
+        with driver(*arguments, log=log, **{DELAY: "0.15"}) as process:
+            wait_until(lambda: storage.exists(storage.join(output, RUN_FILE)), process, log)
+            if not writes:
+                time.sleep(1)
+            wait_until(lambda writes=writes: finished_writes(output) >= writes, process, log)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        seen.append(finished_writes(output))
+        assert not is_finished(output)
+    assert seen == sorted(seen)
+    assert run_to_end(*arguments, log=log) == 0, log.read_text()[-3000:]
+    assert "posts to tag" in log.read_text()
+
+
+def test_model_actor_killed(
+    address: str, undisturbed: tuple[str, pa.Table], s3_bucket: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    archive, expected = undisturbed
+    output, log = f"{s3_bucket}/tags", tmp_path / "log"
+    arguments = (str(tiny_model), archive, output, *SETTINGS)
+    with driver(*arguments, log=log, **{DELAY: "0.15"}) as process:
+        wait_until(lambda: finished_writes(output) >= 2, process, log)
+        actors = [one for one in psutil.process_iter(["cmdline"]) if is_model_actor(one)]
+        actors[0].kill()
+        assert process.wait(timeout=400) == 0, log.read_text()[-3000:]
+    assert_same_rows(expected, read_tags(output))
+
+
+def is_model_actor(process: psutil.Process) -> bool:
+    title = " ".join(process.info["cmdline"] or [])
+    return title.startswith("ray::") and "TagPosts" in title
+
+
+def test_worker_node_killed(
+    undisturbed: tuple[str, pa.Table],
+    s3_bucket: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    archive, expected = undisturbed
+    output, log = f"{s3_bucket}/tags", tmp_path / "log"
+    node: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 150_000_000}
+    cluster = Cluster(initialize_head=True, connect=False, head_node_args={**node, "num_cpus": 2})
+    try:
+        cluster.add_node(**node)
+        lost = cluster.add_node(**node)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        arguments = (str(tiny_model), archive, output, *SETTINGS)
+        with driver(*arguments, log=log, **{DELAY: "0.15"}) as process:
+            wait_until(lambda: finished_writes(output) >= 2, process, log)
+            cluster.remove_node(lost, allow_graceful=False)
+            code = process.wait(timeout=400)
+        if code:  # Ray may give up on it; the same command then goes on
+            assert run_to_end(*arguments, log=log) == 0, log.read_text()[-3000:]
+    finally:
+        cluster.shutdown()
+    assert_same_rows(expected, read_tags(output))
+
+
+def test_store_that_fails_one_request_in_twenty(
+    address: str,
+    undisturbed: tuple[str, pa.Table],
+    s3_bucket: str,
+    faulty_s3: FaultyProxy,
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    archive, expected = undisturbed
+    output, log = f"{s3_bucket}/tags", tmp_path / "log"
+    arguments = (str(tiny_model), archive, output, *SETTINGS, *PATIENT)
+    codes = []
+    while not codes or (codes[-1] == 1 and len(codes) < 4):
+        codes.append(run_to_end(*arguments, log=log))
+    assert codes[-1] == 0, log.read_text()[-3000:]
+    faulty_s3.share = 0.0
+    assert {"slow_down", "internal_error", "stall"} <= set(faulty_s3.faults)
+    assert sum(faulty_s3.faults.values()) > 20
+    assert_same_rows(expected, read_tags(output))
+
+
+@pytest.mark.real_s3
+def test_night_on_a_real_gateway(
+    ceph_s3: str,
+    ceph_endpoint: str,
+    address: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    archive, log = f"{ceph_s3}/archive", tmp_path / "log"
+    write_archive(archive, POSTS, files=3, seed=1, bad_share=0.05, side=(160, 120))
+    assert run_to_end(str(tiny_model), archive, f"{ceph_s3}/calm", *SETTINGS, log=log) == 0, log.read_text()[
+        -3000:
+    ]
+    expected = read_tags(f"{ceph_s3}/calm")
+    assert sorted(expected["row"].to_pylist()) == list(range(POSTS))
+
+    proxy = FaultyProxy(ceph_endpoint, share=0.05, seed=2)
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        storage.s3_client.cache_clear()
+        kill_three_times(tiny_model, archive, f"{ceph_s3}/tags", log, *PATIENT)
+        assert sum(proxy.faults.values()) > 20
+    finally:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", ceph_endpoint)
+        storage.s3_client.cache_clear()
+        proxy.close()
+    assert_same_rows(expected, read_tags(f"{ceph_s3}/tags"))
+
+    wrong = {"AWS_SECRET_ACCESS_KEY": "wrong"}
+    refused = tmp_path / "refused"
+    assert run_to_end(str(tiny_model), archive, f"{ceph_s3}/no", *SETTINGS, log=refused, **wrong) == 2
+    last = refused.read_text().strip().splitlines()[-1]
+    assert last.startswith(f"error: {archive}")
+    assert "refuses the AWS credentials (SignatureDoesNotMatch)" in last
+
+
+def test_memory_stays_flat(tiny_model: Path, tmp_path: Path) -> None:
+    few, many = (peak_memory(rows, tiny_model, tmp_path) for rows in (20_000, 100_000))
+    assert many["driver"] <= 1.1 * few["driver"], (few, many)
+    assert many["worker"] <= 1.1 * few["worker"], (few, many)
+    assert len(storage.list_files(str(tmp_path / "tags-100000"), ".parquet")) <= 40
+
+
+def peak_memory(rows: int, model: Path, folder: Path) -> dict[str, float]:
+    """The most MiB of private memory that the driver, and that any one worker took."""
+    archive, output, log = folder / f"archive-{rows}", folder / f"tags-{rows}", folder / f"log-{rows}"
+    write_cheap_archive(str(archive), rows, files=8)
+    peaks = {"driver": 0.0, "worker": 0.0}
+    with driver(
+        str(model), str(archive), str(output), "--actors=2", "--cpus_per_actor=0.5", log=log
+    ) as process:
+        while process.poll() is None:
+            measure(psutil.Process(process.pid), peaks)
+            time.sleep(0.5)
+    assert process.returncode == 0, log.read_text()[-3000:]
+    assert sum(table.num_rows for table in [read_tags(str(output))]) == rows
+    return peaks
+
+
+def measure(driver_process: psutil.Process, peaks: dict[str, float]) -> None:
+    try:
+        family = driver_process.children(recursive=True)
+        seen = [("driver", driver_process)]
+        seen += [("worker", one) for one in family if " ".join(one.cmdline()).startswith("ray::")]
+        for name, process in seen:
+            peaks[name] = max(peaks[name], process.memory_full_info().uss / 2**20)
+    except psutil.Error:
+        pass  # it ended while it was looked at
