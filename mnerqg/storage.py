@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 import urllib.parse
 import uuid
 from collections.abc import Iterator
@@ -27,7 +28,9 @@ import botocore.session
 import pyarrow.fs
 
 from mnerqg.errors import StorageError
-from mnerqg.s3 import configured_endpoint, explain, s3_client
+from mnerqg.s3 import UNREACHABLE, configured_endpoint, explain, s3_client
+
+_READ_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +203,8 @@ def check_writable(uri: str) -> None:
             raise PermissionError(errno.EACCES, "permission denied", str(folder))
 
 
-def list_files(uri: str, suffix: str = "") -> list[FileEntry]:
-    """The files under a directory, recursively and sorted by URI, whose names end with `suffix`.
+def list_files(uri: str, suffix: str = "", *, recursive: bool = True) -> list[FileEntry]:
+    """The files under a directory, sorted by URI, whose names end with `suffix`; with or without its folders.
 
     Names that begin with `_` or `.` are skipped, directories of that kind with all they hold; symbolic links
     to directories are not followed. A file gives itself. Raises StorageError where nothing is.
@@ -209,32 +212,32 @@ def list_files(uri: str, suffix: str = "") -> list[FileEntry]:
     place = locate(uri)
     with _reported(uri):
         if isinstance(place, Path):
-            found = _list_local(place, uri, as_uri=scheme_of(uri) == "file")
+            found = _list_local(place, uri, as_uri=scheme_of(uri) == "file", recursive=recursive)
         else:
-            found = _list_s3(place, uri)
+            found = _list_s3(place, uri, recursive=recursive)
     if [entry.uri for entry in found] == [uri]:
         return found
     return sorted((entry for entry in found if entry.uri.endswith(suffix)), key=lambda entry: entry.uri)
 
 
-def _list_local(place: Path, uri: str, *, as_uri: bool) -> list[FileEntry]:
+def _list_local(place: Path, uri: str, *, as_uri: bool, recursive: bool) -> list[FileEntry]:
     if place.is_file():
         return [FileEntry(uri, place.stat().st_size)]
     found = []
     for folder, folders, names in os.walk(place, onerror=_raise):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+        folders[:] = [name for name in folders if recursive and not _is_hidden(name)]
         for path in (Path(folder, name) for name in names if not _is_hidden(name)):
             found.append(FileEntry(path.as_uri() if as_uri else str(path), path.stat().st_size))
     return found
 
 
-def _list_s3(place: S3Place, uri: str) -> list[FileEntry]:
+def _list_s3(place: S3Place, uri: str, *, recursive: bool) -> list[FileEntry]:
     if place.key and not place.key.endswith("/"):
         for entry in _objects(place.bucket, place.key, limit=1):
             if entry.key == place.key:
                 return [FileEntry(uri, entry.size)]
-    objects = list(_objects(place.bucket, place.prefix))
-    if not objects and place.prefix:
+    objects = list(_objects(place.bucket, place.prefix, recursive=recursive))
+    if not objects and place.prefix and not exists(uri):
         raise StorageError(f"{uri} does not exist; check the URI")
     return [
         FileEntry(f"s3://{place.bucket}/{entry.key}", entry.size)
@@ -252,10 +255,13 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def _objects(bucket: str, prefix: str, limit: int | None = None) -> Iterator[_Object]:
+def _objects(
+    bucket: str, prefix: str, limit: int | None = None, *, recursive: bool = True
+) -> Iterator[_Object]:
     pages = s3_client().get_paginator("list_objects_v2")
     paging = {"MaxItems": limit, "PageSize": limit} if limit else {}
-    for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig=paging):
+    folders = {} if recursive else {"Delimiter": "/"}
+    for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig=paging, **folders):
         for entry in page.get("Contents", []):
             yield _Object(entry["Key"], entry["Size"], entry.get("ETag", ""), str(entry.get("LastModified")))
 
@@ -269,13 +275,27 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
             with place.open("rb") as file:
                 data = file.read(amount)
         else:
-            with s3_client().get_object(Bucket=place.bucket, Key=place.key)["Body"] as body:
-                data = body.read(None if max_bytes is None else amount)
+            data = _read_object(place, None if max_bytes is None else amount)
     if max_bytes is not None and len(data) > max_bytes:
         raise StorageError(
             f"{uri} is larger than {max_bytes:,} bytes, which is all that is read of such a file"
         )
     return data
+
+
+def _read_object(place: S3Place, amount: int | None) -> bytes:
+    """An object's first bytes. The client tries again only up to the headers; here, a body that ends early, too."""
+    attempt = 1
+    while True:
+        try:
+            with s3_client().get_object(Bucket=place.bucket, Key=place.key)["Body"] as body:
+                data: bytes = body.read(amount)
+                return data
+        except (*UNREACHABLE, botocore.exceptions.IncompleteReadError):
+            if attempt == _READ_ATTEMPTS:
+                raise
+            time.sleep(0.1 * 2**attempt)
+            attempt += 1
 
 
 @contextmanager

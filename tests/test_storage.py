@@ -86,10 +86,35 @@ def test_list_files(base: str) -> None:
     assert [entry.uri for entry in storage.list_files(base + "/", ".parquet")] == [
         storage.join(base, name) for name in ("a/x.parquet", "b.parquet")
     ]
+    assert [entry.uri for entry in storage.list_files(base, recursive=False)] == [
+        storage.join(base, "b.parquet")
+    ]
+    storage.write_bytes(storage.join(base, "only", "folders", "x"), b"")
+    assert storage.list_files(storage.join(base, "only"), recursive=False) == []
     single = storage.join(base, "_SUCCESS")
     assert storage.list_files(single) == [storage.FileEntry(single, 8)]
     with pytest.raises(StorageError, match="does not exist"):
         storage.list_files(storage.join(base, "b.par"))
+
+
+def test_delete_and_copy_a_file(base: str, tmp_path: Path) -> None:
+    first, second = storage.join(base, "a", "x"), storage.join(base, "b", "y")
+    storage.write_bytes(first, b"1")
+    for target in (second, str(tmp_path / "elsewhere")):  # also from one kind of store to the other
+        storage.copy_file(first, target)
+        assert storage.read_bytes(target) == b"1"
+    storage.delete_file(first)
+    storage.delete_file(first)
+    assert not storage.exists(first)
+    with pytest.raises(StorageError, match="does not exist"):
+        storage.copy_file(first, second)
+
+
+def test_check_writable(base: str, tmp_path: Path) -> None:
+    storage.check_writable(storage.join(base, "a", "b"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="not a directory"):
+        storage.check_writable(str(tmp_path / "file" / "a"))
 
 
 def test_delete_directory(base: str) -> None:

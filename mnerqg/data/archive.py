@@ -100,12 +100,14 @@ def _match_files(uri: str, start: str) -> tuple[str, list[storage.FileEntry]]:
     folder = start.rpartition("/")[0] or ("/" if start.startswith("/") else ".")
     root = storage.path_of(folder).rstrip("/") + "/"
     try:
-        pattern = re.compile(glob_translate(storage.path_of(uri).removeprefix(root)))
+        asked = storage.path_of(uri).removeprefix(root)
+        pattern = re.compile(glob_translate(asked))
     except ValueError:
         raise DataError(f"{uri}: in a glob ** stands alone between slashes; write /**/ or *") from None
+    # Beside an archive often lie its pictures, by the million: do not list them for nothing.
     matching = [
         entry
-        for entry in storage.list_files(folder)
+        for entry in storage.list_files(folder, recursive="/" in asked or "**" in asked)
         if pattern.match(storage.path_of(entry.uri).removeprefix(root))
     ]
     known = [entry for entry in matching if entry.uri.endswith(_ENDINGS)]

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from mnerqg import storage
 from mnerqg.data.archive import Archive
-from mnerqg.data.tags import TagCounts, count_rows
+from mnerqg.data.tags import TagCounts, count_rows, open_parquet
 from mnerqg.errors import DataError, RunError, StorageError
 from mnerqg.schema import ROW_HASH
 
@@ -207,12 +207,11 @@ def _name(entry: storage.FileEntry) -> str:
 
 
 def _read_ids(entry: storage.FileEntry) -> RowHashes | None:
-    filesystem, path = storage.filesystem(entry.uri)
     try:
-        table = pq.read_table(path, filesystem=filesystem, columns=[ROW_HASH], partitioning=None)
+        with open_parquet(entry) as file:
+            return np.asarray(file.read([ROW_HASH])[ROW_HASH].to_numpy(), np.uint64)
     except pa.ArrowInvalid:
         return None
-    return np.asarray(table[ROW_HASH].to_numpy(), np.uint64)
 
 
 def _rows_or_none(files: Sequence[storage.FileEntry]) -> int | None:
@@ -269,16 +268,16 @@ def _take_over_file(entry: storage.FileEntry, base: str, output: str) -> None:
     if not pc.any(retryable).as_py():
         storage.copy_file(entry.uri, target)
         return
-    filesystem, path = storage.filesystem(entry.uri)
-    table = pq.read_table(path, filesystem=filesystem, partitioning=None).filter(pc.invert(retryable))
+    with open_parquet(entry) as file:
+        table = file.read().filter(pc.invert(retryable))
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd")
     storage.write_bytes(target, buffer.getvalue().to_pybytes())
 
 
 def _read_retryable(entry: storage.FileEntry) -> pa.Table:
-    filesystem, path = storage.filesystem(entry.uri)
-    return pq.read_table(path, filesystem=filesystem, columns=["retryable", ROW_HASH], partitioning=None)
+    with open_parquet(entry) as file:
+        return file.read(["retryable", ROW_HASH])
 
 
 # ---- the end -------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -57,8 +58,7 @@ class TagCounts:
     def of_file(cls, entry: storage.FileEntry) -> Self:
         """The counts of one file."""
         counts = cls()
-        filesystem, path = storage.filesystem(entry.uri)
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
+        with open_parquet(entry) as file:
             images = ["images"] if "images" in file.schema_arrow.names else []
             for rows in file.iter_batches(columns=_COLUMNS + images):
                 counts._add(rows)
@@ -105,10 +105,24 @@ class TagCounts:
         self.row_hashes.append(rows[ROW_HASH].to_numpy(zero_copy_only=False))
 
 
+@contextmanager
+def open_parquet(entry: storage.FileEntry) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, read in a way that a store's hiccups do not end.
+
+    Not through pyarrow's own S3: it tries three times, and after many failures only once; small ranges never again.
+
+    Raises:
+        StorageError: the file cannot be read, in the `with` block, too.
+        pyarrow.ArrowInvalid: it is no whole Parquet file.
+    """
+    with storage.open_stream(entry.uri) as stream, pq.ParquetFile(stream) as file:
+        yield file
+
+
 def count_rows(entry: storage.FileEntry) -> int:
-    """Rows of a Parquet file, from its footer."""
-    filesystem, path = storage.filesystem(entry.uri)
-    return int(pq.read_metadata(path, filesystem=filesystem).num_rows)
+    """Rows of a Parquet file, from its footer; errors as of `open_parquet`."""
+    with open_parquet(entry) as file:
+        return int(file.metadata.num_rows)
 
 
 def _image_statuses(rows: pa.RecordBatch) -> dict[str, int]:

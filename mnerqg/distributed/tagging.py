@@ -129,7 +129,7 @@ def plan_tagging(
 
 def _check_place(output: str, archive: Archive, base: str | None) -> None:
     inside = f"{output.rstrip('/')}/".startswith(f"{archive.folder.rstrip('/')}/")
-    if inside and archive.uri == archive.folder:
+    if inside and (archive.uri == archive.folder or "**" in archive.uri):
         raise StorageError(
             f"--output {output} lies in the archive {archive.uri}, where the next run would take "
             "the tags for posts; choose another folder"
@@ -375,7 +375,7 @@ def _read(plan: TagPlan, task_cpus: float) -> ray.data.Dataset:
         names.append(pictures[archive.pictures])
     filesystem, _ = storage.filesystem(archive.folder)
     return ray.data.read_parquet(
-        [storage.filesystem(entry.uri)[1] for entry in archive.files],
+        [storage.path_of(entry.uri) for entry in archive.files],
         filesystem=filesystem,
         partitioning=None,
         file_extensions=None,

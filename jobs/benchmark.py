@@ -1,0 +1,119 @@
+"""Tagging on Ray Data side by side with the plain loop over the same posts, in one run on one machine:
+`python jobs/benchmark.py --model URI --input URI --output URI [--posts N] [--config F] [--key value]`.
+
+The plain loop reads a batch of rows, fetches their pictures with the same number of requests in flight, decodes and
+tags them, and goes on to the next batch. Settings are those of `jobs/tag.py`. The output must be a new folder.
+"""
+
+import argparse
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from jobs.tag import load_settings
+from mnerqg import storage
+from mnerqg.cli import run
+from mnerqg.distributed.tagging import TagPlan, plan_tagging, tag_archive
+from mnerqg.errors import ConfigError
+from mnerqg.pictures import PictureStore
+from mnerqg.schema import Post
+from mnerqg.tagger import Tagger
+
+
+def main(argv: list[str]) -> None:
+    """Measure both and print rows a second, their ratio and the time to the first file of tags.
+
+    Raises:
+        MnerqgError: as `jobs/tag.py`; the archive must be Parquet with `image_uri` or without pictures.
+    """
+    parser = argparse.ArgumentParser(prog="jobs/benchmark.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="model directory")
+    parser.add_argument("--input", required=True, help="archive in Parquet")
+    parser.add_argument("--output", required=True, help="new folder for the tags of the run on Ray")
+    parser.add_argument("--posts", type=int, default=1000, help="posts of the plain loop")
+    parser.add_argument("--config", type=Path, help="YAML of settings")
+    arguments, overrides = parser.parse_known_args(argv)
+    config = load_settings(arguments.config, overrides)
+    plan = plan_tagging(config, arguments.model, arguments.input, arguments.output)
+    if plan.state.run_id is not None:
+        raise ConfigError(f"--output {plan.output} holds a run; choose a new folder")
+    if plan.archive.format != "parquet" or plan.archive.pictures not in ("uris", "none"):
+        raise ConfigError(
+            f"--input {plan.archive.uri} is {plan.archive.format} with {plan.archive.pictures}; the plain loop "
+            "reads Parquet with image_uri, or without pictures"
+        )
+    plain_rows, plain_s = tag_plainly(plan, arguments.posts)
+    print(
+        f"plain loop: {plain_rows:,} posts in {plain_s:.1f} s, {plain_rows / plain_s:.1f} a second",
+        flush=True,
+    )
+    started = time.monotonic()
+    ray.init(ignore_reinit_error=True)
+    first = FirstFile(plan.output, started)
+    manifest = tag_archive(plan)
+    total_s = time.monotonic() - started
+    steady = manifest["rows_per_second"]
+    print(f"Ray: {manifest['rows']:,} posts in {total_s:.1f} s from start to end")
+    print(f"  first file of tags after {first.seconds():.1f} s")
+    print(f"  {steady:.1f} posts a second, model busy {manifest['model_busy']:.0%}")
+    print(f"ratio, without Ray's start: {steady * plain_s / plain_rows:.2f}")
+
+
+def tag_plainly(plan: TagPlan, count: int) -> tuple[int, float]:
+    """Tag the first `count` posts in this process; posts and seconds, the loading of the model left out."""
+    tagger = Tagger.load(plan.model)
+    store = PictureStore(plan.policy)
+    rows = itertools.islice(_rows(plan), count)
+    started = time.monotonic()
+    done = 0
+    while batch := list(itertools.islice(rows, plan.config.batch_posts)):
+        fetched = store.fetch_many([uri for _, _, uri in batch])
+        posts = [
+            Post(post_id, text, one.data) for (post_id, text, _), one in zip(batch, fetched, strict=True)
+        ]
+        done += len(tagger.tag(posts, batch_size=plan.config.batch_posts))
+    return done, time.monotonic() - started
+
+
+def _rows(plan: TagPlan) -> Iterator[tuple[str, str | None, str | None]]:
+    columns = plan.config.columns
+    names = [columns.post_id, columns.text, *([columns.image_uri] if plan.archive.pictures == "uris" else [])]
+    for entry in plan.archive.files:
+        with storage.open_stream(entry.uri) as stream, pq.ParquetFile(stream) as file:
+            for batch in file.iter_batches(columns=names):
+                yield from _tuples(batch, names)
+
+
+def _tuples(batch: pa.RecordBatch, names: list[str]) -> Iterator[tuple[Any, Any, Any]]:
+    values = [batch[name].to_pylist() for name in names]
+    if len(values) == 2:  # no pictures
+        values.append([None] * batch.num_rows)
+    return zip(*values, strict=True)
+
+
+class FirstFile:
+    """Watches for the first file of tags, in a thread."""
+
+    def __init__(self, output: str, started: float) -> None:
+        self._found = float("nan")
+        threading.Thread(target=self._watch, args=(output, started), daemon=True).start()
+
+    def seconds(self) -> float:
+        """From `started`, to a quarter of a second."""
+        return self._found
+
+    def _watch(self, output: str, started: float) -> None:
+        while not (storage.exists(output) and storage.list_files(output, ".parquet")):
+            time.sleep(0.25)
+        self._found = time.monotonic() - started
+
+
+if __name__ == "__main__":
+    run(main)
