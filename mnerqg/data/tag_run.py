@@ -10,15 +10,15 @@ Readers of Parquet (DuckDB, Spark, pandas, Ray) leave out names that begin with 
 
 A write first puts down `_checkpoint/W.pending.parquet`, then the tags `W-0.parquet`, `W-1.parquet`, …, and at
 last renames the first to `_checkpoint/W.parquet`. So a file of tags counts if and only if its ids are there
-under their final name and it holds as many rows as they say. `reconcile` makes that true after whatever death:
-what does not count is deleted, and its rows are tagged again.
+under their final name, it holds as many rows as they say, and none of them is in another write. `reconcile`
+makes that true after whatever death: what does not count is deleted, and its rows are tagged again.
 """
 
 import hashlib
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -192,14 +192,35 @@ def reconcile(output: str) -> RowHashes:
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         ids = dict(zip(committed, pool.map(_read_ids, committed.values()), strict=True))
         rows = dict(zip(tags, pool.map(_rows_or_none, tags.values()), strict=True))
-        good = {write for write, own in ids.items() if own is not None and rows.get(write) == len(own)}
+        whole = {write: own for write, own in ids.items() if own is not None and rows.get(write) == len(own)}
+        good = _without_doubles(whole)
         doomed = [entry for write, files in tags.items() if write not in good for entry in files]
         # The ids last: without them the tags are known not to count, whatever happens in between.
         doomed_ids = [entry for write, entry in committed.items() if write not in good] + pending
         for batch in (doomed, doomed_ids):
             list(pool.map(lambda entry: storage.delete_file(entry.uri), batch))
-    kept = [own for write, own in ids.items() if write in good and own is not None]
-    return np.sort(np.concatenate(kept)) if kept else np.empty(0, np.uint64)
+    return _sorted(good.values())
+
+
+def _without_doubles(writes: dict[str, RowHashes]) -> dict[str, RowHashes]:
+    """The writes but those with rows of an earlier one, as a worker leaves that outlives its driver for a moment."""
+    everything = _sorted(writes.values())
+    doubles = everything[1:][everything[1:] == everything[:-1]]
+    if not len(doubles):
+        return writes
+    good: dict[str, RowHashes] = {}
+    seen: set[int] = set()
+    for write, own in sorted(writes.items()):
+        shared = set(own[np.isin(own, doubles)].tolist())
+        if not shared & seen:
+            good[write] = own
+            seen |= shared
+    return good
+
+
+def _sorted(parts: Iterable[RowHashes]) -> RowHashes:
+    parts = list(parts)
+    return np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
 
 
 def _name(entry: storage.FileEntry) -> str:
@@ -301,7 +322,7 @@ def finish(
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         counts = TagCounts.total(pool.map(TagCounts.of_file, files))
         rows = list(pool.map(count_rows, files))
-    ids = np.sort(np.concatenate(counts.row_hashes)) if counts.row_hashes else np.empty(0, np.uint64)
+    ids = _sorted(counts.row_hashes)
     doubles = int((ids[1:] == ids[:-1]).sum())
     if counts.rows != identity.rows or doubles:
         raise RunError(

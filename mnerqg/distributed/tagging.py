@@ -196,6 +196,7 @@ def tag_archive(plan: TagPlan, load_tagger: Callable[[str], Tagger] = Tagger.loa
                     f"run {run_id}: tagging failed: {_reason(error)}; what is written is safe: run the same "
                     "command again"
                 ) from error
+            tag_run.reconcile(plan.output)  # what workers of a dead driver still wrote after the first time
         seconds = time.monotonic() - started
         busy, ready = ray.get(monitor.totals.remote())
         if plan.identity.base is not None:

@@ -102,6 +102,14 @@ def test_reconcile_on_s3(s3_bucket: str) -> None:
     assert names == [f"w{number}_000000-{part}.parquet" for number in (0, 2) for part in (0, 1)]
 
 
+def test_of_two_writes_with_a_row_in_common_one_counts(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    for name, ids in (("a", [1, 2, 3]), ("b", [4, 5]), ("c", [3, 6]), ("d", [6, 7]), ("e", [5, 8])):
+        write(output, f"{name}_000000", ids)
+    assert reconcile(output).tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted(path.name[0] for path in tmp_path.glob("*.parquet")) == ["a", "b", "d"]
+
+
 def test_claim_resume_and_restart(tmp_path: Path) -> None:
     output = str(tmp_path / "tags")
     first = claim(output, IDENTITY, {"model": "x"}, restart=False)

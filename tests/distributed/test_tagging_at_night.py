@@ -29,7 +29,7 @@ SETTINGS = (
     "--columns.pass_through=[row, lang]",
     "--min_rows_per_file=50",
     "--max-failed=0.1",
-    "--actors=2",
+    "--actors=1",
     "--cpus_per_actor=0.5",
     f"--pictures.max_bytes={archives.MAX_BYTES}",
 )
@@ -284,7 +284,7 @@ def peak_memory(rows: int, model: Path, folder: Path) -> dict[str, float]:
     write_cheap_archive(str(archive), rows, files=8)
     peaks = {"driver": 0.0, "worker": 0.0}
     with driver(
-        str(model), str(archive), str(output), "--actors=2", "--cpus_per_actor=0.5", log=log
+        str(model), str(archive), str(output), "--actors=1", "--cpus_per_actor=0.5", log=log
     ) as process:
         while process.poll() is None:
             measure(psutil.Process(process.pid), peaks)

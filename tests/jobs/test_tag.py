@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,32 @@ def test_archive_without_pictures_and_words(
     with pytest.raises(MnerqgError, match=r"belongs to a run of something else .*columns or pictures"):
         main(arguments(tiny_model, Path("archive"), Path("tags")))
     assert sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "tags").rglob("*")) == before
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_dry_run(tiny_model: Path, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = arguments(tiny_model, archive, tmp_path / "tags", "--actors", "[1, 2]")
+    main([*command, "--dry-run"])
+    printed = capsys.readouterr().out
+    size = (archive / "posts.parquet").stat().st_size
+    for label, value in (
+        ("posts", "3"),
+        ("files", r"1 \(parquet\)"),
+        ("bytes", f"{size:,}"),
+        ("pictures", "none"),
+        ("model", r"1 to 2 actor\(s\) with 1 CPU and 0 GPU"),
+        ("cluster", "4 CPUs, 0 GPUs, object store of 191 MiB"),
+        ("output", r".*/tags \(a new run\)"),
+    ):
+        assert re.search(rf"^{label} +{value}$", printed, re.MULTILINE), (label, printed)
+    assert not (tmp_path / "tags").exists()
+    (tmp_path / "tags").mkdir()
+    state = {"run_id": "r1", "identity": {"model_id": "m", "archive": "a", "digest": "d", "rows": 1}}
+    (tmp_path / "tags" / "_run.json").write_text(json.dumps(state))
+    check_refusal([*command, "--dry-run"], r"belongs to a run of something else \(model: m there")
+    main([*command, "--dry-run", "--restart"])
+    assert re.search(r"^output +.*/tags \(starts over run r1\)$", capsys.readouterr().out, re.MULTILINE)
+    assert json.loads((tmp_path / "tags" / "_run.json").read_text()) == state
 
 
 def damage(model: Path, change: Callable[[Path], object]) -> Path:
