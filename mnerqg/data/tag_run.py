@@ -47,6 +47,7 @@ KEPT_PREFIX = "kept-"
 RowHashes = npt.NDArray[np.uint64]
 
 _IN_FLIGHT = 16
+_COUNTED_IN_FLIGHT = 4  # each holds rows in memory
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ def finish(
         RunError: rows are missing or double, or too many failed; then there is no _SUCCESS.
     """
     files = storage.list_files(output, ".parquet")
-    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+    with ThreadPoolExecutor(_COUNTED_IN_FLIGHT) as pool:
         counts = TagCounts.total(pool.map(TagCounts.of_file, files))
         rows = list(pool.map(count_rows, files))
     ids = _sorted(counts.row_hashes)

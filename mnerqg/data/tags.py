@@ -27,6 +27,7 @@ _COLUMNS = [
     ROW_HASH,
 ]
 _SHOWN_REASONS = 20
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass
@@ -60,7 +61,7 @@ class TagCounts:
         counts = cls()
         with open_parquet(entry) as file:
             images = ["images"] if "images" in file.schema_arrow.names else []
-            for rows in file.iter_batches(columns=_COLUMNS + images):
+            for rows in file.iter_batches(_ROWS_AT_ONCE, columns=_COLUMNS + images):
                 counts._add(rows)
         return counts
 
