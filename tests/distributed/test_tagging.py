@@ -366,6 +366,34 @@ def test_too_many_failures_and_their_retry(tmp_path: Path, tiny_model: Path, ser
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_only_what_is_lost_is_tagged_again(tmp_path: Path, tiny_model: Path, kind: str) -> None:
+    """A run that stopped before its end, with one of its files lost on the way."""
+    rows = [{"post_id": str(number), "text": post(number), "image_uri": "gone.jpg"} for number in range(120)]
+    (tmp_path / "archive").mkdir()
+    if kind == "jsonl":
+        (tmp_path / "archive" / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    else:
+        write_archive(str(tmp_path / "archive"), rows)
+    archive, output = str(tmp_path / "archive"), tmp_path / "tags"
+    config = SMALL.model_copy(update={"min_rows_per_file": 10, "max_failed": 0.5})
+    with pytest.raises(RunError, match=r"120 of 120 pictures failed \(100\.0%"):
+        cheap(config, tiny_model, archive, str(output))
+    before = read_tags(str(output))
+    files = sorted(output.glob("*.parquet"))
+    # With one of its files a write has lost its meaning: all of it is tagged again.
+    write = files[1].name.rpartition("-")[0]
+    lost = sum(pq.read_metadata(path).num_rows for path in files if path.name.startswith(write))
+    files[1].unlink()
+    manifest = cheap(SMALL, tiny_model, archive, str(output))
+    assert 0 < manifest["rows_this_time"] == lost < 120
+    assert manifest["run_id"] == json.loads((output / "_run.json").read_text())["run_id"]
+    assert_same_rows(before, read_finished(str(output)))
+    kept = {path.name for path in files if not path.name.startswith(write)}
+    assert kept < {path.name for path in output.glob("*.parquet")}
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_one_run_at_a_time(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_archive(str(tmp_path / "archive"), [{"post_id": "1", "text": "the city"}])
     output = str(tmp_path / "tags")
