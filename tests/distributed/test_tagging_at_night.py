@@ -35,7 +35,8 @@ SETTINGS = (
 )
 PATIENT = ("--pictures.attempts=8", "--pictures.timeout_s=3")
 
-pytestmark = pytest.mark.slow
+# A dozen jobs one after another, each of which imports torch in several processes.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def run_to_end(*arguments: str, log: Path, **environment: str) -> int:
 
 
 def wait_until(
-    happened: Callable[[], object], process: subprocess.Popen[bytes], log: Path, seconds: float = 240
+    happened: Callable[[], object], process: subprocess.Popen[bytes], log: Path, seconds: float = 400
 ) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
@@ -263,12 +264,16 @@ def test_night_on_a_real_gateway(
         proxy.close()
     assert_same_rows(expected, read_tags(f"{ceph_s3}/tags"))
 
+
+@pytest.mark.real_s3
+def test_wrong_credentials_are_one_line(ceph_s3: str, tiny_model: Path, tmp_path: Path) -> None:
+    archive, log = f"{ceph_s3}/archive", tmp_path / "log"
+    storage.write_bytes(f"{archive}/a.parquet", b"not even looked at")
     wrong = {"AWS_SECRET_ACCESS_KEY": "wrong"}
-    refused = tmp_path / "refused"
-    assert run_to_end(str(tiny_model), archive, f"{ceph_s3}/no", *SETTINGS, log=refused, **wrong) == 2
-    last = refused.read_text().strip().splitlines()[-1]
-    assert last.startswith(f"error: {archive}")
-    assert "refuses the AWS credentials (SignatureDoesNotMatch)" in last
+    assert run_to_end(str(tiny_model), archive, f"{ceph_s3}/tags", log=log, **wrong) == 2
+    (line,) = log.read_text().strip().splitlines()
+    assert line.startswith(f"error: {archive}")
+    assert "refuses the AWS credentials (SignatureDoesNotMatch)" in line
 
 
 def test_memory_stays_flat(tiny_model: Path, tmp_path: Path) -> None:
