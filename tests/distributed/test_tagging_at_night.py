@@ -266,12 +266,16 @@ def test_night_on_a_real_gateway(
 
 
 @pytest.mark.real_s3
-def test_wrong_credentials_are_one_line(ceph_s3: str, tiny_model: Path, tmp_path: Path) -> None:
-    archive, log = f"{ceph_s3}/archive", tmp_path / "log"
+def test_wrong_credentials_are_one_line(ceph_s3: str, tiny_model: Path) -> None:
+    archive = f"{ceph_s3}/archive"
     storage.write_bytes(f"{archive}/a.parquet", b"not even looked at")
-    wrong = {"AWS_SECRET_ACCESS_KEY": "wrong"}
-    assert run_to_end(str(tiny_model), archive, f"{ceph_s3}/tags", log=log, **wrong) == 2
-    (line,) = log.read_text().strip().splitlines()
+    command = [sys.executable, "jobs/tag.py", "--model", str(tiny_model), "--input", archive]
+    environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": "wrong"}
+    refused = subprocess.run(
+        [*command, "--output", f"{ceph_s3}/tags"], env=environment, capture_output=True, text=True
+    )
+    assert (refused.returncode, refused.stdout) == (2, "")
+    (line,) = refused.stderr.strip().splitlines()
     assert line.startswith(f"error: {archive}")
     assert "refuses the AWS credentials (SignatureDoesNotMatch)" in line
 
