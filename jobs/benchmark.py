@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from jobs.tag import load_settings
 from mnerqg import storage
 from mnerqg.cli import run
+from mnerqg.config import TagConfig, load_file
 from mnerqg.distributed.tagging import TagPlan, plan_tagging, tag_archive
 from mnerqg.errors import ConfigError
 from mnerqg.pictures import PictureStore
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--posts", type=int, default=1000, help="posts of the plain loop")
     parser.add_argument("--config", type=Path, help="YAML of settings")
     arguments, overrides = parser.parse_known_args(argv)
-    config = load_settings(arguments.config, overrides)
+    config = load_file(TagConfig, arguments.config, overrides)
     plan = plan_tagging(config, arguments.model, arguments.input, arguments.output)
     if plan.state.run_id is not None:
         raise ConfigError(f"--output {plan.output} holds a run; choose a new folder")

@@ -15,11 +15,10 @@ from typing import Any
 import ray
 
 from mnerqg.cli import run
-from mnerqg.config import TagConfig, load_config
+from mnerqg.config import TagConfig, load_file
 from mnerqg.data.tag_run import MANIFEST_FILE
 from mnerqg.distributed.tag_resources import Resources, plan_resources
 from mnerqg.distributed.tagging import TagPlan, plan_tagging, tag_archive
-from mnerqg.errors import ConfigError
 
 
 def main(argv: list[str]) -> None:
@@ -52,7 +51,7 @@ def main(argv: list[str]) -> None:
         help="tag again only the rows of this run whose pictures failed for a passing reason, take over the others",
     )
     arguments, overrides = parser.parse_known_args(argv)
-    config = load_settings(arguments.config, overrides)
+    config = load_file(TagConfig, arguments.config, overrides)
     plan = plan_tagging(
         config,
         arguments.model,
@@ -76,15 +75,6 @@ def main(argv: list[str]) -> None:
         print(format_plan(plan, plan_resources(config, ray.cluster_resources())))
         return
     print(format_summary(tag_archive(plan)))
-
-
-def load_settings(path: Path | None, overrides: list[str]) -> TagConfig:
-    """The settings of a YAML file, or the defaults, with overrides."""
-    if path is None:
-        return load_config(TagConfig, "", overrides, source="the command line")
-    if not path.is_file():
-        raise ConfigError(f"--config {path} does not exist; leave it out for the defaults")
-    return load_config(TagConfig, path.read_text(encoding="utf-8"), overrides, source=str(path))
 
 
 def format_plan(plan: TagPlan, resources: Resources) -> str:

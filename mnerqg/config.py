@@ -5,6 +5,7 @@ command line overrides it. An unknown key or a bad value raises `ConfigError` be
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
@@ -278,6 +279,19 @@ def load_config(section: type[S], text: str, overrides: Sequence[str] = (), *, s
         key = ".".join(str(part) for part in first["loc"])
         place = "" if any(f"{key}.".startswith(f"{name}.") for name in given) else f"{source}: "
         raise ConfigError(place + _one_line(section, first)) from None
+
+
+def load_file(section: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
+    """`load_config` from a file that --config names, or from the defaults where it is None.
+
+    Raises:
+        ConfigError: there is no such file, or as `load_config`.
+    """
+    if path is None:
+        return load_config(section, "", overrides, source="the command line")
+    if not path.is_file():
+        raise ConfigError(f"--config {path} does not exist; leave it out for the defaults")
+    return load_config(section, path.read_text(encoding="utf-8"), overrides, source=str(path))
 
 
 def dump_config(config: Section) -> str:
