@@ -6,7 +6,7 @@
     _manifest.json   files, rows, counts by status and type, reasons of failures, time
     _SUCCESS         empty, written last and only where everything is in order
 
-Readers of Parquet (DuckDB, Spark, pandas, Ray) leave out names that begin with `_`.
+Spark, pandas and Ray leave out names that begin with `_`; DuckDB's `**` does not, so the ids go at the end.
 
 A write first puts down `_checkpoint/W.pending.parquet`, then the tags `W-0.parquet`, `W-1.parquet`, …, and at
 last renames the first to `_checkpoint/W.parquet`. So a file of tags counts if and only if its ids are there
@@ -160,7 +160,7 @@ def claim(output: str, identity: RunIdentity, request: Mapping[str, Any], *, res
         raise StorageError(f"--output {output} holds a finished run; choose another folder")
     if state.run_id is not None and not restart:
         return state.run_id
-    if restart and storage.exists(output):
+    if state.run_id is not None:  # only what is a run's: the folder may hold somebody's hidden files
         storage.delete_directory(output)
     run_id = uuid.uuid4().hex[:12]
     run = {
@@ -271,8 +271,7 @@ def retryable_rows(base: str) -> RowHashes:
     """The sorted ids of a run's rows whose pictures failed for a passing reason."""
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         tables = list(pool.map(_read_retryable, storage.list_files(base, ".parquet")))
-    ids = [table.filter(table["retryable"])[ROW_HASH].to_numpy() for table in tables]
-    return np.sort(np.concatenate(ids).astype(np.uint64))
+    return _sorted(table.filter(table["retryable"])[ROW_HASH].to_numpy() for table in tables)
 
 
 def take_over(base: str, output: str) -> None:
@@ -321,8 +320,8 @@ def finish(
     """
     files = storage.list_files(output, ".parquet")
     with ThreadPoolExecutor(_COUNTED_IN_FLIGHT) as pool:
-        counts = TagCounts.total(pool.map(TagCounts.of_file, files))
-        rows = list(pool.map(count_rows, files))
+        parts = list(pool.map(TagCounts.of_file, files))
+    counts = TagCounts.total(parts)
     ids = _sorted(counts.row_hashes)
     doubles = int((ids[1:] == ids[:-1]).sum())
     if counts.rows != identity.rows or doubles:
@@ -340,10 +339,10 @@ def finish(
         "files": [
             {
                 "name": entry.uri.removeprefix(output.rstrip("/") + "/"),
-                "rows": count,
+                "rows": part.rows,
                 "bytes": entry.size,
             }
-            for entry, count in zip(files, rows, strict=True)
+            for entry, part in zip(files, parts, strict=True)
         ],
     }
     storage.write_text(storage.join(output, MANIFEST_FILE), json.dumps(manifest, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """JSON Lines archives as a source of Ray Data: one task a file, which streams its posts (DESIGN §6).
 
-It stands beside `ray.data.read_parquet(include_row_hash=True)`: a `read_*` source with the same `row_hash`, whose
-rows Ray Data's checkpoints can leave out when a run is continued.
+It stands beside `ray.data.read_parquet(include_row_hash=True)`: a source with the same `row_hash`, by which a
+continued run leaves out what is done.
 """
 
 from collections.abc import Iterator

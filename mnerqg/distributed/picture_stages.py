@@ -18,28 +18,10 @@ from mnerqg.pictures import Fetched, PicturePolicy, PictureStore
 
 PICTURES = "mnerqg:pictures"
 
-_FETCHED_TYPE = pa.list_(
-    pa.struct(
-        [
-            ("data", pa.large_binary()),
-            ("status", pa.string()),
-            ("error", pa.string()),
-            ("retryable", pa.bool_()),
-        ]
-    )
-)
-_DECODED_TYPE = pa.list_(
-    pa.struct(
-        [
-            ("pixels", pa.large_binary()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("status", pa.string()),
-            ("error", pa.string()),
-            ("retryable", pa.bool_()),
-        ]
-    )
-)
+_OUTCOME = [("status", pa.string()), ("error", pa.string()), ("retryable", pa.bool_())]
+_SIZED = [("pixels", pa.large_binary()), ("width", pa.int32()), ("height", pa.int32())]
+_FETCHED_TYPE = pa.list_(pa.struct([("data", pa.large_binary()), *_OUTCOME]))
+_DECODED_TYPE = pa.list_(pa.struct([*_SIZED, *_OUTCOME]))
 
 
 class FetchPictures:

@@ -128,6 +128,12 @@ def test_claim_resume_and_restart(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "tags").iterdir()] == ["_run.json"]
 
 
+def test_restart_of_nothing_leaves_what_is_hidden(tmp_path: Path) -> None:
+    (tmp_path / ".keep").write_text("mine")
+    claim(str(tmp_path), IDENTITY, {}, restart=True)
+    assert (tmp_path / ".keep").read_text() == "mine"
+
+
 def test_finish(tmp_path: Path) -> None:
     output = str(tmp_path / "tags")
     claim(output, IDENTITY, {}, restart=False)
