@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,15 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from mnerqg import storage
-from tests.servers import CEPH_KEY, CEPH_PROGRAMS, CEPH_SECRET, FaultyProxy, ScriptedServer, ceph_gateway
+from tests.servers import (
+    CEPH_PROGRAMS,
+    FaultyProxy,
+    ScriptedServer,
+    ceph_environment,
+    ceph_gateway,
+    create_bucket,
+    faults,
+)
 
 CEPH_SCRIPT = Path(__file__).resolve().parents[2] / "shared" / "tools" / "ceph-rgw.sh"
 
@@ -40,9 +47,7 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3_bucket(s3_endpoint: str) -> str:
     """The URI of a fresh, empty bucket."""
-    name = f"bucket-{uuid.uuid4().hex}"
-    storage.s3_client().create_bucket(Bucket=name)
-    return f"s3://{name}"
+    return create_bucket()
 
 
 @pytest.fixture
@@ -132,7 +137,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         decode=DecodeConfig(span_threshold=0.012, match_threshold=0.4, region_threshold=0.0197),
         train=TrainConfig(precision="fp32", gpus_per_worker=0),
     )
-    model = build_pretrained(config.model)
+    model = build_pretrained(config.model, 4)
     text_encoder = TextEncoder(
         tokenizer=load_tokenizer(str(encoder)), queries=load_queries(config.queries), max_length=64
     )
@@ -141,14 +146,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def faulty_s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """A proxy that spoils 5 % of the requests, between this process (and its children) and the S3 server."""
-    proxy = FaultyProxy(s3_endpoint, share=0.05, seed=1)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-    storage.s3_client.cache_clear()
-    yield proxy
-    storage.s3_client.cache_clear()
-    proxy.close()
+def faulty_s3(s3_endpoint: str) -> Iterator[FaultyProxy]:
+    """A proxy that spoils 5 % of the requests to the S3 server."""
+    with faults(s3_endpoint) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")
@@ -164,18 +165,7 @@ def ceph_endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def ceph_s3(ceph_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def ceph_s3(ceph_endpoint: str) -> Iterator[str]:
     """The URI of a fresh, empty bucket of the Ceph gateway, to which the AWS environment points."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", ceph_endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", CEPH_KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CEPH_SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    storage.s3_client.cache_clear()
-    name = f"bucket-{uuid.uuid4().hex}"
-    storage.s3_client().create_bucket(Bucket=name)
-    yield f"s3://{name}"
-    storage.s3_client.cache_clear()
+    with ceph_environment(ceph_endpoint):
+        yield create_bucket()

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import http.client
+import os
 import random
 import socket
 import subprocess
@@ -10,11 +11,16 @@ import tempfile
 import threading
 import time
 import urllib.parse
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from mnerqg import storage
 
 
 class ScriptedServer:
@@ -278,6 +284,25 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+@contextlib.contextmanager
+def faults(endpoint: str, share: float = 0.05, seed: int = 1) -> Iterator[FaultyProxy]:
+    """A proxy that spoils a share of the requests, between this process (and its children) and the S3 server."""
+    proxy = FaultyProxy(endpoint, share=share, seed=seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        storage.s3_client.cache_clear()
+        yield proxy
+    storage.s3_client.cache_clear()
+    proxy.close()
+
+
+def create_bucket() -> str:
+    """The URI of a fresh, empty bucket on the S3 server of the environment."""
+    name = f"bucket-{uuid.uuid4().hex}"
+    storage.s3_client().create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
 # ---- Ceph ------------------------------------------------------------------------------------------
 
 CEPH_PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
@@ -303,6 +328,23 @@ def ceph_gateway(script: Path) -> Iterator[str]:
         if code:
             raise RuntimeError(f"{script} up ended with {code}: {log.read_text()[-2000:]}")
         yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def ceph_environment(endpoint: str) -> Iterator[None]:
+    """The AWS environment of this process and its children points to that gateway, and nothing else is in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        patch.setenv("AWS_ACCESS_KEY_ID", CEPH_KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", CEPH_SECRET)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        storage.s3_client.cache_clear()
+        yield
+    storage.s3_client.cache_clear()
 
 
 def _stop_ceph(script: Path, cluster: Path) -> None:
