@@ -1,7 +1,8 @@
-"""Import a public dataset: `python jobs/prepare.py twitter --root DIR --output URI`.
+"""Import a public dataset: `python jobs/prepare.py LAYOUT --root DIR --output URI`.
 
-Reads the release layout (`{train,valid,test}.txt`, `*_images/`, `xml/`) and writes Parquet a split with
-`summary.json` beside them. The summary is printed too.
+Layouts: `twitter` is that of the Twitter2015 and Twitter2017 releases (`{train,valid,test}.txt`, `*_images/`,
+`xml/`), `flickr30k` that of Flickr30K Entities (`{train,val,test}.txt`, `Sentences/`, `Annotations/`, `*images*/`).
+Writes Parquet a split with `summary.json` beside them. The summary is printed too.
 """
 
 import argparse
@@ -9,9 +10,13 @@ from pathlib import Path
 
 from mnerqg import storage
 from mnerqg.cli import run
-from mnerqg.data.twitter import SUMMARY_FILE, DatasetSummary, SplitSummary, import_dataset
+from mnerqg.data import flickr30k, twitter
+from mnerqg.data.importing import SUMMARY_FILE
 
 PRINTED_NAMES = 20
+
+Figures = list[tuple[str, int]]
+"""The printed figures of a split, by label, in the order of the table."""
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -20,22 +25,23 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         prog="prepare.py", description=__doc__.splitlines()[0] if __doc__ else None
     )
     layouts = parser.add_subparsers(dest="layout", required=True, metavar="LAYOUT")
-    twitter = layouts.add_parser("twitter", help="the layout of the Twitter2015 and Twitter2017 releases")
-    twitter.add_argument(
-        "--root", type=Path, required=True, help="directory with train.txt, *_images/ and xml/"
-    )
-    twitter.add_argument("--output", required=True, help="directory or s3:// URI to write the dataset to")
-    twitter.add_argument(
-        "--splits",
-        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
-        help="splits that must exist and alone are imported, such as train,valid (default: those that exist)",
-    )
-    twitter.add_argument("--overwrite", action="store_true", help="replace an earlier prepared dataset")
+    for name, release, root in (
+        ("twitter", "the Twitter2015 and Twitter2017 releases", "train.txt, *_images/ and xml/"),
+        ("flickr30k", "Flickr30K Entities", "train.txt, Sentences/, Annotations/ and flickr30k-images/"),
+    ):
+        layout = layouts.add_parser(name, help=f"the layout of {release}")
+        layout.add_argument("--root", type=Path, required=True, help=f"directory with {root}")
+        layout.add_argument("--output", required=True, help="directory or s3:// URI to write the dataset to")
+        layout.add_argument(
+            "--splits",
+            type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+            help="splits that must exist and alone are imported, such as train,valid (default: those that exist)",
+        )
+        layout.add_argument("--overwrite", action="store_true", help="replace an earlier prepared dataset")
     return parser.parse_args(argv)
 
 
-def table_rows(summary: SplitSummary) -> list[tuple[str, int]]:
-    """The printed figures of a split, by label, in the order of the table."""
+def twitter_figures(summary: twitter.SplitSummary) -> Figures:
     entities = [(f"  {name}", count) for name, count in summary.entities.items()]
     boxes = [(f"  {name}", count) for name, count in summary.boxes.items()]
     return [
@@ -60,30 +66,81 @@ def table_rows(summary: SplitSummary) -> list[tuple[str, int]]:
     ]
 
 
-def format_summary(summary: DatasetSummary) -> str:
-    """An aligned table, one column a split, followed by what a person has to look at."""
-    columns = {split: table_rows(figures) for split, figures in summary.splits.items()}
+def flickr30k_figures(summary: flickr30k.SplitSummary) -> Figures:
+    return [
+        ("pictures (one a row)", summary.posts),
+        ("  without a phrase that has a box", summary.posts_without_phrases),
+        ("captions", summary.captions),
+        ("marked phrases", sum(summary.mentions.values())),
+        ("  with a box", summary.mentions["boxed"]),
+        ("  left out: not visual", summary.mentions["not_visual"]),
+        ("  left out: the whole scene", summary.mentions["scene"]),
+        ("  left out: no box drawn", summary.mentions["no_box"]),
+        ("  left out: box outside the picture", summary.mentions["box_outside"]),
+        ("  left out: unknown to the XML", summary.mentions["unknown"]),
+        ("phrases (distinct, with a box)", summary.phrases),
+        ("pictures found", summary.pictures_found),
+        ("pictures missing", summary.pictures_missing),
+        ("pictures unreadable", summary.pictures_unreadable),
+        ("  of another size than the XML says", summary.size_mismatch),
+        ("boxes", summary.boxes),
+        ("  clipped to the picture", summary.boxes_clipped),
+        ("  dropped (outside or empty)", summary.boxes_dropped),
+        ("  merged into their entity's one box", summary.boxes_merged),
+        ("entities of several boxes", summary.entities_merged),
+    ]
+
+
+def format_table(columns: dict[str, Figures]) -> list[str]:
+    """The lines of an aligned table, one column a split."""
     labels = [label for label, _ in next(iter(columns.values()))]
     width = max(map(len, labels))
-    lines = [" " * width + "".join(f"{split:>10}" for split in columns)]
-    lines += [
-        f"{label:<{width}}" + "".join(f"{rows[index][1]:>10,}" for rows in columns.values())
-        for index, label in enumerate(labels)
+    return [
+        " " * width + "".join(f"{split:>10}" for split in columns),
+        *(
+            f"{label:<{width}}" + "".join(f"{figures[index][1]:>10,}" for figures in columns.values())
+            for index, label in enumerate(labels)
+        ),
     ]
-    if summary.absent_splits:
-        lines.append(f"not in the release: {', '.join(summary.absent_splits)}")
-    for split, figures in summary.splits.items():
-        lines += _listed(f"{split}: boxes whose name is no entity of the post", figures.unmatched_names)
-        lines += _listed(f"{split}: pictures not read", figures.picture_problems)
-    return "\n".join(lines)
 
 
-def _listed(title: str, names: list[str]) -> list[str]:
+def format_names(title: str, names: list[str]) -> list[str]:
+    """The lines that name what a person has to look at; none where there is nothing."""
     if not names:
         return []
     rest = len(names) - PRINTED_NAMES
     more = [f"  … and {rest:,} more in {SUMMARY_FILE}"] if rest > 0 else []
     return [f"\n{title} ({len(names):,}):", *(f"  {name}" for name in names[:PRINTED_NAMES]), *more]
+
+
+def format_absent(splits: list[str]) -> list[str]:
+    return [f"not in the release: {', '.join(splits)}"] if splits else []
+
+
+def import_twitter(arguments: argparse.Namespace) -> list[str]:
+    """Import the release; the lines of its summary."""
+    summary = twitter.import_dataset(arguments.root, arguments.output, arguments.splits, arguments.overwrite)
+    lines = format_table({split: twitter_figures(figures) for split, figures in summary.splits.items()})
+    lines += format_absent(summary.absent_splits)
+    for split, figures in summary.splits.items():
+        lines += format_names(f"{split}: boxes whose name is no entity of the post", figures.unmatched_names)
+        lines += format_names(f"{split}: pictures not read", figures.picture_problems)
+    return lines
+
+
+def import_flickr30k(arguments: argparse.Namespace) -> list[str]:
+    """Import the release; the lines of its summary."""
+    summary = flickr30k.import_dataset(
+        arguments.root, arguments.output, arguments.splits, arguments.overwrite
+    )
+    lines = format_table({split: flickr30k_figures(figures) for split, figures in summary.splits.items()})
+    lines += format_absent(summary.absent_splits)
+    for split, figures in summary.splits.items():
+        lines += format_names(
+            f"{split}: entities of the captions that the XML lacks", figures.unknown_entities
+        )
+        lines += format_names(f"{split}: pictures not read", figures.picture_problems)
+    return lines
 
 
 def main(argv: list[str]) -> None:
@@ -94,8 +151,8 @@ def main(argv: list[str]) -> None:
     """
     arguments = parse_arguments(argv)
     print(f"importing {arguments.root} to {arguments.output}", flush=True)
-    summary = import_dataset(arguments.root, arguments.output, arguments.splits, arguments.overwrite)
-    print(format_summary(summary))
+    lines = import_twitter(arguments) if arguments.layout == "twitter" else import_flickr30k(arguments)
+    print("\n".join(lines))
     print(f"\nwritten: {storage.join(arguments.output, SUMMARY_FILE)}")
 
 

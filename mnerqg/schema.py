@@ -45,11 +45,19 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
+class Phrase:
+    """A phrase of a picture's caption that is asked for in the place of an entity type (phrase grounding)."""
+
+    id: str
+    phrase: str
+
+
+@dataclass(frozen=True, slots=True)
 class Post:
     """A post with, for training and scoring, its annotations.
 
     `image` is the encoded file. `boxes_annotated` says whether an absent box means "nothing to see"
-    (True) or "nobody looked" (False).
+    (True) or "nobody looked" (False). Of a post with `phrases` a box's type is the id of a phrase.
     """
 
     post_id: str
@@ -58,6 +66,7 @@ class Post:
     entities: tuple[Span, ...] = ()
     boxes: tuple[Box, ...] = ()
     boxes_annotated: bool = False
+    phrases: tuple[Phrase, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,7 @@ BOX_TYPE = pa.struct(
         ("score", pa.float32()),
     ]
 )
+PHRASE_TYPE = pa.struct([("id", pa.string()), ("phrase", pa.string())])
 ENTITY_TYPE = pa.struct(
     [
         ("text", pa.string()),
@@ -155,6 +165,7 @@ TRAINING_SCHEMA = pa.schema(
         ("entities", pa.list_(SPAN_TYPE)),
         ("boxes", pa.list_(BOX_TYPE)),
         ("boxes_annotated", pa.bool_()),
+        ("phrases", pa.list_(PHRASE_TYPE)),
     ]
 )
 

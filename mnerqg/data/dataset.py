@@ -10,7 +10,10 @@ import pyarrow.parquet as pq
 
 from mnerqg import storage
 from mnerqg.errors import DataError
-from mnerqg.schema import TRAINING_SCHEMA, Box, Post, Span
+from mnerqg.schema import TRAINING_SCHEMA, Box, Phrase, Post, Span
+
+LABELS_FILE = "labels.json"
+"""What says that a dataset has weak boxes, and whose they are."""
 
 
 def post_from_row(row: Mapping[str, Any]) -> Post:
@@ -22,6 +25,7 @@ def post_from_row(row: Mapping[str, Any]) -> Post:
         entities=tuple(Span(**span) for span in row["entities"] or ()),
         boxes=tuple(Box(**box) for box in row["boxes"] or ()),
         boxes_annotated=bool(row["boxes_annotated"]),
+        phrases=tuple(Phrase(**phrase) for phrase in row["phrases"] or ()),
     )
 
 
@@ -54,15 +58,18 @@ def count_posts(data: str, split: str) -> int:
     return sum(_open(entry).metadata.num_rows for entry in split_files(data, split))
 
 
-def read_posts(data: str, split: str, *, share: int = 0, shares: int = 1) -> Iterator[Post]:
-    """The posts of a split, or every `shares`-th of them from `share` on.
+def read_posts(
+    data: str, split: str, *, share: int = 0, shares: int = 1, limit: int | None = None
+) -> Iterator[Post]:
+    """The posts of a split (of its first `limit`), or every `shares`-th of them from `share` on.
 
     The shares are disjoint and together complete, so that workers score every post exactly once.
     """
     index = 0
     for entry in split_files(data, split):
         for batch in _open(entry).iter_batches(batch_size=64):
-            mine = [number for number in range(batch.num_rows) if (index + number) % shares == share]
+            rows = batch.num_rows if limit is None else min(batch.num_rows, limit - index)
+            mine = [number for number in range(rows) if (index + number) % shares == share]
             index += batch.num_rows
             for row in batch.take(pa.array(mine, pa.int64())).to_pylist():
                 yield post_from_row(row)
@@ -76,6 +83,11 @@ def fingerprint(data: str, *splits: str) -> str:
         for entry in split_files(data, split)
     ]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+
+
+def is_labelled(data: str) -> bool:
+    """Whether jobs/label.py wrote the dataset to its end."""
+    return storage.exists(storage.join(data, LABELS_FILE))
 
 
 def _open(entry: storage.FileEntry) -> pq.ParquetFile:

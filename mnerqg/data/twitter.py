@@ -13,44 +13,23 @@ itself a blank such as U+00A0. Several posts can share a picture: the first keep
 next are `<id>#2`, `<id>#3`. A box is joined to an entity by letters and digits, case folded.
 """
 
-import json
-import math
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError
 
-import defusedxml.ElementTree as SafeTree
-import pyarrow as pa
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
-from defusedxml import DefusedXmlException
+from mnerqg.data import importing
+from mnerqg.data.importing import DatasetSummary
+from mnerqg.data.voc import Corners, VocFile, clip, read_voc
+from mnerqg.errors import DataError
+from mnerqg.schema import Box, Post, Span
 
-from mnerqg import storage
-from mnerqg.data import images
-from mnerqg.errors import DataError, StorageError
-from mnerqg.schema import TRAINING_SCHEMA, Box, Post, Span
-
-SPLITS = ("train", "valid", "test")
 TYPES = ("PER", "LOC", "ORG", "OTHER")
-ROWS_PER_FILE = 1000
-ROWS_PER_GROUP = 100
-SUMMARY_FILE = "summary.json"
-DATASET_FORMAT = "mnerqg-dataset"
-
-# Stands in the output while an import runs: an object store cannot rename a finished directory into place.
-_UNFINISHED = "_unfinished"
+SPLIT_FILES = {"train": "train.txt", "valid": "valid.txt", "test": "test.txt"}
 
 _TAGS = {f"{prefix}-{name}": (prefix, name) for prefix in "BI" for name in TYPES}
 _TAGS |= {"B-MISC": ("B", "OTHER"), "I-MISC": ("I", "OTHER")}
-_IMAGE_ID = re.compile(r"\w[\w.-]*")
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass
@@ -87,23 +66,6 @@ class SplitSummary:
         return asdict(self)
 
 
-@dataclass
-class DatasetSummary:
-    """What an import wrote: a summary a split, and the splits of the release that were not there."""
-
-    splits: dict[str, SplitSummary]
-    absent_splits: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of `summary.json`."""
-        return {
-            "format": DATASET_FORMAT,
-            "source": "twitter",
-            "absent_splits": self.absent_splits,
-            "splits": {split: summary.to_dict() for split, summary in self.splits.items()},
-        }
-
-
 @dataclass(frozen=True, slots=True)
 class TextPost:
     """A post as the CoNLL file gives it. Entities are code points of `text`."""
@@ -112,24 +74,6 @@ class TextPost:
     image_id: str
     text: str
     entities: tuple[Span, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class VocObject:
-    """A named box of an XML file, in pixels, as annotated: it may lie outside the picture."""
-
-    name: str
-    xyxy_px: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class VocFile:
-    """An XML file: the size it states (width, height; None where it states none) and its objects."""
-
-    path: Path
-    size: tuple[int, int] | None
-    objects: tuple[VocObject, ...]
-    objects_without_box: int
 
 
 # ---- text -----------------------------------------------------------------------------------------------
@@ -172,25 +116,9 @@ def parse_conll(path: Path, summary: SplitSummary | None = None) -> list[TextPos
     return posts
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give the split's file there") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}:{line}: byte {data[error.start]:#04x} is not UTF-8; convert the file"
-        ) from error
-    # Only the line feed ends a line: tokens may hold U+0085 or U+2028, at which str.splitlines would cut.
-    return [line.removesuffix("\r") for line in text.split("\n")]
-
-
 def _blocks(path: Path) -> Iterator[_Block]:
     block: _Block | None = None
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(importing.read_lines(path), start=1):
         if line.startswith("IMGID:") and "\t" not in line:
             if block is not None:
                 yield _with_words(path, block)
@@ -219,7 +147,7 @@ def _with_words(path: Path, block: _Block) -> _Block:
 
 def _image_id(path: Path, number: int, line: str) -> str:
     image_id = line.removeprefix("IMGID:").strip()
-    if not _IMAGE_ID.fullmatch(image_id):
+    if not importing.is_picture_id(image_id):
         raise DataError(
             f"{path}:{number}: {line!r} is no picture's id; use letters, digits, '_', '-' and '.'"
         )
@@ -266,59 +194,6 @@ def _entities(words: Sequence[tuple[str, str]], summary: SplitSummary) -> list[S
 # ---- boxes ----------------------------------------------------------------------------------------------
 
 
-def read_voc(path: Path) -> VocFile:
-    """The named boxes of a Pascal VOC file, read without entities or DTDs.
-
-    Raises:
-        DataError: naming the file, and the line or object, for broken XML and for a corner that is missing or
-            not a finite number.
-    """
-    try:
-        root = SafeTree.fromstring(path.read_bytes(), forbid_dtd=True)
-    except ParseError as error:
-        line = error.position[0]
-        raise DataError(f"{path}:{line}: broken XML ({error}); repair the file or remove it") from error
-    except (DefusedXmlException, ValueError, LookupError, OSError) as error:
-        raise DataError(
-            f"{path}: cannot be read as plain XML ({error}); repair the file or remove it"
-        ) from error
-    if root.tag != "annotation":
-        raise DataError(f"{path}: <{root.tag}> is not a Pascal VOC file; its root must be <annotation>")
-    objects: list[VocObject] = []
-    without_box = 0
-    for number, element in enumerate(root.findall("object"), start=1):
-        bndbox = element.find("bndbox")
-        if bndbox is None:
-            without_box += 1
-            continue
-        xyxy_px = _corners(path, number, bndbox)
-        names = [name.text or "" for name in element.findall("name")] or [""]
-        objects.extend(VocObject(" ".join(name.split()), xyxy_px) for name in names)
-    return VocFile(path, _stated_size(root), tuple(objects), without_box)
-
-
-def _corners(path: Path, number: int, bndbox: Element) -> tuple[float, float, float, float]:
-    values = []
-    for corner in _CORNERS:
-        text = bndbox.findtext(corner)
-        try:
-            value = float(text) if text is not None else math.nan
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise DataError(f"{path}: object {number} has {corner} {text!r}; write a number of pixels")
-        values.append(value)
-    return values[0], values[1], values[2], values[3]
-
-
-def _stated_size(root: Element) -> tuple[int, int] | None:
-    try:
-        width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
-    except (ValueError, OverflowError):
-        return None
-    return (width, height) if width > 0 and height > 0 else None
-
-
 def match_key(name: str) -> str:
     """What a box's name and an entity's surface are compared by: letters and digits, case folded."""
     return "".join(character for character in name.casefold() if character.isalnum())
@@ -334,14 +209,12 @@ def _types_by_key(post: TextPost) -> dict[str, list[str]]:
     return types
 
 
-def _clip(
-    xyxy_px: tuple[float, float, float, float], size: tuple[int, int] | None
-) -> tuple[float, float, float, float] | None:
-    """The part of a box within a picture of (width, height), None if nothing is left."""
-    width, height = size if size is not None else (math.inf, math.inf)
-    x_min, y_min = max(xyxy_px[0], 0.0), max(xyxy_px[1], 0.0)
-    x_max, y_max = min(xyxy_px[2], width), min(xyxy_px[3], height)
-    return (x_min, y_min, x_max, y_max) if x_min < x_max and y_min < y_max else None
+def _named_boxes(voc: VocFile) -> Iterator[tuple[str, Corners]]:
+    """The boxes of a file, once for each name they bear."""
+    for item in voc.objects:
+        if item.xyxy_px is not None:
+            for name in item.names or ("",):
+                yield name, item.xyxy_px
 
 
 def _join(
@@ -352,19 +225,19 @@ def _join(
     `known` are the keys that need no report here: the entities of other posts that show the same picture.
     """
     types_by_key = _types_by_key(post)
-    for voc_object in voc.objects:
-        key = match_key(voc_object.name)
+    for name, xyxy_px in _named_boxes(voc):
+        key = match_key(name)
         if key not in types_by_key:
             if key not in known:
                 summary.boxes_unmatched += 1
-                summary.unmatched_names.append(f"{voc.path.name}: {voc_object.name}")
+                summary.unmatched_names.append(f"{voc.path.name}: {name}")
             continue
         summary.boxes_ambiguous += len(types_by_key[key]) > 1
-        clipped = _clip(voc_object.xyxy_px, size)
+        clipped = clip(xyxy_px, size)
         if clipped is None:
             summary.boxes_dropped += 1
             continue
-        summary.boxes_clipped += clipped != voc_object.xyxy_px
+        summary.boxes_clipped += clipped != xyxy_px
         summary.boxes_joined += 1
         box = Box(types_by_key[key][0], *clipped)
         summary.boxes[box.type] += 1
@@ -372,33 +245,6 @@ def _join(
 
 
 # ---- pictures and posts ---------------------------------------------------------------------------------
-
-
-def _index_pictures(root: Path) -> dict[str, Path]:
-    directories = sorted(path for path in root.glob("*_images") if path.is_dir())
-    if not directories:
-        raise DataError(
-            f"{root}: no directory *_images; put the pictures in one (an empty one imports the text alone)"
-        )
-    pictures: dict[str, Path] = {}
-    for directory in directories:
-        for path in sorted(directory.iterdir(), key=lambda path: path.suffix.lower() != ".jpg"):
-            if path.suffix.lower() in _IMAGE_SUFFIXES:
-                pictures.setdefault(path.stem, path)
-    return pictures
-
-
-def _read_picture(path: Path, summary: SplitSummary) -> tuple[bytes, tuple[int, int]] | None:
-    """The encoded picture and its upright (width, height) in pixels, None if it does not decode."""
-    try:
-        data = path.read_bytes()
-        height, width = images.decode(data, images.ImageLimits()).shape[:2]
-    except (images.ImageProblem, OSError) as problem:
-        summary.pictures_unreadable += 1
-        summary.picture_problems.append(f"{path.name}: {problem}")
-        return None
-    summary.pictures_found += 1
-    return data, (width, height)
 
 
 def read_split(root: Path, split: str, summary: SplitSummary | None = None) -> Iterator[Post]:
@@ -412,8 +258,8 @@ def read_split(root: Path, split: str, summary: SplitSummary | None = None) -> I
         DataError: what `parse_conll` and `read_voc` raise, or there is no directory of pictures.
     """
     summary = SplitSummary() if summary is None else summary
-    posts = parse_conll(root / f"{split}.txt", summary)
-    pictures = _index_pictures(root)
+    posts = parse_conll(root / SPLIT_FILES[split], summary)
+    pictures = importing.index_pictures(root, "*_images")
     paths = {post.image_id: root / "xml" / f"{post.image_id}.xml" for post in posts}
     vocs = {image_id: read_voc(path) for image_id, path in paths.items() if path.is_file()}
     return _stream(posts, pictures, vocs, summary)
@@ -426,12 +272,7 @@ def _stream(
     for post in posts:
         keys[post.image_id].update(_types_by_key(post))
     for post in posts:
-        picture = None
-        if post.image_id in pictures:
-            picture = _read_picture(pictures[post.image_id], summary)
-        else:
-            summary.pictures_missing += 1
-            summary.picture_problems.append(f"{post.image_id}: no such picture")
+        picture = importing.read_picture(pictures, post.image_id, summary)
         boxes: tuple[Box, ...] = ()
         voc = vocs.get(post.image_id)
         if voc is not None:
@@ -439,8 +280,9 @@ def _stream(
             summary.posts_annotated += 1
             first = "#" not in post.post_id  # what concerns the picture alone is counted once
             summary.size_mismatch += first and voc.size is not None and voc.size != size
-            summary.objects_without_box += voc.objects_without_box if first else 0
-            known = keys[post.image_id] if first else {match_key(item.name) for item in voc.objects}
+            if first:
+                summary.objects_without_box += sum(item.xyxy_px is None for item in voc.objects)
+            known = keys[post.image_id] if first else {match_key(name) for name, _ in _named_boxes(voc)}
             boxes = tuple(_join(post, voc, size, known, summary))
         yield Post(
             post_id=post.post_id,
@@ -452,142 +294,24 @@ def _stream(
         )
 
 
-# ---- writing --------------------------------------------------------------------------------------------
-
-
-def write_split(posts: Iterable[Post], uri: str, rows_per_file: int = ROWS_PER_FILE) -> int:
-    """Write posts as `part-00000.parquet`, … under `uri`, each file at once; the number of rows written.
-
-    Raises:
-        StorageError: if `uri` cannot be written.
-    """
-    rows = 0
-    for number, part in enumerate(_batches(posts, rows_per_file)):
-        storage.write_bytes(storage.join(uri, f"part-{number:05d}.parquet"), _parquet(part))
-        rows += len(part)
-    return rows
-
-
-def _batches(posts: Iterable[Post], size: int) -> Iterator[list[Post]]:
-    remaining = iter(posts)
-    while batch := list(islice(remaining, size)):
-        yield batch
-
-
-def _parquet(posts: Sequence[Post]) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, TRAINING_SCHEMA, compression="zstd") as writer:
-        for group in _batches(posts, ROWS_PER_GROUP):
-            writer.write_table(pa.Table.from_pylist([asdict(post) for post in group], schema=TRAINING_SCHEMA))
-    return bytes(sink.getvalue())
-
-
-def choose_splits(root: Path, named: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
-    """The splits to import and those absent. `named` ones must exist; without, those that exist are taken.
-
-    Raises:
-        DataError: if `root` is no directory, a name is no split's, or a split that is needed is not there.
-    """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such directory; give --root the directory that holds train.txt")
-    present = [split for split in SPLITS if (root / f"{split}.txt").is_file()]
-    for split in named or ():
-        if split not in SPLITS:
-            raise DataError(f"--splits: {split!r} is no split; choose from {', '.join(SPLITS)}")
-        if split not in present:
-            raise DataError(f"{root / split}.txt: missing; put it there or leave {split!r} out of --splits")
-    if not present:
-        raise DataError(
-            f"{root}: none of train.txt, valid.txt, test.txt; give --root the directory with them"
-        )
-    return [split for split in present if split in (named or present)], [
-        s for s in SPLITS if s not in present
-    ]
-
-
 def import_dataset(
     root: Path,
     output: str,
     splits: Sequence[str] | None = None,
     overwrite: bool = False,
-    rows_per_file: int = ROWS_PER_FILE,
-) -> DatasetSummary:
+    rows_per_file: int = importing.ROWS_PER_FILE,
+) -> DatasetSummary[SplitSummary]:
     """Import a release from `root` to `output`, all or nothing, and store the summary beside the splits.
 
-    All text and XML is checked before anything is written. A local output is written in a hidden sibling
-    directory and renamed when it is complete; in an object store an import that fails deletes what it wrote.
+    All text and XML is checked before anything is written.
 
     Raises:
         DataError: the release is not as it should be, or `output` holds something that may not be replaced.
         StorageError: `output` cannot be written.
     """
-    chosen, absent = choose_splits(root, splits)
-    _check_output(output, overwrite)
-    summary = DatasetSummary({split: SplitSummary() for split in chosen}, absent)
+    chosen, absent = importing.choose_splits(root, SPLIT_FILES, splits)
+    importing.check_output(output, overwrite)
+    summary = DatasetSummary("twitter", {split: SplitSummary() for split in chosen}, absent)
     streams = {split: read_split(root, split, summary.splits[split]) for split in chosen}
-    final = _local_path(output)
-    target = output if final is None else str(final.with_name(f".{final.name}.unfinished"))
-    storage.delete_directory(target)
-    try:
-        marker = storage.join(target, _UNFINISHED)
-        storage.write_text(storage.join(marker, "marker.txt"), "an import is under way or was cut off\n")
-        for split, posts in streams.items():
-            write_split(posts, storage.join(target, split), rows_per_file)
-        document = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
-        storage.write_text(storage.join(target, SUMMARY_FILE), document + "\n")
-        storage.delete_directory(marker)
-        if final is not None:
-            _put_in_place(Path(target), final)
-    except BaseException:
-        with suppress(StorageError):  # the first error is the one to tell
-            storage.delete_directory(target)
-        raise
+    importing.write_dataset(streams, summary, output, rows_per_file)
     return summary
-
-
-def _local_path(uri: str) -> Path | None:
-    filesystem, path = storage.filesystem(uri)
-    return Path(path).resolve() if isinstance(filesystem, pafs.LocalFileSystem) else None
-
-
-def _names(uri: str) -> set[str]:
-    """The names directly under a URI; none where there is nothing."""
-    filesystem, path = storage.filesystem(uri)
-    try:
-        if filesystem.get_file_info(path).type == pafs.FileType.File:
-            raise DataError(f"{uri}: is a file; give a directory")
-        selector = pafs.FileSelector(path, allow_not_found=True)
-        return {info.base_name for info in filesystem.get_file_info(selector)}
-    except OSError as error:
-        raise StorageError(
-            f"{uri}: cannot be listed ({' '.join(str(error).split())}); check the name and your rights"
-        ) from error
-
-
-def _check_output(output: str, overwrite: bool) -> None:
-    names = _names(output)
-    if not names or _UNFINISHED in names:
-        return
-    if SUMMARY_FILE not in names or not _is_dataset(storage.join(output, SUMMARY_FILE)):
-        raise DataError(f"{output}: holds files that are no prepared dataset; give an empty or new directory")
-    if not overwrite:
-        raise DataError(
-            f"{output}: holds a prepared dataset; give --overwrite to replace it, or another output"
-        )
-
-
-def _is_dataset(uri: str) -> bool:
-    try:
-        document = json.loads(storage.read_bytes(uri))
-    except ValueError:
-        return False
-    return isinstance(document, dict) and document.get("format") == DATASET_FORMAT
-
-
-def _put_in_place(finished: Path, final: Path) -> None:
-    replaced = final.with_name(f".{final.name}.replaced")
-    storage.delete_directory(str(replaced))
-    if final.exists():
-        final.rename(replaced)
-    finished.rename(final)
-    storage.delete_directory(str(replaced))

@@ -72,3 +72,61 @@ def test_only_the_named_splits(root: Path, tmp_path: Path) -> None:
 def test_usage_errors_exit_2() -> None:
     assert prepare("twitter").returncode == 2
     assert prepare("facebook", "--root", "x", "--output", "y").returncode == 2
+
+
+# ---- flickr30k ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def entities(tmp_path: Path) -> Path:
+    """Two pictures of Flickr30K Entities; the XML lacks entity 8, and the second picture is missing."""
+    release = tmp_path / "entities"
+    for name in ("Sentences", "Annotations", "flickr30k-images"):
+        (release / name).mkdir(parents=True)
+    (release / "val.txt").write_text("100\n200\n")
+    for number in ("100", "200"):
+        (release / "Sentences" / f"{number}.txt").write_text(
+            "[/EN#7/people A man] and [/EN#8/other a dog] behind [/EN#0/notvisual it] .\n[/EN#7/people The guy] .\n"
+        )
+        (release / "Annotations" / f"{number}.xml").write_text(
+            "<annotation><size><width>20</width><height>20</height></size><object><name>7</name>"
+            "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"
+        )
+    buffer = BytesIO()
+    Image.new("RGB", (20, 20)).save(buffer, "JPEG")
+    (release / "flickr30k-images" / "100.jpg").write_bytes(buffer.getvalue())
+    return release
+
+
+def test_flickr30k_prints_and_stores_the_summary(entities: Path, tmp_path: Path) -> None:
+    done = prepare("flickr30k", "--root", entities, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    figures = {tuple(line.strip().rsplit(maxsplit=1)) for line in done.stdout.splitlines() if line}
+    assert {
+        ("pictures (one a row)", "2"),
+        ("marked phrases", "8"),
+        ("with a box", "4"),
+        ("left out: not visual", "2"),
+        ("left out: unknown to the XML", "2"),
+        ("phrases (distinct, with a box)", "4"),
+        ("pictures missing", "1"),
+    } <= figures
+    assert "not in the release: train, test" in done.stdout
+    assert "valid: entities of the captions that the XML lacks (2):\n  100.xml: 8 'a dog'\n" in done.stdout
+    assert "valid: pictures not read (1):\n  200: no such picture\n" in done.stdout
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert stored["splits"]["valid"]["mentions"]["unknown"] == 2
+    assert (tmp_path / "out" / "valid" / "part-00000.parquet").is_file()
+
+
+def test_flickr30k_bad_input_is_one_line_and_exit_2(entities: Path, tmp_path: Path) -> None:
+    path = entities / "Sentences" / "200.txt"
+    path.write_text("fine .\n[/EN#7 A man] .\n")
+    done = prepare("flickr30k", "--root", entities, "--output", tmp_path / "out", "--splits", "valid")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {path}:2: '[/EN#7 A man]' lacks a type; write /<type> after the entity id\n"
+    )
+    assert not (tmp_path / "out").exists()
+    done = prepare("flickr30k", "--root", entities, "--output", tmp_path / "out", "--splits", "train")
+    assert (done.returncode, "train.txt: missing" in done.stderr) == (2, True)
