@@ -15,7 +15,7 @@ from mnerqg.config import Config, load_config
 from mnerqg.schema import Entity, Region, TaggedPost, TextStatus
 
 if TYPE_CHECKING:
-    from mnerqg.tagger import PreparedPost  # imports torch
+    from mnerqg.posts import PreparedPost
 
 TYPES = ("PER", "LOC", "ORG", "OTHER")
 TEXT_LIMIT = 1000

@@ -14,8 +14,8 @@ from PIL import Image
 
 from mnerqg.data.images import ImageLimits
 from mnerqg.pictures import PicturePolicy, PictureStore
+from mnerqg.posts import PreparedPost, prepare_post
 from mnerqg.schema import Post, TaggedPost
-from mnerqg.tagger import PreparedPost, prepare_post
 from tests.archives import (
     ARCHIVE_SCHEMA,
     MAX_BYTES,

@@ -8,23 +8,20 @@ import safetensors.torch
 import torch
 
 from mnerqg.checkpoint import (
-    FORMAT_VERSION,
-    WEIGHTS_FILE,
     ModelDirectory,
-    check_model,
-    is_model,
     load_model,
     load_training_state,
     load_weights,
-    publish_model,
     save_model,
     save_training_state,
+    start_weights,
 )
 from mnerqg.data.batch import Collator, Example
 from mnerqg.data.text import TextEncoder
 from mnerqg.errors import ModelError, StorageError
-from mnerqg.model.build import build_anchors
+from mnerqg.model.build import build_anchors, build_empty
 from mnerqg.model.mnerqg import Output
+from mnerqg.model_files import FORMAT_VERSION, WEIGHTS_FILE, check_model, is_model, publish_model
 from mnerqg.queries import QUERY_STYLES
 
 
@@ -61,7 +58,9 @@ def test_saved_and_loaded_answers_are_equal_bit_for_bit(tiny_model: Path, tmp_pa
     assert second.model_id == model_id == first.model_id
     assert second.config == first.config
     assert second.text_encoder.queries == first.text_encoder.queries
-    for name, tensor in vars(answers(first)).items():
+    given = {name: tensor for name, tensor in vars(answers(first)).items() if tensor is not None}
+    assert len(given) == 6
+    for name, tensor in given.items():
         assert torch.equal(tensor, getattr(answers(second), name)), name
     assert json.loads((tmp_path / "again" / "metrics.json").read_text()) == {"f1": 0.5}
 
@@ -223,3 +222,18 @@ def test_a_pickled_object_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(pickle.UnpicklingError):
         load_training_state(tmp_path / "state.pt")
     assert "a pickle ran" not in capsys.readouterr().out
+
+
+def test_training_may_start_from_another_models_weights(tiny_model: Path, tmp_path: Path) -> None:
+    first = load_model(str(tiny_model))
+    moved = load_model(str(tiny_model)).model
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.add_(1)
+    start_weights(moved, str(tiny_model))
+    for name, tensor in moved.state_dict().items():
+        assert torch.equal(tensor, first.model.state_dict()[name]), name
+    narrow = first.config.model.model_copy(update={"grounding": False})
+    other = build_empty(narrow, tiny_model / "encoder", 4)
+    with pytest.raises(ModelError, match=r"train\.start_from is .* of another network"):
+        start_weights(other, str(tiny_model))

@@ -1,23 +1,28 @@
-"""The model stage of bulk tagging: prepared rows to tags, in Ray Data actors (DESIGN §6)."""
+"""The model stage of bulk tagging: prepared rows to tags, in Ray Data actors (DESIGN §6).
+
+The driver imports this module only to pass the stage on. torch, nine seconds of it, is imported by the actors.
+"""
 
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import ray.util.metrics
-import torch
 
 from mnerqg.config import ColumnsConfig
 from mnerqg.data.archive import text_values
 from mnerqg.data.images import Letterbox
 from mnerqg.data.jsonlines import LINE_ERROR
 from mnerqg.distributed.picture_stages import PICTURES, clean
+from mnerqg.posts import PreparedPost, merge_pictures
 from mnerqg.schema import ROW_HASH, TaggedPost, tags_schema
-from mnerqg.tagger import PreparedPost, Tagger, merge_pictures
+
+if TYPE_CHECKING:
+    from mnerqg.tagger import Tagger
 
 CHUNK_BATCHES = 4
 """The model's batches are cut from this many batches sorted by length: padding costs as much as words do."""
@@ -56,19 +61,23 @@ class TagPosts:
 
     Args:
         settings: of the run.
-        load_tagger: makes the tagger from the model's URI.
+        load_tagger: makes the tagger from the model's URI; None is `Tagger.load`.
         report: called after every batch with this actor's seconds in the model and seconds since it was ready.
     """
 
     def __init__(
         self,
         settings: TagSettings,
-        load_tagger: Callable[[str], Tagger],
+        load_tagger: "Callable[[str], Tagger] | None",
         report: Callable[[float, float], object],
     ) -> None:
+        import torch
+
+        from mnerqg.tagger import Tagger
+
         torch.set_num_threads(settings.threads)
         self._settings = settings
-        self._tagger = load_tagger(settings.model)
+        self._tagger = (load_tagger or Tagger.load)(settings.model)
         self._side = self._tagger.config.model.image_side
         self._tagger.tag_prepared([self._warm_up_post()])
         self._report = report
@@ -212,7 +221,7 @@ def _complete(post: TaggedPost, pictures: Sequence[dict[str, Any]], errors: list
     )
 
 
-def tag_each(tagger: Tagger, posts: Sequence[PreparedPost]) -> list[TaggedPost]:
+def tag_each(tagger: "Tagger", posts: Sequence[PreparedPost]) -> list[TaggedPost]:
     """One answer for every post, whatever the model raises.
 
     A batch that raises is halved, down to the post that caused it, which gets an `error` and empty lists. The
@@ -221,6 +230,8 @@ def tag_each(tagger: Tagger, posts: Sequence[PreparedPost]) -> list[TaggedPost]:
     Raises:
         torch.AcceleratorError: the device is lost, and with it every later batch.
     """
+    import torch
+
     if not posts:
         return []
     try:

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -19,7 +19,6 @@ import ray.data
 from ray.data.checkpoint import CheckpointConfig, CheckpointManager
 
 from mnerqg import storage
-from mnerqg.checkpoint import check_model
 from mnerqg.config import TagConfig
 from mnerqg.data import tag_run
 from mnerqg.data.archive import Archive, open_archive
@@ -30,13 +29,17 @@ from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.tag_monitor import Report, only_run
 from mnerqg.distributed.tag_resources import SMALL_CLUSTER_CPUS, Resources, plan_resources
 from mnerqg.distributed.tag_stages import CHUNK_BATCHES, TagPosts, TagSettings
-from mnerqg.errors import RunError, StorageError
+from mnerqg.errors import ModelError, RunError, StorageError
+from mnerqg.model_files import check_model
 from mnerqg.pictures import PicturePolicy
 from mnerqg.schema import ROW_HASH
-from mnerqg.tagger import Tagger
+
+if TYPE_CHECKING:
+    from mnerqg.tagger import Tagger
 
 _FETCH_BATCH = 64  # posts; bounds the encoded pictures that one task holds at a time
 _DECODE_BATCH = 32
+_RAYS_ADVICE = ("Failed to apply UDF transform after", "To change retry attempts, backoff")
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +99,11 @@ def plan_tagging(
     model, archive, output = (storage.absolute(uri) for uri in (model, archive, output))
     base = storage.absolute(retry_failed) if retry_failed else None
     files = check_model(model)
+    if files.config.model.picture == "region":
+        raise ModelError(
+            f"{model} is the second of two stages (model.picture is region): it needs another model's boxes, "
+            "which an archive does not have; tag with a model whose model.picture is whole"
+        )
     opened = open_archive(archive, config.columns)
     _check_place(output, opened, base)
     policy = _policy(config, opened.folder)
@@ -156,14 +164,14 @@ def _policy(config: TagConfig, archive_folder: str) -> PicturePolicy:
     )
 
 
-def tag_archive(plan: TagPlan, load_tagger: Callable[[str], Tagger] = Tagger.load) -> dict[str, Any]:
+def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = None) -> dict[str, Any]:
     """Tag the archive on the running cluster and return the manifest.
 
     Whatever ends it, the same call goes on where it stopped. A finished run's tags are left as they are.
 
     Args:
         plan: from `plan_tagging`.
-        load_tagger: makes an actor's tagger from the model's URI; for a `Tagger` of one's own.
+        load_tagger: makes an actor's tagger from the model's URI; None is `Tagger.load`.
 
     Raises:
         ConfigError: the cluster is too small for the stages.
@@ -193,7 +201,7 @@ def tag_archive(plan: TagPlan, load_tagger: Callable[[str], Tagger] = Tagger.loa
                 _write(plan, resources, _Job(run_id, done, wanted, load_tagger, Report(monitor)))
             except Exception as error:  # Ray raises its own, pyarrow's and, disguised, the stages' errors
                 raise RunError(
-                    f"run {run_id}: tagging failed: {_reason(error)}; what is written is safe: run the same "
+                    f"run {run_id}: tagging failed: {first_cause(error)}; what is written is safe: run the same "
                     "command again"
                 ) from error
             tag_run.reconcile(plan.output)  # what workers of a dead driver still wrote after the first time
@@ -219,7 +227,7 @@ class _Job:
     run_id: str
     done: RowHashes
     wanted: RowHashes | None
-    load_tagger: Callable[[str], Tagger]
+    load_tagger: "Callable[[str], Tagger] | None"
     report: Report
 
 
@@ -385,9 +393,11 @@ def _read(plan: TagPlan, task_cpus: float) -> ray.data.Dataset:
     ).select_columns(list(dict.fromkeys(names)))
 
 
-def _reason(error: BaseException) -> str:
+def first_cause(error: BaseException) -> str:
     """The innermost cause in one line: Ray wraps the stages' errors, traceback and all."""
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
         error = cause
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Behind the cause Ray says how often it tried, and how to make it try more often.
+    lines = [line for line in lines if not line.startswith(_RAYS_ADVICE)] or lines
     return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__

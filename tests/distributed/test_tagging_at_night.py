@@ -139,8 +139,12 @@ def test_five_thousand_posts(address: str, bucket: str, tiny_model: Path, tmp_pa
     ]
     aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     assert aws["AWS_ENDPOINT_URL"]
+    # What `ray job submit --runtime-env` hands to the job, here for the store's environment.
+    job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"env_vars": aws}})}
     with log.open("wb") as out:
-        code = subprocess.run([*command, *SETTINGS[0:1], SETTINGS[-1]], stdout=out, stderr=out).returncode
+        code = subprocess.run(
+            [*command, *SETTINGS[0:1], SETTINGS[-1]], env={**os.environ, **job}, stdout=out, stderr=out
+        ).returncode
     assert code == 0, log.read_text()[-3000:]
     tags = read_tags(output)
     assert len(tags) == 5000 == len(set(tags["row_hash"].to_pylist()))

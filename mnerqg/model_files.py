@@ -1,0 +1,112 @@
+"""A model directory is the model: nothing else is needed to load it, no hub and no training data.
+
+    model.json           format version, model_id; written last, so a half-written directory is never a model
+    model.safetensors    all weights
+    config.yaml          the whole configuration
+    queries.yaml         the queries it was trained with
+    encoder/             config and tokenizer files of the text encoder
+    metrics.json         what it scored, where known
+
+`model_id` is a digest of weights, config and queries, and is checked on loading.
+
+Nothing here imports torch, which takes seconds: drivers look at a model directory without loading the model.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnerqg import storage
+from mnerqg.config import Config, load_config
+from mnerqg.errors import ModelError
+from mnerqg.queries import EntityQuery, parse_queries
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "model.json"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.yaml"
+QUERIES_FILE = "queries.yaml"
+ENCODER_FOLDER = "encoder"
+METRICS_FILE = "metrics.json"
+_DIGESTED = (WEIGHTS_FILE, CONFIG_FILE, QUERIES_FILE)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model directory that has been found complete and undamaged; its weights are not loaded."""
+
+    directory: Path
+    config: Config
+    queries: tuple[EntityQuery, ...]
+    model_id: str
+
+
+def check_model(uri: str) -> ModelFiles:
+    """Read everything of a model directory, local or remote, but build no network.
+
+    Raises:
+        ModelError: a file missing or damaged, or another format version.
+        StorageError: the URI cannot be read.
+    """
+    directory = storage.download_directory(uri)
+    for name in (
+        MANIFEST_FILE,
+        *_DIGESTED,
+        f"{ENCODER_FOLDER}/config.json",
+        f"{ENCODER_FOLDER}/tokenizer.json",
+    ):
+        if not (directory / name).is_file():
+            raise ModelError(
+                f"{uri} is not a complete model directory: {name} is missing; copy it again whole"
+            )
+    model_id = _check_manifest(uri, directory)
+    config = load_config(
+        Config, (directory / CONFIG_FILE).read_text(encoding="utf-8"), source=f"{uri}/{CONFIG_FILE}"
+    )
+    queries = parse_queries(
+        (directory / QUERIES_FILE).read_text(encoding="utf-8"), source=f"{uri}/{QUERIES_FILE}"
+    )
+    return ModelFiles(directory, config, queries, model_id)
+
+
+def is_model(uri: str) -> bool:
+    """Whether a complete model directory lies at `uri`."""
+    return storage.exists(storage.join(uri, MANIFEST_FILE))
+
+
+def publish_model(directory: Path, uri: str) -> None:
+    """Copy a model directory to `uri`, the manifest last; what was there before stops being a model first."""
+    storage.delete_directory(uri)
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and path.name != MANIFEST_FILE:
+            storage.write_bytes(storage.join(uri, path.relative_to(directory).as_posix()), path.read_bytes())
+    storage.write_bytes(storage.join(uri, MANIFEST_FILE), (directory / MANIFEST_FILE).read_bytes())
+
+
+def _check_manifest(uri: str, directory: Path) -> str:
+    try:
+        manifest = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
+        version, model_id = manifest["format_version"], manifest["model_id"]
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{uri}/{MANIFEST_FILE} is damaged; copy the model directory again") from None
+    if version != FORMAT_VERSION:
+        raise ModelError(
+            f"{uri} has format version {version}; this release reads version {FORMAT_VERSION}: "
+            "train again or install the release that wrote it"
+        )
+    found = digest(directory)
+    if found != model_id:
+        raise ModelError(
+            f"{uri} is damaged: its files have the digest {found}, {MANIFEST_FILE} says {model_id}; copy it again"
+        )
+    return str(model_id)
+
+
+def digest(directory: Path) -> str:
+    """The model_id that belongs to the files of a model directory."""
+    digest = hashlib.sha256()
+    for name in _DIGESTED:
+        with (directory / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
