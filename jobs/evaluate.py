@@ -1,18 +1,17 @@
 """Score a model: `python jobs/evaluate.py --model URI --data URI --split S --output F.json [--key value ...]`.
 
-Prints the table and writes it as JSON. Every row of the split is scored exactly once.
+Prints the table and writes it as JSON. Every row of the split is scored exactly once. --per-post F.parquet also
+writes what every post adds to the scores, for tests of one system against another.
 """
 
 import argparse
-import json
 from typing import Any
 
 import ray
 
-from mnerqg import storage
 from mnerqg.cli import run
 from mnerqg.config import EvaluateConfig, load_config
-from mnerqg.distributed.evaluation import evaluate
+from mnerqg.distributed.evaluation import evaluate, write_per_post, write_scores
 
 
 def main(argv: list[str]) -> None:
@@ -21,16 +20,21 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data", required=True, help="prepared dataset, local or s3://")
     parser.add_argument("--split", default="test", help="train, valid or test")
     parser.add_argument("--output", required=True, help="JSON file to write, local or s3://")
+    parser.add_argument(
+        "--per-post", metavar="F.parquet", help="write counts a post and type, too, local or s3://"
+    )
     arguments, overrides = parser.parse_known_args(argv)
     config = load_config(EvaluateConfig, "", overrides)
     ray.init(ignore_reinit_error=True)
-    scores = evaluate(arguments.model, arguments.data, arguments.split, config)
-    storage.write_text(arguments.output, json.dumps(scores, indent=2) + "\n")
+    scores, per_post = evaluate(arguments.model, arguments.data, arguments.split, config)
+    if arguments.per_post is not None:
+        write_per_post(arguments.per_post, per_post)
+    write_scores(arguments.output, scores)
     print(format_scores(scores))
 
 
 def format_scores(scores: dict[str, Any]) -> str:
-    """The table of the paper's measures, in percent."""
+    """The table of the paper's measures, in percent; "–" where the model answers nothing of the kind."""
     rows = [
         ("precision", scores["precision"]),
         ("recall", scores["recall"]),
@@ -40,12 +44,14 @@ def format_scores(scores: dict[str, Any]) -> str:
         ("Accu@0.75", scores["accuracy_75"]),
         ("mean IoU", scores["mean_iou"]),
         ("GMNER F1", scores["gmner_f1"]),
+        ("  all boxes", scores["gmner_all_f1"]),
     ]
     head = (
         f"{scores['split']}: {scores['posts']} posts, {scores['entities']} entities, "
         f"{scores['grounded_queries']} grounded queries (model {scores['model_id']})"
     )
-    return "\n".join([head, *(f"  {name:<12}{100 * value:6.2f}" for name, value in rows)])
+    figures = [(name, "–" if value is None else f"{100 * value:.2f}") for name, value in rows]
+    return "\n".join([head, *(f"  {name:<12}{figure:>6}" for name, figure in figures)])
 
 
 if __name__ == "__main__":

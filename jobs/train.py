@@ -1,6 +1,7 @@
 """Train MNER-QG: `python jobs/train.py --config C --data URI --output URI [--section.key value ...]`.
 
-The same command resumes an interrupted run and says so when the run is finished.
+--config may be given several times: a recipe, then what a variant changes of it (jobs/configs/variants). The same
+command resumes an interrupted run and says so when the run is finished.
 """
 
 import argparse
@@ -9,22 +10,28 @@ from pathlib import Path
 import ray
 
 from mnerqg.cli import run
-from mnerqg.config import Config, load_config
+from mnerqg.config import Config, load_files
 from mnerqg.distributed.training import train
 from mnerqg.errors import ConfigError
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="jobs/train.py", description=__doc__)
-    parser.add_argument("--config", required=True, help="recipe, such as jobs/configs/paper.yaml")
+    parser.add_argument(
+        "--config",
+        required=True,
+        action="append",
+        type=Path,
+        help="recipe, such as jobs/configs/paper.yaml; later ones override earlier ones key by key",
+    )
     parser.add_argument("--data", required=True, help="prepared dataset (jobs/prepare.py), local or s3://")
     parser.add_argument("--output", required=True, help="folder of this run, local or s3://")
     arguments, overrides = parser.parse_known_args(argv)
-    path = Path(arguments.config)
-    if not path.is_file():
-        recipes = ", ".join(sorted(entry.stem for entry in Path(__file__).parent.glob("configs/*.yaml")))
-        raise ConfigError(f"--config {path} does not exist; recipes in jobs/configs: {recipes}")
-    config = load_config(Config, path.read_text(encoding="utf-8"), overrides, source=str(path))
+    for path in arguments.config:
+        if not path.is_file():
+            recipes = ", ".join(sorted(entry.stem for entry in Path(__file__).parent.glob("configs/*.yaml")))
+            raise ConfigError(f"--config {path} does not exist; recipes in jobs/configs: {recipes}")
+    config = load_files(Config, arguments.config, overrides)
     ray.init(ignore_reinit_error=True)
     best = train(config, arguments.data, arguments.output)
     print(

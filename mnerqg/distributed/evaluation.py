@@ -1,22 +1,44 @@
-"""Scoring a model on a split with Ray Data: every row exactly once, counts added up."""
+"""Scoring a model on a split with Ray Data: every row exactly once, counts a post, added up."""
 
+import json
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray.data
 
 from mnerqg import storage
-from mnerqg.checkpoint import check_model
-from mnerqg.config import EvaluateConfig
+from mnerqg.config import EvaluateConfig, ModelConfig
 from mnerqg.data.dataset import count_posts, post_from_row, split_files
 from mnerqg.errors import RunError
 from mnerqg.metrics import Counts
+from mnerqg.model_files import check_model
 from mnerqg.tagger import Tagger
 
+# The columns of `Counts.values`, in their order.
+_COUNTS = (
+    *("correct", "predicted", "gold"),
+    *("grounded", "iou_50", "iou_75", "iou_millionths"),
+    *("gmner_correct", "gmner_predicted", "gmner_gold"),
+    *("gmner_all_correct", "gmner_all_predicted", "gmner_all_gold"),
+)
+PER_POST_SCHEMA = pa.schema(
+    [("post_id", pa.string()), ("type", pa.string()), *((name, pa.int64()) for name in _COUNTS)]
+)
+"""Counts of what was scored, one row for every post and type; their sums give the scores."""
 
-def evaluate(model: str, data: str, split: str, config: EvaluateConfig) -> dict[str, Any]:
-    """Scores of a model on a split (see `Counts.scores`), with the model's id and types.
+_GROUNDING = ("accuracy_50", "accuracy_75", "mean_iou")
+_GMNER = ("gmner_f1", "gmner_all_f1")
+_ENTITIES = ("precision", "recall", "f1")
+
+
+def evaluate(model: str, data: str, split: str, config: EvaluateConfig) -> tuple[dict[str, Any], pa.Table]:
+    """Scores of a model on a split, and what every post adds to them.
+
+    Returns:
+        `Counts.scores` with the model's id and types, None for what the model does not answer; and a table of
+        `PER_POST_SCHEMA`, sorted by post and type.
 
     Raises:
         ModelError, DataError, StorageError: unusable model or dataset.
@@ -29,29 +51,74 @@ def evaluate(model: str, data: str, split: str, config: EvaluateConfig) -> dict[
     files = [entry.uri for entry in split_files(data, split)]
     filesystem, _ = storage.filesystem(files[0])
     dataset = ray.data.read_parquet([storage.filesystem(uri)[1] for uri in files], filesystem=filesystem)
-    counts = Counts(types)
-    for row in dataset.map_batches(
-        _Scorer,
-        fn_constructor_args=(model, config),
-        batch_format="pyarrow",
-        batch_size=config.batch_posts,
-        compute=ray.data.ActorPoolStrategy(size=config.actors),
-        num_cpus=config.cpus_per_actor,
-        num_gpus=config.gpus_per_actor,
-    ).iter_rows():
-        counts += Counts.from_array(types, np.asarray(row["counts"]))
-    if counts.posts != expected:
+    posts: list[tuple[str, Counts]] = [
+        (row["post_id"], Counts.from_array(types, np.asarray(row["counts"])))
+        for row in dataset.map_batches(
+            _Scorer,
+            fn_constructor_args=(model, config),
+            batch_format="pyarrow",
+            batch_size=config.batch_posts,
+            compute=ray.data.ActorPoolStrategy(size=config.actors),
+            num_cpus=config.cpus_per_actor,
+            num_gpus=config.gpus_per_actor,
+        ).iter_rows()
+    ]
+    counts = sum((of_post for _, of_post in posts), Counts(types))
+    if counts.posts != expected or len(posts) != expected:
         raise RunError(f"{counts.posts} of {expected} posts of {split} were scored; run it again")
-    return {"model_id": files_of_model.model_id, "split": split, "types": types, **counts.scores()}
+    scores = answered(counts.scores(), files_of_model.config.model)
+    return (
+        {"model_id": files_of_model.model_id, "split": split, "types": types, **scores},
+        per_post_table(posts),
+    )
+
+
+def answered(scores: dict[str, float], config: ModelConfig) -> dict[str, float | None]:
+    """The scores with None in the place of those for what a model never answers: it has no head for it."""
+    unanswered: set[str] = set()
+    if not config.grounding:
+        unanswered |= {*_GROUNDING, *_GMNER}
+    if config.tagger == "mrc" and not config.answers_spans:
+        unanswered |= {*_ENTITIES, *_GMNER, *(name for name in scores if name.startswith("f1_"))}
+    return {name: None if name in unanswered else value for name, value in scores.items()}
+
+
+def per_post_table(posts: list[tuple[str, Counts]]) -> pa.Table:
+    """A table of `PER_POST_SCHEMA` of posts and their counts, sorted by post and type."""
+    rows = [
+        {"post_id": post_id, "type": kind} | dict(zip(_COUNTS, map(int, values), strict=True))
+        for post_id, counts in posts
+        for kind, values in zip(counts.types, counts.values, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=PER_POST_SCHEMA).sort_by(
+        [("post_id", "ascending"), ("type", "ascending")]
+    )
+
+
+def write_scores(uri: str, scores: dict[str, Any]) -> None:
+    """Write scores as JSON, the whole file or none. Raises StorageError."""
+    storage.write_text(uri, json.dumps(scores, indent=2) + "\n")
+
+
+def write_per_post(uri: str, per_post: pa.Table) -> None:
+    """Write the counts a post as Parquet, the whole file or none. Raises StorageError."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(per_post, buffer)
+    storage.write_bytes(uri, buffer.getvalue().to_pybytes())
 
 
 class _Scorer:
-    """A model actor: annotated posts in, one row of counts a batch out."""
+    """A model actor: annotated posts in, one row of counts a post out."""
 
     def __init__(self, model: str, config: EvaluateConfig) -> None:
         self._tagger = Tagger.load(model, device="cuda" if config.gpus_per_actor else "cpu")
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         posts = [post_from_row(row) for row in rows.to_pylist()]
-        counts = self._tagger.score(posts, batch_size=len(posts))
-        return pa.table({"counts": pa.array([counts.to_array()], pa.list_(pa.int64()))})
+        counts = [one.to_array() for one in self._tagger.score_each(posts)]
+        return pa.table(
+            {
+                "post_id": pa.array([post.post_id for post in posts], pa.string()),
+                "counts": pa.array(counts, pa.list_(pa.int64())),
+            }
+        )

@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import evaluate
 from mnerqg.data.dataset import read_posts
-from mnerqg.data.twitter import write_split
+from mnerqg.data.importing import write_split
+from mnerqg.distributed.evaluation import PER_POST_SCHEMA
 from mnerqg.errors import DataError, ModelError
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
@@ -33,9 +36,8 @@ def test_every_row_is_scored_exactly_once(
 ) -> None:
     write_split(iter(_posts()), str(tmp_path / "data" / "test"), rows_per_file=10)
     arguments = ["--model", str(tiny_model), "--data", str(tmp_path / "data"), "--split", "test"]
-    evaluate.main(
-        [*arguments, "--output", str(tmp_path / "scores.json"), "--actors", "2", "--batch_posts", "4"]
-    )
+    outputs = ["--output", str(tmp_path / "scores.json"), "--per-post", str(tmp_path / "posts.parquet")]
+    evaluate.main([*arguments, *outputs, "--actors", "2", "--batch_posts", "4"])
 
     scores = json.loads((tmp_path / "scores.json").read_text())
     expected = (
@@ -44,6 +46,16 @@ def test_every_row_is_scored_exactly_once(
     assert scores["posts"] == 37
     assert scores["grounded_queries"] == 37
     assert {key: scores[key] for key in expected} == pytest.approx(expected)
+
+    posts = pq.read_table(tmp_path / "posts.parquet")
+    assert posts.schema == PER_POST_SCHEMA
+    assert sorted(posts["post_id"].to_pylist()) == sorted(
+        str(number) for number in range(37) for _ in range(4)
+    )
+    correct, said, wanted = (pc.sum(posts[name]).as_py() for name in ("correct", "predicted", "gold"))
+    assert 2 * correct / max(said + wanted, 1) == pytest.approx(scores["f1"])
+    assert pc.sum(posts["iou_50"]).as_py() / 37 == pytest.approx(scores["accuracy_50"])
+
     printed = capsys.readouterr().out
     assert "test: 37 posts, 37 entities, 37 grounded queries" in printed
     assert "GMNER F1" in printed

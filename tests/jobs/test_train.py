@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+DEMO, VARIANTS = ROOT / "jobs" / "configs" / "demo.yaml", ROOT / "jobs" / "configs" / "variants"
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -26,8 +27,16 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
             "error: --config nowhere.yaml does not exist; recipes in jobs/configs: ",
         ),
         (
-            ["--config", str(ROOT / "jobs/configs/demo.yaml"), "--train.lrr", "1"],
+            ["--config", str(DEMO), "--train.lrr", "1"],
             "error: unknown key train.lrr; allowed here: epochs, ",
+        ),
+        (
+            ["--config", str(DEMO), "--config", "nowhere.yaml"],
+            "error: --config nowhere.yaml does not exist; recipes in jobs/configs: ",
+        ),
+        (
+            ["--config", str(DEMO), "--config", str(VARIANTS / "text.yaml"), "--model.grounding", "true"],
+            f"error: {VARIANTS / 'text.yaml'}: model.grounding is true, but inputs is text; ",
         ),
     ],
 )

@@ -1,0 +1,82 @@
+"""What is made of the counts of scored posts; that each post is scored once stands in tests/jobs/test_evaluate.py."""
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from mnerqg.config import ModelConfig
+from mnerqg.distributed.evaluation import PER_POST_SCHEMA, answered, per_post_table, write_per_post
+from mnerqg.metrics import MICRO, Counts
+from mnerqg.schema import Box, Entity, Post, Region, Span
+
+TYPES = ("PER", "LOC")
+ENTITIES = {"precision", "recall", "f1", "f1_PER", "f1_LOC"}
+BOXES = {"accuracy_50", "accuracy_75", "mean_iou"}
+BOTH = {"gmner_f1", "gmner_all_f1"}
+
+
+def counts_of(number: int) -> Counts:
+    """Of a post with two entities and a box, some of which are found."""
+    counts = Counts(TYPES)
+    spans = (Span(0, 3, "PER"), Span(11, 15, "LOC"))
+    post = Post(str(number), "Ada visits Oslo", None, spans, (Box("PER", 0, 0, 10, 10),), True)
+    found = [Entity("Ada", 0, 3, "PER", 0.9), Entity("Oslo", 11, 15, "LOC", 0.9)][number % 3 :]
+    region = Region("PER", 0, 0, 10, 10 - number % 8, 0.9)
+    counts.add_post(post, found, [region], [region] if number % 2 else [])
+    return counts
+
+
+def test_the_columns_are_those_of_the_counts() -> None:
+    posts = [(str(number), counts_of(number)) for number in range(20)]
+    table = per_post_table(posts[::-1])
+    assert table.schema == PER_POST_SCHEMA
+    assert table["post_id"].to_pylist() == sorted(name for name, _ in posts for _ in TYPES)
+
+    total = {name: pc.sum(table[name]).as_py() for name in PER_POST_SCHEMA.names[2:]}
+    scores = sum((counts for _, counts in posts), Counts(TYPES)).scores()
+    for score, above, below in (
+        ("precision", total["correct"], total["predicted"]),
+        ("recall", total["correct"], total["gold"]),
+        ("f1", 2 * total["correct"], total["predicted"] + total["gold"]),
+        ("accuracy_50", total["iou_50"], total["grounded"]),
+        ("accuracy_75", total["iou_75"], total["grounded"]),
+        ("mean_iou", total["iou_millionths"] / MICRO, total["grounded"]),
+        ("gmner_f1", 2 * total["gmner_correct"], total["gmner_predicted"] + total["gmner_gold"]),
+        (
+            "gmner_all_f1",
+            2 * total["gmner_all_correct"],
+            total["gmner_all_predicted"] + total["gmner_all_gold"],
+        ),
+    ):
+        assert above > 0
+        assert scores[score] == pytest.approx(above / below)
+    assert (total["gold"], total["grounded"]) == (scores["entities"], scores["grounded_queries"])
+    of_type = table.filter(pc.field("type") == "LOC")
+    assert pc.sum(of_type["correct"]).as_py() == sum(int(np.sum(counts.values[1, 0])) for _, counts in posts)
+
+
+def test_no_posts_are_a_table_too(tmp_path: object) -> None:
+    assert per_post_table([]).schema == PER_POST_SCHEMA
+    write_per_post(f"{tmp_path}/posts.parquet", per_post_table([]))
+    assert pq.read_schema(f"{tmp_path}/posts.parquet") == PER_POST_SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("config", "unanswered"),
+    [
+        ({}, set()),
+        ({"existence": False}, set()),
+        ({"grounding": False}, BOXES | BOTH),
+        ({"inputs": "text", "grounding": False}, BOXES | BOTH),
+        ({"inputs": "text", "grounding": False, "existence": False, "tagger": "crf"}, BOXES | BOTH),
+        ({"inputs": "picture", "existence": False}, ENTITIES | BOTH),
+    ],
+)
+def test_what_a_model_never_answers_is_none(config: dict[str, str], unanswered: set[str]) -> None:
+    scores = counts_of(1).scores()
+    found = answered(scores, ModelConfig.model_validate(config))
+    assert {name for name, value in found.items() if value is None} == unanswered
+    assert {name: scores[name] for name in scores if name not in unanswered} == {
+        name: value for name, value in found.items() if value is not None
+    }
