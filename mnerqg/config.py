@@ -62,9 +62,35 @@ class ModelConfig(Section):
     anchor_side: PositiveInt = 416
     match_hidden: PositiveInt | None = None
     """Width of the hidden layer of the match head (Li et al. 2019); null is eq. 5 as printed."""
+    inputs: Literal["text_picture", "text", "picture"] = "text_picture"
+    """What of a post is looked at: text alone is the paper's -Text, and picture, which leaves only the queries
+    to be read and only their boxes to be answered, is FA-VG."""
+    picture: Literal["whole", "region"] = "whole"
+    """region: the picture is cut to its best weak box beforehand, which makes the tagger the second of two stages
+    (MNER-VG). Only prepared datasets with weak boxes (jobs/label.py) can then be read."""
+    tagger: Literal["mrc", "bio", "crf"] = "mrc"
+    """mrc answers queries by spans. bio and crf are the baselines that label the words of the text instead
+    (BERT, BERT-CRF): no queries, no picture, no boxes."""
+    grounding: bool = True
+    """false takes the query grounding away, its head and its loss (the paper's "w/o QG")."""
+    existence: bool = True
+    """false takes the existence detection and its interaction away (the paper's "w/o ED")."""
+
+    @property
+    def answers_spans(self) -> bool:
+        """Whether there are start, end and match heads."""
+        return self.tagger == "mrc" and self.inputs != "picture"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.grounding and self.inputs == "text":
+            raise ValueError("grounding is true, but inputs is text; without a picture it must be false")
+        if self.inputs == "picture" and not self.grounding:
+            raise ValueError("grounding is false, but inputs is picture, which answers nothing else")
+        if self.inputs == "picture" and self.existence:
+            raise ValueError("existence is true, but inputs is picture; without a text it must be false")
+        if self.tagger != "mrc" and (self.inputs != "text" or self.existence):
+            raise ValueError(f"tagger is {self.tagger}; then inputs must be text and existence false")
         if self.image_side % 32:
             raise ValueError(f"image_side is {self.image_side}; it must be a multiple of 32")
         if self.width % self.heads:
@@ -90,6 +116,8 @@ class LossConfig(Section):
     balance_max: PositiveFloat = 10.0
     ignore_iou: Probability = 0.5
     """Anchors of the assigned cell with a centred IoU above this are neither positive nor negative [chosen]."""
+    box_targets: Literal["largest", "all"] = "largest"
+    """Of several gold boxes of a query: the largest (the paper's mode), or all of them."""
 
 
 class DecodeConfig(Section):
@@ -100,6 +128,10 @@ class DecodeConfig(Section):
     region_threshold: Probability = 0.5
     overlap: Literal["flat", "across_types"] = "flat"
     """flat: no two entities overlap; across_types: they may when their types differ (the paper's mode)."""
+    regions: Literal["one", "several"] = "one"
+    """A query is answered by its most confident box, or by all that remain above the threshold after NMS."""
+    nms_iou: Probability = 0.5
+    """With several regions: of two of a query that overlap by more the less confident one is dropped [chosen]."""
 
 
 class AugmentConfig(Section):
@@ -132,6 +164,18 @@ class TrainConfig(Section):
     """bf16 is autocast."""
     max_posts: PositiveInt | None = None
     """Train on the first so many posts of the split; null: on all."""
+    max_valid_posts: PositiveInt | None = None
+    """Choose the best epoch on the first so many posts of the validation split; null: on all."""
+    start_from: str | None = None
+    """URI of a model directory of the same network, whose weights training begins with (transfer)."""
+    boxes: Literal["manual", "weak", "manual_where_present"] = "manual"
+    """Whose boxes are learned. Weak ones are written by jobs/label.py."""
+    min_weak_score: Probability = 0.5
+    """Weak boxes below this score are not learned from, nor is their absence [chosen]."""
+    boxed_share: Probability = 1.0
+    """Share of the posts with manual boxes whose boxes are used, drawn by their id."""
+    phrases_per_post: PositiveInt = 8
+    """Of a picture with phrases so many are asked in each epoch, drawn anew."""
     seed: int = 0
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
     """Data-parallel workers, or an elastic (min, max) range."""
@@ -252,6 +296,16 @@ class EvaluateConfig(Section):
     gpus_per_actor: NonNegativeFloat = 0
 
 
+class LabelConfig(Section):
+    """Writing weak boxes with a grounding model."""
+
+    batch_posts: PositiveInt = 16
+    actors: PositiveInt = 1
+    cpus_per_actor: PositiveFloat = 1
+    """Leave at least one CPU of the cluster to reading and writing."""
+    gpus_per_actor: NonNegativeFloat = 0
+
+
 S = TypeVar("S", bound=Section)
 
 
@@ -261,14 +315,44 @@ def load_config(section: type[S], text: str, overrides: Sequence[str] = (), *, s
     Raises:
         ConfigError: not YAML, an unknown key, a missing or a bad value; the message names the key.
     """
+    return _build(section, [(source, _read_mapping(text, source))], overrides)
+
+
+def load_files(section: type[S], paths: Sequence[Path], overrides: Sequence[str] = ()) -> S:
+    """As `load_config`, from files of which a later one overrides the earlier ones key by key.
+
+    Raises:
+        ConfigError: there is no such file, or as `load_config`; the message names the file.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"--config {path} does not exist; leave it out for the defaults")
+    layers = [(str(path), _read_mapping(path.read_text(encoding="utf-8"), str(path))) for path in paths]
+    return _build(section, layers, overrides)
+
+
+def load_file(section: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
+    """`load_files` of the one file that --config names, or the defaults where it is None."""
+    return load_files(section, [] if path is None else [path], overrides)
+
+
+def _read_mapping(text: str, source: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
-        values = {}
+        return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{source} holds a {type(values).__name__}; it must be a mapping of sections")
+    return values
+
+
+def _build(section: type[S], layers: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[str]) -> S:
+    """The section from layers of (source, values) and overrides, the later ones over the earlier ones."""
+    values: dict[str, Any] = {}
+    for _, layer in layers:
+        values = _merge(values, layer)
     given = dict(_parse_overrides(overrides))
     for key, value in given.items():
         _set(values, key, value)
@@ -277,21 +361,35 @@ def load_config(section: type[S], text: str, overrides: Sequence[str] = (), *, s
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        place = "" if any(f"{key}.".startswith(f"{name}.") for name in given) else f"{source}: "
+        place = (
+            "" if any(f"{key}.".startswith(f"{name}.") for name in given) else _place(layers, first["loc"])
+        )
         raise ConfigError(place + _one_line(section, first)) from None
 
 
-def load_file(section: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
-    """`load_config` from a file that --config names, or from the defaults where it is None.
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        inner = below.get(key)
+        is_section = isinstance(value, dict)
+        merged[key] = _merge(inner if isinstance(inner, dict) else {}, value) if is_section else value
+    return merged
 
-    Raises:
-        ConfigError: there is no such file, or as `load_config`.
-    """
-    if path is None:
-        return load_config(section, "", overrides, source="the command line")
-    if not path.is_file():
-        raise ConfigError(f"--config {path} does not exist; leave it out for the defaults")
-    return load_config(section, path.read_text(encoding="utf-8"), overrides, source=str(path))
+
+def _place(layers: Sequence[tuple[str, dict[str, Any]]], path: Sequence[str | int]) -> str:
+    """The last source that says something of a key, as the beginning of a message; the last one where none does."""
+    sources = [source for source, values in layers if _says(values, path)] or [s for s, _ in layers]
+    return f"{sources[-1] if sources else 'the command line'}: "
+
+
+def _says(values: Any, path: Sequence[str | int]) -> bool:
+    for part in path:
+        if not isinstance(values, dict):
+            break  # the value that `path` leads into, such as a list
+        if part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def dump_config(config: Section) -> str:

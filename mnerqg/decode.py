@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torchvision.ops
 from torch import Tensor
 
 from mnerqg import boxes
 from mnerqg.config import DecodeConfig
 from mnerqg.data.batch import Batch, Example
+from mnerqg.data.images import Letterbox
 from mnerqg.losses import candidate_pairs
-from mnerqg.model.heads import MatchHead
-from mnerqg.model.mnerqg import Output
+from mnerqg.model.build import Network
+from mnerqg.model.mnerqg import MNERQG, Output
+from mnerqg.model.sequence import SequenceTagger
 from mnerqg.schema import Entity, Region
 
 
@@ -19,32 +22,34 @@ from mnerqg.schema import Entity, Region
 class Decoded:
     """The model's answers for one post.
 
-    `best_regions` has the most confident box of every type, whatever its score, and is empty without a
-    picture; `Decoder.regions` keeps those above the threshold. `existence` has one score a query.
+    `best_regions` has the most confident box of every query, whatever its score, and is empty without a
+    picture; `regions` are those above the threshold, one a query or several. A region's type is that of its query,
+    or the id of the post's own phrase. `existence` has one score a query, or none where it is not asked.
     """
 
     entities: tuple[Entity, ...]
-    best_regions: tuple[Region, ...]
-    existence: tuple[float, ...]
+    best_regions: tuple[Region, ...] = ()
+    regions: tuple[Region, ...] = ()
+    existence: tuple[float, ...] = ()
 
 
 class Decoder:
     """Turns outputs into answers.
 
     Args:
-        config: thresholds and the overlap rule.
+        config: thresholds, the overlap rule, one region a query or several.
         types: the K entity types in the order of the queries.
         anchors: of the model's canvas.
-        match_head: scores start-end pairs.
+        network: scores start-end pairs, or finds the best tags.
     """
 
     def __init__(
-        self, *, config: DecodeConfig, types: Sequence[str], anchors: boxes.Anchors, match_head: MatchHead
+        self, *, config: DecodeConfig, types: Sequence[str], anchors: boxes.Anchors, network: Network
     ) -> None:
         self.config = config
         self.types = tuple(types)
         self._table = torch.from_numpy(anchors.table())
-        self._match_head = match_head
+        self._network = network
 
     @torch.no_grad()
     def __call__(
@@ -53,39 +58,57 @@ class Decoder:
         """Answers of P posts, in order.
 
         Args:
-            output: of the model for `batch`.
+            output: of the network for `batch`.
             batch: the batch of `examples`.
             examples: P examples; those with a picture have their letterbox.
             texts: P original texts.
         """
-        spans = self._spans(output, batch, examples, texts)
-        best_boxes, best_scores = self._best_boxes(output.box_logits)
-        existence = output.existence_logits.float().softmax(-1)[..., 1].cpu().numpy()
-        decoded = []
-        for p, example in enumerate(examples):
-            regions: tuple[Region, ...] = ()
-            if example.letterbox is not None:
-                boxes_px = example.letterbox.to_picture(best_boxes[p])
-                regions = tuple(
-                    Region(kind, box[0], box[1], box[2], box[3], score)
-                    for kind, box, score in zip(
-                        self.types, boxes_px.tolist(), best_scores[p].tolist(), strict=True
-                    )
-                )
-            decoded.append(
-                Decoded(self._resolve(spans[p]), regions, tuple(float(score) for score in existence[p]))
-            )
-        return decoded
+        spans = self._entities(output, batch, examples, texts)
+        regions = self._regions(output, examples)
+        existence: list[list[float]] = [[] for _ in examples]
+        if output.existence_logits is not None:
+            existence = output.existence_logits.float().softmax(-1)[..., 1].tolist()
+        return [
+            Decoded(self._resolve(candidates), *found, tuple(exists))
+            for candidates, found, exists in zip(spans, regions, existence, strict=True)
+        ]
 
-    def regions(self, decoded: Decoded) -> tuple[Region, ...]:
-        """The grounded regions: score at or above the threshold and not collapsed by clipping."""
-        return tuple(
-            region
-            for region in decoded.best_regions
-            if region.score >= self.config.region_threshold
-            and region.x_max > region.x_min
-            and region.y_max > region.y_min
-        )
+    def _entities(
+        self, output: Output, batch: Batch, examples: Sequence[Example], texts: Sequence[str]
+    ) -> list[list[Entity]]:
+        if isinstance(self._network, SequenceTagger):
+            return self._tagged(self._network, output, batch, examples, texts)
+        if output.start_logits is None:
+            return [[] for _ in examples]
+        return self._spans(output, batch, examples, texts)
+
+    def _regions(
+        self, output: Output, examples: Sequence[Example]
+    ) -> list[tuple[tuple[Region, ...], tuple[Region, ...]]]:
+        """The best regions and the kept ones of each post."""
+        if output.box_logits is None:
+            return [((), ()) for _ in examples]
+        best_boxes, best_scores = self._best_boxes(output.box_logits)
+        found: list[tuple[tuple[Region, ...], tuple[Region, ...]]] = []
+        for p, example in enumerate(examples):
+            if example.letterbox is None:
+                found.append(((), ()))
+                continue
+            asked = example.phrase_ids or self.types  # further queries are only padding
+            boxes_px = example.letterbox.to_picture(best_boxes[p, : len(asked)])
+            best = [
+                _region(kind, box, score)
+                for kind, box, score in zip(asked, boxes_px.tolist(), best_scores[p].tolist(), strict=False)
+            ]
+            kept = best
+            if self.config.regions == "several":
+                kept = [
+                    region
+                    for k, kind in enumerate(asked)
+                    for region in self._several(output.box_logits[p, k], kind, example.letterbox)
+                ]
+            found.append((tuple(best), tuple(region for region in kept if self._is_region(region))))
+        return found
 
     def _best_boxes(self, box_logits: Tensor) -> tuple[boxes.Floats, boxes.Floats]:
         """Arg max of confidence: [P, K, 4] xyxy on the canvas and [P, K] scores."""
@@ -94,18 +117,65 @@ class Decoder:
         table = self._table.to(box_logits.device)[best]  # [P, K, 5]
         return boxes.decode(chosen, table).cpu().numpy(), chosen[..., 4].sigmoid().cpu().numpy()
 
+    def _several(self, box_logits: Tensor, kind: str, letterbox: Letterbox) -> list[Region]:
+        """The boxes of one query [C, 5] above the threshold after NMS, the most confident first."""
+        scores = box_logits[:, 4].sigmoid()
+        above = (scores >= self.config.region_threshold).nonzero().squeeze(-1)
+        found = boxes.decode(box_logits[above], self._table.to(box_logits.device)[above])
+        kept = torchvision.ops.nms(found, scores[above], self.config.nms_iou)
+        boxes_px = letterbox.to_picture(found[kept].cpu().numpy())
+        return [
+            _region(kind, box, score)
+            for box, score in zip(boxes_px.tolist(), scores[above][kept].tolist(), strict=True)
+        ]
+
+    def _is_region(self, region: Region) -> bool:
+        """At or above the threshold, and not collapsed by clipping."""
+        return (
+            region.score >= self.config.region_threshold
+            and region.x_max > region.x_min
+            and region.y_max > region.y_min
+        )
+
+    def _tagged(
+        self,
+        network: SequenceTagger,
+        output: Output,
+        batch: Batch,
+        examples: Sequence[Example],
+        texts: Sequence[str],
+    ) -> list[list[Entity]]:
+        """The baselines' entities: runs of B and I; a stray I begins one. The score is the words' mean [chosen]."""
+        assert output.tag_logits is not None
+        begins = batch.begins_word[:, 0]
+        scores = output.tag_logits.softmax(-1)
+        found = []
+        for p, tags in enumerate(network.best_tags(output.tag_logits, begins)):
+            text = examples[p].text
+            first_pieces = [piece for piece, is_first in enumerate(text.begins_word) if is_first]
+            last_pieces = [piece for piece, is_last in enumerate(text.ends_word) if is_last]
+            word_scores = scores[p][begins[p]].gather(1, torch.tensor(tags, device=scores.device)[:, None])
+            entities = []
+            for first, last, k in tag_runs(tags):
+                start, end = text.starts[first_pieces[first]], text.ends[last_pieces[last]]
+                score = float(word_scores[first : last + 1].mean())
+                entities.append(Entity(texts[p][start:end], start, end, self.types[k], score))
+            found.append(entities)
+        return found
+
     def _spans(
         self, output: Output, batch: Batch, examples: Sequence[Example], texts: Sequence[str]
     ) -> list[list[Entity]]:
         """Every candidate of every post: start, end and match above their thresholds, score = product."""
+        assert output.start_logits is not None
+        assert output.end_logits is not None
         start_scores = output.start_logits.float().softmax(-1)[..., 1]
         end_scores = output.end_logits.float().softmax(-1)[..., 1]
         threshold = self.config.span_threshold
         pairs = candidate_pairs(
             (start_scores > threshold) & batch.begins_word, (end_scores > threshold) & batch.ends_word
         )
-        logits = self._match_head.pair_logits(output.match_start, output.match_end, pairs)
-        match_scores = logits.float().sigmoid()
+        match_scores = self._match_scores(output, pairs)
         post, query, start, end = pairs.unbind(-1)
         scores = start_scores[post, query, start] * end_scores[post, query, end] * match_scores
         kept = match_scores > self.config.match_threshold
@@ -113,9 +183,17 @@ class Decoder:
         spans: list[list[Entity]] = [[] for _ in examples]
         for (p, k, i, j), score in zip(pairs[kept].tolist(), scores[kept].tolist(), strict=True):
             text = examples[p].text
-            first, last = text.starts[i - offsets[k]], text.ends[j - offsets[k]]
+            first, last = text.starts[i - offsets[p][k]], text.ends[j - offsets[p][k]]
             spans[p].append(Entity(texts[p][first:last], first, last, self.types[k], score))
         return spans
+
+    def _match_scores(self, output: Output, pairs: Tensor) -> Tensor:
+        assert isinstance(self._network, MNERQG)
+        assert self._network.match is not None
+        assert output.match_start is not None
+        assert output.match_end is not None
+        logits = self._network.match.pair_logits(output.match_start, output.match_end, pairs)
+        return logits.float().sigmoid()
 
     def _resolve(self, candidates: list[Entity]) -> tuple[Entity, ...]:
         """Greedy by score without overlap, within a type or, "flat", across all; in text order."""
@@ -127,13 +205,19 @@ class Decoder:
         return tuple(sorted(kept, key=lambda entity: (entity.start, entity.end, entity.type)))
 
 
-def attach_regions(entities: Sequence[Entity], regions: Sequence[Region]) -> tuple[Entity, ...]:
-    """Entities with the index of the best region of their type, None where there is none."""
-    index: dict[str, int] = {}
-    for number, region in enumerate(regions):
-        if region.type not in index or region.score > regions[index[region.type]].score:
-            index[region.type] = number
-    return tuple(
-        Entity(entity.text, entity.start, entity.end, entity.type, entity.score, index.get(entity.type))
-        for entity in entities
-    )
+def _region(kind: str, xyxy_px: Sequence[float], score: float) -> Region:
+    x_min, y_min, x_max, y_max = xyxy_px
+    return Region(kind, x_min, y_min, x_max, y_max, score)
+
+
+def tag_runs(tags: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(first word, last word, type index) of each entity that tags of words spell (see `model.sequence`)."""
+    runs: list[tuple[int, int, int]] = []
+    for word, tag in enumerate(tags):
+        if tag == 0:
+            continue
+        kind = (tag - 1) // 2
+        goes_on = tag % 2 == 0 and bool(runs) and runs[-1][1:] == (word - 1, kind)
+        first = runs.pop()[0] if goes_on else word
+        runs.append((first, word, kind))
+    return runs

@@ -12,42 +12,51 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnerqg.config import LossConfig
-from mnerqg.data.batch import Targets
+from mnerqg.data.batch import Batch, Targets
+from mnerqg.model.build import Network
 from mnerqg.model.heads import MatchHead
 from mnerqg.model.mnerqg import Output
+from mnerqg.model.sequence import SequenceTagger
 
-TERMS = ("box", "object_positive", "object_negative", "existence", "start", "end", "match")
+TERMS = ("box", "object_positive", "object_negative", "existence", "start", "end", "match", "tags")
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Sum and count of each of `TERMS`, two [7] tensors; only the sums carry gradients."""
+    """Sum and count of each of `TERMS`, two [8] tensors; only the sums carry gradients."""
 
     sums: Tensor
     counts: Tensor
 
 
-def loss_terms(
-    output: Output, targets: Targets, match_head: MatchHead, begins_word: Tensor, ends_word: Tensor
-) -> LossTerms:
-    """The seven terms of one worker's share of a batch.
+def loss_terms(output: Output, batch: Batch, network: Network) -> LossTerms:
+    """The terms of one worker's share of a batch; what a variant does not answer counts nothing.
 
     Args:
-        output: of P posts.
-        targets: of the same posts.
-        match_head: scores the candidate pairs.
-        begins_word: [P, K, L] the positions L_start is taken over; ends_word those of L_end.
+        output: of the network for the batch.
+        batch: P posts with their targets. L_start is taken over its `begins_word`, L_end over its `ends_word`.
+        network: scores the candidate pairs, or the tags of a baseline.
     """
-    terms = [
-        *_grounding(output.box_logits, targets),
-        _cross_entropy(output.existence_logits, targets.existence),
-        _cross_entropy(output.start_logits[begins_word], targets.starts[begins_word]),
-        _cross_entropy(output.end_logits[ends_word], targets.ends[ends_word]),
-        _match(output, targets, match_head, begins_word, ends_word),
-    ]
+    targets = batch.targets
+    assert targets is not None
+    nothing = batch.input_ids.new_zeros((), dtype=torch.float32), 0
+    terms = [nothing] * len(TERMS)
+    if output.box_logits is not None:
+        terms[:3] = _grounding(output.box_logits, targets)
+    if output.existence_logits is not None:
+        terms[3] = _cross_entropy(output.existence_logits, targets.existence)
+    if output.start_logits is not None and output.end_logits is not None:
+        terms[4] = _cross_entropy(output.start_logits[batch.begins_word], targets.starts[batch.begins_word])
+        terms[5] = _cross_entropy(output.end_logits[batch.ends_word], targets.ends[batch.ends_word])
+    if isinstance(network, SequenceTagger):
+        assert output.tag_logits is not None
+        assert targets.tags is not None
+        terms[7] = network.loss(output.tag_logits, targets.tags, batch.begins_word[:, 0])
+    elif network.match is not None:
+        terms[6] = _match(output, batch, targets, network.match)
     return LossTerms(
         torch.stack([total for total, _ in terms]),
-        torch.tensor([count for _, count in terms], dtype=torch.float32, device=output.box_logits.device),
+        torch.tensor([count for _, count in terms], dtype=torch.float32, device=batch.input_ids.device),
     )
 
 
@@ -73,19 +82,20 @@ def _grounding(box_logits: Tensor, targets: Targets) -> list[tuple[Tensor, int]]
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-    return F.cross_entropy(logits.float().reshape(-1, 2), labels.reshape(-1), reduction="sum"), labels.numel()
+    known = labels >= 0
+    return F.cross_entropy(logits[known].float(), labels[known], reduction="sum"), int(known.sum())
 
 
-def _match(
-    output: Output, targets: Targets, match_head: MatchHead, begins_word: Tensor, ends_word: Tensor
-) -> tuple[Tensor, int]:
+def _match(output: Output, batch: Batch, targets: Targets, match_head: MatchHead) -> tuple[Tensor, int]:
     """BCE over gold starts x gold ends and predicted starts x predicted ends, start ≤ end."""
+    assert output.start_logits is not None
+    assert output.end_logits is not None
     pairs = torch.cat(
         [
             candidate_pairs(targets.starts > 0, targets.ends > 0),
             candidate_pairs(
-                (output.start_logits.argmax(-1) > 0) & begins_word,
-                (output.end_logits.argmax(-1) > 0) & ends_word,
+                (output.start_logits.argmax(-1) > 0) & batch.begins_word,
+                (output.end_logits.argmax(-1) > 0) & batch.ends_word,
             ),
         ]
     ).unique(dim=0)
@@ -93,6 +103,8 @@ def _match(
     labels = torch.tensor(
         [tuple(pair) in gold for pair in pairs.tolist()], dtype=torch.float32, device=pairs.device
     )
+    assert output.match_start is not None
+    assert output.match_end is not None
     logits = match_head.pair_logits(output.match_start, output.match_end, pairs).float()
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum"), len(pairs)
 
@@ -147,8 +159,8 @@ class LossBalance:
         return JointLoss(total, *everywhere, balance=balance)
 
     def _losses(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        box, positive, negative, existence, start, end, match = means.unbind()
-        return self.config.box_weight * box + positive + negative, existence, start + end + match
+        box, positive, negative, existence, start, end, match, tags = means.unbind()
+        return self.config.box_weight * box + positive + negative, existence, start + end + match + tags
 
     def _balance(self, losses: tuple[Tensor, Tensor, Tensor]) -> float:
         config = self.config

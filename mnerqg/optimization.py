@@ -4,10 +4,9 @@ import torch
 from torch import nn
 
 from mnerqg.config import TrainConfig
-from mnerqg.model.mnerqg import MNERQG
 
 
-def build_optimizer(model: MNERQG, config: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Groups for encoder, backbone and heads; weight decay on matrices only, not on biases, norms and tables."""
     rates = {
         "encoder": config.lr if config.encoder_lr is None else config.encoder_lr,
@@ -50,6 +49,6 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def _part(name: str) -> str:
-    if name.startswith("text.encoder."):
+    if name.startswith(("text.encoder.", "encoder.")):
         return "encoder"
     return "backbone" if name.startswith("visual.backbone.") else "heads"

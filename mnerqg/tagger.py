@@ -1,49 +1,24 @@
 """The public Python API: `Tagger.load(uri).tag(posts)`."""
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 import torch
 
 from mnerqg.checkpoint import ModelDirectory, load_model
 from mnerqg.config import Config
-from mnerqg.data.augment import Pixels
-from mnerqg.data.batch import Collator, Example
-from mnerqg.data.images import ImageLimits, ImageProblem, Letterbox, decode_letterbox
+from mnerqg.data.annotations import best_region
+from mnerqg.data.batch import Example, encode_post
+from mnerqg.data.images import ImageLimits
 from mnerqg.data.text import TextEncoder
-from mnerqg.decode import Decoded, Decoder, attach_regions
+from mnerqg.decode import Decoded, Decoder
 from mnerqg.metrics import Counts
-from mnerqg.model.build import build_anchors
-from mnerqg.model.mnerqg import MNERQG
-from mnerqg.schema import ImageStatus, Post, TaggedPost, TextStatus
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedPost:
-    """A post whose picture has been decoded, or has been found not to be one.
-
-    `pixels` is the letterboxed canvas [S, S, 3] uint8 and `letterbox` its way back to the picture.
-    """
-
-    post_id: str
-    text: str | None
-    pixels: Pixels | None = None
-    letterbox: Letterbox | None = None
-    image_status: ImageStatus = "none"
-    error: str | None = None
-
-
-def prepare_post(post: Post, side: int, limits: ImageLimits) -> PreparedPost:
-    """Decode and letterbox a post's picture; a bad one is a status, never an exception."""
-    if post.image is None:
-        return PreparedPost(post.post_id, post.text)
-    try:
-        pixels, letterbox = decode_letterbox(post.image, side, limits)
-    except ImageProblem as problem:
-        return PreparedPost(post.post_id, post.text, image_status=problem.status, error=str(problem))
-    return PreparedPost(post.post_id, post.text, pixels, letterbox, image_status="ok")
+from mnerqg.model.build import Network, build_anchors, build_collator
+from mnerqg.posts import PreparedPost, attach_regions, prepare_post
+from mnerqg.schema import Phrase, Post, Region, TaggedPost, TextStatus
 
 
 class Tagger:
@@ -60,7 +35,7 @@ class Tagger:
     def __init__(
         self,
         *,
-        model: MNERQG,
+        model: Network,
         text_encoder: TextEncoder,
         config: Config,
         model_id: str,
@@ -74,12 +49,8 @@ class Tagger:
         self.device = torch.device(device)
         self.types = tuple(query.type for query in text_encoder.queries)
         self.limits = ImageLimits()
-        self._collate = Collator(
-            text_encoder=text_encoder, anchors=anchors, ignore_iou=config.loss.ignore_iou
-        )
-        self._decode = Decoder(
-            config=config.decode, types=self.types, anchors=anchors, match_head=model.match
-        )
+        self._collate = build_collator(config, text_encoder)
+        self._decode = Decoder(config=config.decode, types=self.types, anchors=anchors, network=model)
 
     @classmethod
     def load(cls, uri: str | os.PathLike[str], device: torch.device | str | None = None) -> Self:
@@ -135,67 +106,49 @@ class Tagger:
     def score(self, posts: Iterator[Post] | Sequence[Post], *, batch_size: int = 16) -> Counts:
         """Score annotated posts, each exactly once."""
         counts = Counts(self.types)
-        pending: list[Post] = []
-        for post in posts:
-            pending.append(post)
-            if len(pending) == batch_size:
-                self._score_batch(pending, counts)
-                pending = []
-        if pending:
-            self._score_batch(pending, counts)
+        rest = iter(posts)
+        while batch := list(itertools.islice(rest, batch_size)):
+            for one in self.score_each(batch):
+                counts += one
         return counts
 
-    def _score_batch(self, posts: Sequence[Post], counts: Counts) -> None:
-        side = self.config.model.image_side
-        examples = [self._example(prepare_post(post, side, self.limits)) for post in posts]
-        for post, answer in zip(
-            posts, self.predict(examples, [post.text or "" for post in posts]), strict=True
-        ):
-            counts.add_post(post, answer.entities, answer.best_regions, self._decode.regions(answer))
+    def score_each(self, posts: Sequence[Post]) -> list[Counts]:
+        """The scores of each post of one batch."""
+        each = [Counts(self.types) for _ in posts]
+        for counts, post, answer in zip(each, posts, self._answer(posts), strict=True):
+            counts.add_post(post, answer.entities, answer.best_regions, answer.regions)
+        return each
 
-    def _example(self, post: PreparedPost) -> Example:
-        return Example(
-            self.text_encoder.encode(post.text or ""), pixels=post.pixels, letterbox=post.letterbox
-        )
+    def best_regions(self, posts: Sequence[Post]) -> list[tuple[Region, ...]]:
+        """The most confident box of every type for each post, whatever its score; none without a picture."""
+        return [answer.best_regions for answer in self._answer(posts)]
+
+    def _answer(self, posts: Sequence[Post]) -> list[Decoded]:
+        """One batch of prepared posts, which may have phrases or a region to look at."""
+        is_cut = self.config.model.picture == "region"
+        examples = []
+        for post in posts:
+            region = best_region(post) if is_cut else None
+            prepared = prepare_post(post, self.config.model.image_side, self.limits, region)
+            examples.append(self._example(prepared, post.phrases))
+        return self.predict(examples, [post.text or "" for post in posts])
+
+    def _example(self, post: PreparedPost, phrases: Sequence[Phrase] = ()) -> Example:
+        example = encode_post(post.text, phrases, self.text_encoder)
+        return replace(example, pixels=post.pixels, letterbox=post.letterbox)
 
     def _tagged(self, post: PreparedPost, example: Example, answer: Decoded) -> TaggedPost:
-        regions = self._decode.regions(answer)
         return TaggedPost(
             post_id=post.post_id,
-            entities=attach_regions(answer.entities, regions),
-            regions=regions,
-            existence=tuple(zip(self.types, answer.existence, strict=True)),
+            entities=attach_regions(answer.entities, answer.regions),
+            regions=answer.regions,
+            existence=tuple(zip(self.types, answer.existence, strict=bool(answer.existence))),
             image_width=post.letterbox.width if post.letterbox else None,
             image_height=post.letterbox.height if post.letterbox else None,
             image_status=post.image_status,
             text_status=_text_status(post.text, example),
             error=post.error,
         )
-
-
-def merge_pictures(answers: Sequence[TaggedPost], indices: Sequence[int]) -> TaggedPost:
-    """One post from the answers for each of its usable pictures.
-
-    Args:
-        answers: at least one, in the order of the pictures.
-        indices: the place of each answer's picture among all pictures of the post.
-
-    The entities are those read with the first picture (chosen: the text decides most of them, and one answer is
-    consistent in itself); every picture gives its regions, and an entity points to the best region of its type.
-    """
-    first = next((answer for answer in answers if answer.existence), answers[0])
-    regions = tuple(
-        replace(region, image_index=index)
-        for answer, index in zip(answers, indices, strict=True)
-        for region in answer.regions
-    )
-    errors = [answer.error for answer in answers if answer.error]
-    return replace(
-        first,
-        entities=attach_regions(first.entities, regions),
-        regions=regions,
-        error="; ".join(dict.fromkeys(errors)) or None,
-    )
 
 
 def _text_status(text: str | None, example: Example) -> TextStatus:

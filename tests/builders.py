@@ -16,9 +16,8 @@ from mnerqg.config import Config, ModelConfig
 from mnerqg.data.batch import Collator, Example
 from mnerqg.data.text import TextEncoder, load_tokenizer, resolve_encoder
 from mnerqg.errors import ModelError
-from mnerqg.model.backbone import Backbone, VisualEncoder
-from mnerqg.model.build import build_anchors
-from mnerqg.model.mnerqg import MNERQG, TextFeatures
+from mnerqg.model.build import Network, assemble, build_anchors
+from mnerqg.model.mnerqg import MNERQG
 from mnerqg.queries import QUERY_STYLES, EntityQuery
 
 SIDE = 64
@@ -70,9 +69,8 @@ def small_config(**model: Any) -> Config:
     )
 
 
-def small_model(config: Config | None = None, seed: int = 0) -> MNERQG:
-    """A seeded MNERQG in train mode with a BERT of 2 layers and width 32 for the MiniLM vocabulary."""
-    model = (config or small_config()).model
+def small_network(config: Config, seed: int = 0) -> Network:
+    """A seeded network in train mode around a BERT of 2 layers and width 32 for the MiniLM vocabulary."""
     torch.manual_seed(seed)
     encoder = BertModel(
         BertConfig(
@@ -82,28 +80,23 @@ def small_model(config: Config | None = None, seed: int = 0) -> MNERQG:
             num_attention_heads=2,
             intermediate_size=32,
             max_position_embeddings=512,
-            hidden_dropout_prob=model.dropout,
-            attention_probs_dropout_prob=model.dropout,
+            hidden_dropout_prob=config.model.dropout,
+            attention_probs_dropout_prob=config.model.dropout,
         ),
         add_pooling_layer=False,
     )
-    visual = VisualEncoder(
-        backbone=Backbone(name=model.backbone, frozen_statistics=model.frozen_backbone_statistics),
-        width=model.width,
-        pyramid_width=model.pyramid_width,
-        pyramid_depth=model.pyramid_depth,
-    )
-    built = MNERQG(
-        text=TextFeatures(encoder=encoder, encoder_width=32, width=model.width, dropout=model.dropout),
-        visual=visual,
-        width=model.width,
-        heads=model.heads,
-        match_hidden=model.match_hidden,
-        anchors_per_scale=3,
-    )
-    # Zero by design at the start, which would hide the picture from the text.
-    torch.nn.init.normal_(built.cross_modality.feed_forward[-1].weight, std=0.2)
-    return built.train()
+    network = assemble(config.model, encoder, len(QUERIES))
+    if isinstance(network, MNERQG) and network.cross_modality is not None:
+        # Zero by design at the start, which would hide the picture from the text.
+        torch.nn.init.normal_(network.cross_modality.feed_forward[-1].weight, std=0.2)
+    return network.train()
+
+
+def small_model(config: Config | None = None, seed: int = 0) -> MNERQG:
+    """`small_network` of the paper's model."""
+    network = small_network(config or small_config(), seed)
+    assert isinstance(network, MNERQG)
+    return network
 
 
 def example(text: str = "Ada Lovelace visits London", *, picture: int | None = 0, **targets: Any) -> Example:

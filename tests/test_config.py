@@ -20,10 +20,15 @@ from mnerqg.config import (
     TrainConfig,
     dump_config,
     load_config,
+    load_file,
+    load_files,
 )
 from mnerqg.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "jobs" / "configs").glob("*.yaml"))
+
+
+VARIANTS = sorted((Path(__file__).resolve().parents[1] / "jobs" / "configs" / "variants").glob("*.yaml"))
 
 
 def refusal(text: str, *overrides: str, section: Any = Config) -> str:
@@ -229,3 +234,73 @@ def test_recipes_load_and_say_only_what_differs(path: Path) -> None:
 
 def test_there_are_recipes() -> None:
     assert RECIPES
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda path: path.stem)
+def test_every_variant_goes_over_every_recipe(recipe: Path, variant: Path) -> None:
+    text = variant.read_text(encoding="utf-8")
+    assert text.startswith("# ")  # which row of the paper it is
+    expected = load_file(Config, recipe).model_dump()
+    for section, changes in yaml.safe_load(text).items():
+        expected[section] = {**expected[section], **changes} if isinstance(changes, dict) else changes
+    assert load_files(Config, [recipe, variant]).model_dump() == expected
+
+
+def test_there_are_variants() -> None:
+    assert len(VARIANTS) == 16
+
+
+def layered(tmp_path: Path, *texts: str) -> list[Path]:
+    paths = [tmp_path / f"{number}.yaml" for number in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text, encoding="utf-8")
+    return paths
+
+
+def test_later_files_override_earlier_ones_key_by_key(tmp_path: Path) -> None:
+    paths = layered(
+        tmp_path,
+        "queries: keyword\nmodel: {width: 64, heads: 4}\ntrain: {lr: 1.0e-3, epochs: 2}",
+        "model: {heads: 2}\ntrain: {epochs: 3}",
+        "# nothing",
+        "train: {epochs: 4, workers: [1, 2]}",
+    )
+    config = load_files(Config, paths, ["--train.epochs", "5"])
+    assert (config.queries, config.model.width, config.model.heads) == ("keyword", 64, 2)
+    assert (config.train.lr, config.train.epochs, config.train.workers) == (1e-3, 5, (1, 2))
+    assert load_files(Config, paths).train.epochs == 4
+    assert load_files(Config, []) == load_file(Config, None) == Config()
+
+
+@pytest.mark.parametrize(
+    ("texts", "file", "message"),
+    [
+        (("train: {lrr: 1}", "train: {lr: 1}"), 0, "unknown key train.lrr; allowed here: "),
+        (("train: {lr: 1}", "train: {lrr: 1}"), 1, "unknown key train.lrr; allowed here: "),
+        (("train: {lr: 1}", "train: {lr: x}", "train: {epochs: 1}"), 1, "train.lr is 'x': "),
+        (("model: {width: 3}", "train: {lr: 1}"), 0, "model.width is 3; "),
+        (("model: {anchors: [[1, -2]]}", "train: {lr: 1}"), 0, "model.anchors.0.1 is -2: "),
+        (("model: {width: 64}", "model: 3"), 1, "model is 3: "),
+        (
+            ("model: {inputs: text}", "model: {grounding: true}"),
+            1,
+            "model.grounding is true, but inputs is text",
+        ),
+    ],
+)
+def test_a_wrong_key_names_its_file(tmp_path: Path, texts: tuple[str, ...], file: int, message: str) -> None:
+    paths = layered(tmp_path, *texts)
+    with pytest.raises(ConfigError) as caught:
+        load_files(Config, paths)
+    assert str(caught.value).startswith(f"{paths[file]}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_file_is_named(tmp_path: Path) -> None:
+    (good,) = layered(tmp_path, "model: {width: 64}")
+    with pytest.raises(ConfigError, match=r"--config .*other\.yaml does not exist"):
+        load_files(Config, [good, tmp_path / "other.yaml"])
+    (tmp_path / "other.yaml").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"other\.yaml holds a list; it must be a mapping of sections"):
+        load_files(Config, [good, tmp_path / "other.yaml"])

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +11,18 @@ from mnerqg import boxes
 from mnerqg.config import DecodeConfig
 from mnerqg.data.batch import Batch, Example
 from mnerqg.data.images import Letterbox
-from mnerqg.decode import Decoded, Decoder, attach_regions
-from mnerqg.model.heads import MatchHead
-from mnerqg.model.mnerqg import Output
+from mnerqg.decode import Decoded, Decoder, tag_runs
+from mnerqg.model.mnerqg import MNERQG, Output
+from mnerqg.posts import attach_regions
 from mnerqg.schema import Entity, Region
-from tests.builders import SIDE, TYPES, anchors, collator, text_encoder, unicode_text
+from tests.builders import SIDE, TYPES, anchors, collator, small_model, text_encoder, unicode_text
 
 NO, YES = -9.0, 9.0
+
+
+@cache
+def network() -> MNERQG:
+    return small_model()
 
 
 def decoder(**config: object) -> Decoder:
@@ -22,7 +30,7 @@ def decoder(**config: object) -> Decoder:
         config=DecodeConfig(**config),
         types=TYPES,
         anchors=anchors(),
-        match_head=MatchHead(width=4, hidden=None),
+        network=network(),
     )
 
 
@@ -50,7 +58,7 @@ class Sheet:
         self.output = silent(self.batch)
 
     def place(self, query: int, piece: int) -> tuple[int, int, int]:
-        return 0, query, int(self.batch.sentence_offset[query]) + piece
+        return 0, query, int(self.batch.sentence_offset[0, query]) + piece
 
     def start(self, query: int, piece: int, yes: float = YES) -> None:
         self.output.start_logits[self.place(query, piece)] = torch.tensor([0, yes])
@@ -174,7 +182,9 @@ def test_offsets_reproduce_the_text_whatever_it_is(texts: list[str], seed: int, 
     batch = collator()(examples, with_targets=False)
     torch.manual_seed(seed)
     blank = silent(batch)
-    output = Output(**{name: scale * torch.randn_like(value) for name, value in vars(blank).items()})
+    output = Output(
+        **{name: scale * torch.randn_like(value) for name, value in vars(blank).items() if value is not None}
+    )
     for overlap in ("flat", "across_types"):
         for text, decoded in zip(
             texts, decoder(overlap=overlap)(output, batch, examples, texts), strict=True
@@ -203,14 +213,15 @@ def with_box(corners: tuple[float, ...], confidence: float, query: int = 1) -> S
 
 
 def test_a_region_in_pixels_of_the_picture() -> None:
-    decoded = with_box((16, 24, 48, 40), 2.0).decode()
+    sheet = with_box((16, 24, 48, 40), 2.0)
+    decoded = sheet.decode()
     assert [region.type for region in decoded.best_regions] == list(TYPES)
     best = decoded.best_regions[1]
     assert best.xyxy_px == pytest.approx((50, 25, 150, 75), abs=0.05)
     assert best.score == pytest.approx(sigmoid(2.0))
-    assert decoder().regions(decoded) == (best,)
-    assert decoder(region_threshold=0.9).regions(decoded) == ()
-    assert len(decoder(region_threshold=0).regions(decoded)) >= 1
+    assert decoded.regions == (best,)
+    assert sheet.decode(region_threshold=0.9).regions == ()
+    assert len(sheet.decode(region_threshold=0).regions) >= 1
 
 
 def test_regions_are_cut_to_the_picture() -> None:
@@ -219,13 +230,13 @@ def test_regions_are_cut_to_the_picture() -> None:
 
 
 def test_a_region_wholly_beside_the_picture_is_none() -> None:
-    decoded = with_box((10, 0, 40, 12), 3.0).decode()
-    assert decoder(region_threshold=0).regions(decoded) == tuple(
+    decoded = with_box((10, 0, 40, 12), 3.0).decode(region_threshold=0)
+    assert decoded.regions == tuple(
         region
         for region in decoded.best_regions
         if region.y_max > region.y_min and region.x_max > region.x_min
     )
-    assert TYPES[1] not in {region.type for region in decoder().regions(decoded)}
+    assert TYPES[1] not in {region.type for region in decoded.regions}
 
 
 @settings(max_examples=40, deadline=None)
@@ -234,7 +245,7 @@ def test_every_region_lies_within_its_picture(width: int, height: int, seed: int
     sheet = Sheet("x", Letterbox(width, height, SIDE))
     torch.manual_seed(seed)
     sheet.output.box_logits[:] = 5 * torch.randn_like(sheet.output.box_logits)
-    for region in decoder(region_threshold=0).regions(sheet.decode()):
+    for region in sheet.decode(region_threshold=0).regions:
         assert 0 <= region.x_min < region.x_max <= width
         assert 0 <= region.y_min < region.y_max <= height
 
@@ -243,3 +254,45 @@ def test_entities_point_to_the_region_of_their_type() -> None:
     entities = [Entity("a", 0, 1, "PER", 0.9), Entity("b", 2, 3, "LOC", 0.8), Entity("c", 4, 5, "PER", 0.7)]
     regions = [Region("ORG", 0, 0, 1, 1, 0.9), Region("PER", 1, 1, 2, 2, 0.9)]
     assert [entity.region for entity in attach_regions(entities, regions)] == [1, None, 1]
+
+
+def test_several_regions_of_a_query() -> None:
+    """Two boxes far apart are both kept, of two that overlap the surer one, and none below the threshold."""
+    sheet = with_box((4, 20, 20, 40), 3.0)
+    for corners, confidence in (((8, 20, 24, 40), 2.0), ((40, 20, 60, 44), 1.0), ((30, 20, 34, 26), -2.0)):
+        other = with_box(corners, confidence).output.box_logits
+        place = other[0, 1, :, 4].argmax()
+        sheet.output.box_logits[0, 1, place] = other[0, 1, place]
+    one, several = sheet.decode(), sheet.decode(regions="several")
+    assert [region.score for region in one.regions] == pytest.approx([sigmoid(3.0)])
+    assert [region.score for region in several.regions] == pytest.approx([sigmoid(3.0), sigmoid(1.0)])
+    assert {region.type for region in several.regions} == {TYPES[1]}
+    assert one.best_regions == several.best_regions
+    assert len(sheet.decode(regions="several", nms_iou=0.95).regions) == 3
+
+
+def test_a_post_with_phrases_is_answered_by_phrase() -> None:
+    sheet = with_box((16, 24, 48, 40), 2.0, query=1)
+    sheet.examples = [replace(sheet.examples[0], phrase_ids=("7", "8"))]
+    decoded = sheet.decode()
+    assert [region.type for region in decoded.best_regions] == ["7", "8"]
+    assert [region.type for region in decoded.regions] == ["8"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.integers(0, 2)), max_size=6))
+def test_tag_runs_are_the_entities_that_tags_spell(entities: list[tuple[int, int, int]]) -> None:
+    """(type, words, words outside behind it) -> tags -> the same entities."""
+    tags: list[int] = []
+    expected = []
+    for kind, words, behind in entities:
+        expected.append((len(tags), len(tags) + words - 1, kind))
+        tags += [1 + 2 * kind, *[2 + 2 * kind] * (words - 1), *[0] * behind]
+    assert tag_runs(tags) == expected
+
+
+@pytest.mark.parametrize(
+    ("tags", "runs"),
+    [([2, 2], [(0, 1, 0)]), ([0, 4, 2], [(1, 1, 1), (2, 2, 0)]), ([1, 4], [(0, 0, 0), (1, 1, 1)]), ([], [])],
+)
+def test_a_stray_inside_begins_an_entity(tags: list[int], runs: list[tuple[int, int, int]]) -> None:
+    assert tag_runs(tags) == runs

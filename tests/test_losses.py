@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +10,18 @@ from mnerqg import boxes
 from mnerqg.config import LossConfig
 from mnerqg.data.batch import Batch, Example, Targets
 from mnerqg.losses import TERMS, LossBalance, LossTerms, candidate_pairs, loss_terms
-from mnerqg.model.heads import MatchHead
+from mnerqg.model.build import build_collator
 from mnerqg.model.mnerqg import Output
-from tests.builders import anchors, annotated_examples, collator, example, small_config, small_model
+from tests.builders import (
+    anchors,
+    annotated_examples,
+    collator,
+    example,
+    small_config,
+    small_model,
+    small_network,
+    text_encoder,
+)
 
 
 def random_output(batch: Batch, width: int = 3, seed: int = 0) -> Output:
@@ -32,10 +42,10 @@ def random_output(batch: Batch, width: int = 3, seed: int = 0) -> Output:
     )
 
 
-def case(examples: list[Example] | None = None, seed: int = 0) -> tuple[Output, Batch, Targets, MatchHead]:
+def case(examples: list[Example] | None = None, seed: int = 0) -> tuple[Output, Batch, Targets]:
     batch = collator()(examples or annotated_examples(), with_targets=True)
     assert batch.targets is not None
-    return random_output(batch, 1, seed), batch, batch.targets, MatchHead(width=4, hidden=None)
+    return random_output(batch, 1, seed), batch, batch.targets
 
 
 def cross_entropy(logits: Tensor, label: int) -> float:
@@ -89,17 +99,18 @@ def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tupl
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_terms_are_their_definitions(seed: int) -> None:
-    output, batch, targets, head = case(seed=seed)
-    terms = loss_terms(output, targets, head, batch.begins_word, batch.ends_word)
+    output, batch, targets = case(seed=seed)
+    terms = loss_terms(output, batch, small_model())
     for index, (term, (total, count)) in enumerate(slow_terms(output, batch, targets).items()):
-        assert int(terms.counts[index]) == count > 0, term
+        assert int(terms.counts[index]) == count, term
+        assert count > 0 or term == "tags"
         assert float(terms.sums[index].detach()) == pytest.approx(total, rel=1e-4), term
 
 
 def test_padding_and_query_pieces_are_not_learned_from() -> None:
-    output, batch, targets, head = case()
-    terms = loss_terms(output, targets, head, batch.begins_word, batch.ends_word)
-    (terms.sums / terms.counts).sum().backward()
+    output, batch, _ = case()
+    terms = loss_terms(output, batch, small_model())
+    (terms.sums / terms.counts.clamp(min=1)).sum().backward()
     assert output.start_logits.grad is not None
     assert output.end_logits.grad is not None
     assert (output.start_logits.grad[~batch.begins_word] == 0).all()
@@ -107,9 +118,9 @@ def test_padding_and_query_pieces_are_not_learned_from() -> None:
 
 
 def test_ignored_and_unknown_candidates_are_not_learned_from() -> None:
-    output, batch, targets, head = case()
+    output, batch, targets = case()
     assert (targets.objectness == -1).any()
-    terms = loss_terms(output, targets, head, batch.begins_word, batch.ends_word)
+    terms = loss_terms(output, batch, small_model())
     terms.sums.sum().backward()
     assert output.box_logits.grad is not None
     touched = output.box_logits.grad[..., 4] != 0
@@ -135,7 +146,7 @@ def test_whatever_is_missing_every_parameter_gets_a_finite_gradient(name: str, h
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     batch = collator()(BARE[name], with_targets=True)
     assert batch.targets is not None
-    terms = loss_terms(model(batch), batch.targets, model.match, batch.begins_word, batch.ends_word)
+    terms = loss_terms(model(batch), batch, model)
     loss = LossBalance(LossConfig())(terms)
     assert math.isfinite(float(loss.total.detach()))
     loss.total.backward()
@@ -155,7 +166,7 @@ def test_bf16_trains_with_a_hidden_match_layer() -> None:
     assert batch.targets is not None
     with torch.autocast("cpu", torch.bfloat16):
         output = model(batch)
-    terms = loss_terms(output, batch.targets, model.match, batch.begins_word, batch.ends_word)
+    terms = loss_terms(output, batch, model)
     LossBalance(LossConfig())(terms).total.backward()
     assert model.match.start.weight.grad is not None
 
@@ -180,10 +191,10 @@ def test_gradient_descent_on_the_logits_reaches_the_box() -> None:
         random_output(batch), box_logits=torch.zeros(1, 4, anchors().candidates, 5).requires_grad_()
     )
     optimizer = torch.optim.Adam([output.box_logits], lr=0.2)
-    head = MatchHead(width=4, hidden=3)
+    model = small_model(small_config(match_hidden=3))
     for _ in range(200):
         optimizer.zero_grad()
-        terms = loss_terms(output, batch.targets, head, batch.begins_word, batch.ends_word)
+        terms = loss_terms(output, batch, model)
         LossBalance(LossConfig(balance="constant"))(terms).grounding.item()
         LossBalance(LossConfig(balance="constant"))(terms).total.backward()
         optimizer.step()
@@ -195,8 +206,10 @@ def test_gradient_descent_on_the_logits_reaches_the_box() -> None:
 
 
 def terms_of(means: list[float]) -> LossTerms:
-    """Terms with the given means over two elements each."""
-    return LossTerms(2 * torch.tensor(means, dtype=torch.float32, requires_grad=True), torch.full((7,), 2.0))
+    """Terms with the given means over two elements each; no tags."""
+    return LossTerms(
+        2 * torch.tensor([*means, 0.0], dtype=torch.float32, requires_grad=True), torch.full((8,), 2.0)
+    )
 
 
 def test_the_weighted_sum() -> None:
@@ -230,7 +243,7 @@ def test_the_balance_carries_no_gradient() -> None:
     terms = terms_of([1, 1, 1, 1, 1, 1, 1])
     loss = LossBalance(LossConfig())(terms)
     (gradient,) = torch.autograd.grad(loss.total, terms.sums)
-    expected = [5 * loss.balance, loss.balance, loss.balance, 1, 2, 2, 2]
+    expected = [5 * loss.balance, loss.balance, loss.balance, 1, 2, 2, 2, 2]
     torch.testing.assert_close(gradient, torch.tensor(expected) / 2)
 
 
@@ -243,9 +256,65 @@ def test_a_restored_balance_goes_on() -> None:
 
 
 def test_workers_see_global_means_and_scale_their_share() -> None:
-    mine = LossTerms(torch.ones(7, requires_grad=True), torch.ones(7))
-    other = torch.stack([torch.full((7,), 5.0), torch.full((7,), 3.0)])
+    mine = LossTerms(torch.ones(8, requires_grad=True), torch.ones(8))
+    other = torch.stack([torch.full((8,), 5.0), torch.full((8,), 3.0)])
     loss = LossBalance(LossConfig(balance="constant"))(mine, reduce=lambda x: x + other, workers=2)
     assert float(loss.existence) == 6 / 4
     (gradient,) = torch.autograd.grad(loss.total, mine.sums)
-    torch.testing.assert_close(gradient, torch.tensor([5.0, 1, 1, 1, 2, 2, 2]) * 2 / 4)
+    torch.testing.assert_close(gradient, torch.tensor([5.0, 1, 1, 1, 2, 2, 2, 2]) * 2 / 4)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "text": {"inputs": "text", "grounding": False},
+    "without grounding": {"grounding": False},
+    "without existence": {"existence": False},
+    "without both": {"grounding": False, "existence": False},
+    "grounding alone": {"inputs": "picture", "existence": False},
+    "bio": {"tagger": "bio", "inputs": "text", "grounding": False, "existence": False},
+    "crf": {"tagger": "crf", "inputs": "text", "grounding": False, "existence": False},
+}
+ANSWERED = {  # terms with a count
+    "text": {"existence", "start", "end", "match"},
+    "without grounding": {"existence", "start", "end", "match"},
+    "without existence": {"box", "object_positive", "object_negative", "start", "end", "match"},
+    "without both": {"start", "end", "match"},
+    "grounding alone": {"box", "object_positive", "object_negative"},
+    "bio": {"tags"},
+    "crf": {"tags"},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_learns_with_all_it_has_and_only_what_it_answers(name: str) -> None:
+    config = small_config(**VARIANTS[name])
+    network = small_network(config)
+    batch = build_collator(config, text_encoder())(annotated_examples(), with_targets=True)
+    terms = loss_terms(network(batch), batch, network)
+    assert {term for term, count in zip(TERMS, terms.counts.tolist(), strict=True) if count} == ANSWERED[name]
+    LossBalance(LossConfig(balance="constant"))(terms).total.backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+
+
+def test_phrases_teach_where_and_nothing_else() -> None:
+    """A post with phrases of its own beside an ordinary one: its padding and the missing text teach nothing."""
+    config = small_config()
+    asked = example(
+        phrases=tuple(text_encoder().encode_query(phrase) for phrase in ("a man", "an orange hat")),
+        phrase_ids=("1", "2"),
+        boxes_canvas=[[4, 5, 30, 60]],
+        box_types=(1,),
+        boxes_annotated=True,
+    )
+    batch = build_collator(config, text_encoder())([asked, annotated_examples()[0]], with_targets=True)
+    targets = batch.targets
+    assert targets is not None
+    assert targets.existence.tolist() == [[-100] * 4, [1, 1, 0, 0]]
+    assert not batch.begins_word[0].any()
+    assert (targets.objectness[0, 2:] == -1).all()
+    assert (targets.objectness[0, 0] == 0).all()
+    assert int((targets.objectness[0, 1] == 1).sum()) == 1
+    terms = loss_terms(small_model()(batch), batch, small_model())
+    assert terms.counts[TERMS.index("existence")] == 4
+    assert terms.sums.isfinite().all()

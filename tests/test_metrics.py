@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnerqg.metrics import Counts
-from mnerqg.schema import Box, Entity, Post, Region, Span
+from mnerqg.schema import Box, Entity, Phrase, Post, Region, Span
 
 TYPES = ("PER", "LOC", "ORG")
 corner = st.integers(0, 8)
@@ -73,6 +73,9 @@ def slow_scores(posts: list[tuple[Post, list[Entity], list[Region], list[Region]
                 triples["right"] += correct and bool(near if region else not mine)
         if post.boxes_annotated:
             triples["gold"] += sum(one.type in TYPES for one in post.entities)
+            for one in post.entities:
+                mine = [box for box in post.boxes if box.type == one.type]
+                triples["all gold"] += max(len(mine), 1) if one.type in TYPES else 0
             for entry in TYPES:
                 mine = [box.xyxy_px for box in post.boxes if box.type == entry]
                 region = next((r.xyxy_px for r in best if r.type == entry), None)
@@ -91,6 +94,8 @@ def slow_scores(posts: list[tuple[Post, list[Entity], list[Region], list[Region]
         "accuracy_75": sum(o >= 0.75 - 1e-7 for o in overlaps) / max(len(overlaps), 1),
         "mean_iou": sum(overlaps) / max(len(overlaps), 1),
         "gmner_f1": f1(triples["right"], triples["said"], triples["gold"]),
+        # With one region an entity, as here; several have a test of their own.
+        "gmner_all_f1": f1(triples["right"], triples["said"], triples["all gold"]),
         "posts": len(posts),
         "entities": gold.total(),
         "grounded_queries": len(overlaps),
@@ -172,3 +177,52 @@ def test_the_best_region_counts_for_accuracy_even_below_the_threshold() -> None:
     scores = count([(post, [Entity("Ada", 0, 3, "PER", 0.9)], [GOOD], [])]).scores()
     assert (scores["accuracy_50"], scores["accuracy_75"], scores["gmner_f1"]) == (1, 1, 0)
     assert scores["mean_iou"] == pytest.approx(0.8)
+
+
+LEFT, RIGHT = Box("PER", 0, 0, 10, 10), Box("PER", 50, 0, 60, 10)
+ON_LEFT, ON_RIGHT = Region("PER", 0, 0, 10, 10, 0.9), Region("PER", 50, 0, 60, 10, 0.8)
+NOWHERE = Region("PER", 80, 80, 90, 90, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "regions", "one", "every"),
+    [
+        ((LEFT, RIGHT), [ON_RIGHT, ON_LEFT], 1, 1),
+        ((LEFT, RIGHT), [ON_LEFT], 1, 2 / 3),  # precision 1, recall 1/2
+        ((LEFT,), [ON_LEFT, NOWHERE], 1, 2 / 3),  # precision 1/2, recall 1
+        ((RIGHT,), [ON_LEFT, ON_RIGHT], 0, 2 / 3),  # the best region is the wrong one
+        ((LEFT,), [ON_LEFT, ON_LEFT], 1, 2 / 3),  # a gold box is found once
+        ((), [], 1, 1),
+        ((), [NOWHERE], 0, 0),
+        ((LEFT,), [], 0, 0),
+    ],
+)
+def test_several_regions_of_an_entity(
+    boxes: tuple[Box, ...], regions: list[Region], one: float, every: float
+) -> None:
+    post = Post("p", "Ada", None, (Span(0, 3, "PER"),), boxes, boxes_annotated=True)
+    scores = count([(post, [Entity("Ada", 0, 3, "PER", 0.9)], regions[:1], regions)]).scores()
+    assert scores["gmner_f1"] == one
+    assert scores["gmner_all_f1"] == pytest.approx(every)
+
+
+def test_weak_boxes_are_no_gold() -> None:
+    weak = Box("PER", 80, 80, 90, 90, "weak", 0.9)
+    post = Post("p", "Ada", None, (Span(0, 3, "PER"),), (weak, SHOWN), boxes_annotated=True)
+    scores = count([(post, [Entity("Ada", 0, 3, "PER", 0.9)], [GOOD], [GOOD])]).scores()
+    assert (scores["accuracy_50"], scores["gmner_f1"], scores["gmner_all_f1"]) == (1, 1, 1)
+    weakly = Post("p", "Ada", None, boxes=(weak,), boxes_annotated=True)
+    assert count([(weakly, [], [GOOD], [])]).scores()["grounded_queries"] == 0
+
+
+def test_phrases_are_counted_as_grounded_queries() -> None:
+    post = Post(
+        "p",
+        "A man and his hat",
+        boxes=(Box("1", 0, 0, 10, 10), Box("2", 0, 0, 4, 4)),
+        boxes_annotated=True,
+        phrases=(Phrase("1", "A man"), Phrase("2", "his hat")),
+    )
+    best = [Region("1", 0, 0, 10, 8, 0.9), Region("2", 8, 8, 9, 9, 0.9)]
+    scores = count([(post, [], best, [])]).scores()
+    assert (scores["grounded_queries"], scores["accuracy_50"], scores["entities"]) == (2, 0.5, 0)

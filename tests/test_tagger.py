@@ -7,8 +7,9 @@ from PIL import Image
 
 from mnerqg.config import DecodeConfig
 from mnerqg.metrics import Counts
+from mnerqg.posts import PreparedPost, prepare_post
 from mnerqg.schema import Box, Post, Span, TaggedPost
-from mnerqg.tagger import PreparedPost, Tagger, prepare_post
+from mnerqg.tagger import Tagger
 from tests.builders import TYPES, image_bytes
 
 

@@ -5,6 +5,7 @@ A picture is [H, W, 3] uint8 RGB, EXIF orientation applied, as a viewer shows it
 picture, `_canvas` in the letterbox.
 """
 
+import math
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal
@@ -146,6 +147,24 @@ def decode_letterbox(data: bytes, side: int, limits: ImageLimits | None = None) 
         (stored.resized_width, stored.resized_height), Image.Resampling.BILINEAR, box=decoded.box
     )
     return _paste(_upright(small, decoded.orientation), place), place
+
+
+def decode_region(
+    data: bytes, side: int, limits: ImageLimits, xyxy_px: tuple[float, float, float, float]
+) -> tuple[Pixels, Letterbox]:
+    """A part of the upright picture on its canvas, and where it lies there: `Letterbox` is then that of the part.
+
+    At least one pixel of the picture is shown, whatever the box. Raises ImageProblem as `decode`.
+    """
+    pixels = decode(data, limits)
+    height, width, _ = pixels.shape
+    left, top = min(max(int(xyxy_px[0]), 0), width - 1), min(max(int(xyxy_px[1]), 0), height - 1)
+    right, bottom = (
+        min(max(math.ceil(xyxy_px[2]), left + 1), width),
+        min(max(math.ceil(xyxy_px[3]), top + 1), height),
+    )
+    part = np.ascontiguousarray(pixels[top:bottom, left:right])
+    return letterbox(part, side), Letterbox(right - left, bottom - top, side)
 
 
 def _paste(image: Image.Image, place: Letterbox) -> Pixels:

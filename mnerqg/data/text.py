@@ -71,6 +71,7 @@ class TextEncoder:
             )
         self._tokenizer = tokenizer
         self.queries = tuple(queries)
+        self.max_length = max_length
         self.cls_id: int = tokenizer.cls_token_id
         self.sep_id: int = tokenizer.sep_token_id
         self.pad_id: int = tokenizer.pad_token_id or 0
@@ -84,9 +85,14 @@ class TextEncoder:
     @cached_property
     def query_ids(self) -> tuple[list[int], ...]:
         """The pieces of each query, without special tokens."""
-        return tuple(
-            self._tokenizer(query.query, add_special_tokens=False)["input_ids"] for query in self.queries
-        )
+        return tuple(self.encode_query(query.query) for query in self.queries)
+
+    def encode_query(self, query: str) -> list[int]:
+        """The pieces of one query, without special tokens; cut to `max_length`."""
+        ids: list[int] = self._tokenizer(
+            query, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
+        return ids[: self.max_length - 2]
 
     def encode(self, text: str) -> EncodedText:
         """Tokenise one sentence; never fails, whatever the text."""

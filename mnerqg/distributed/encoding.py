@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mnerqg.config import Config
+from mnerqg.data.annotations import best_region, choose_annotations, draw_phrases
 from mnerqg.data.dataset import post_from_row
 from mnerqg.data.images import ImageLimits
 from mnerqg.queries import EntityQuery
+from mnerqg.schema import Post
 
 if TYPE_CHECKING:
+    from mnerqg.data.batch import Example
     from mnerqg.data.text import TextEncoder
 
 
@@ -32,7 +35,7 @@ class EncodePosts:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         from mnerqg.data.augment import Augmenter
-        from mnerqg.data.batch import augment_example, examples_to_table, make_example
+        from mnerqg.data.batch import augment_example, examples_to_table
         from mnerqg.data.text import load_text_encoder
 
         config = self._config
@@ -44,8 +47,20 @@ class EncodePosts:
         generator = random.Random(block + config.train.seed.to_bytes(8, "little", signed=True))
         examples = []
         for row in rows.to_pylist():
-            example = make_example(
-                post_from_row(row), self._text_encoder, config.model.image_side, ImageLimits()
-            )
+            example = self._encode(post_from_row(row), self._text_encoder, generator)
             examples.append(augment_example(example, augmenter, seed=generator.getrandbits(31)))
         return examples_to_table(examples)
+
+    def _encode(self, post: Post, text_encoder: "TextEncoder", generator: random.Random) -> "Example":
+        from mnerqg.data.batch import make_example
+
+        model, train = self._config.model, self._config.train
+        chosen = choose_annotations(draw_phrases(post, train.phrases_per_post, generator), train)
+        return make_example(
+            chosen.post,
+            text_encoder,
+            model.image_side,
+            ImageLimits(),
+            region=best_region(post) if model.picture == "region" else None,
+            unknown_types=chosen.unknown_types,
+        )

@@ -16,21 +16,20 @@ import torch.distributed as dist
 
 from mnerqg import storage
 from mnerqg.checkpoint import (
-    WEIGHTS_FILE,
     load_training_state,
     load_weights,
-    publish_model,
     save_model,
     save_training_state,
+    start_weights,
 )
-from mnerqg.config import Config, load_config
-from mnerqg.data.batch import Collator, Example, table_to_examples
+from mnerqg.config import Config, ModelConfig, load_config
+from mnerqg.data.batch import Example, table_to_examples
 from mnerqg.data.dataset import read_posts
 from mnerqg.data.text import load_text_encoder
 from mnerqg.losses import JointLoss, LossBalance, loss_terms
 from mnerqg.metrics import Counts
-from mnerqg.model.build import build_anchors, build_pretrained
-from mnerqg.model.mnerqg import MNERQG
+from mnerqg.model.build import build_collator, build_pretrained
+from mnerqg.model_files import WEIGHTS_FILE, publish_model
 from mnerqg.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from mnerqg.queries import parse_queries
 from mnerqg.tagger import Tagger
@@ -65,6 +64,11 @@ def train_worker(settings: dict[str, Any]) -> None:
         worker.run_epoch(epoch)
 
 
+def best_metric(config: ModelConfig) -> str:
+    """By which score the best epoch is chosen: a network that finds no entities is chosen by its boxes."""
+    return "f1" if config.tagger != "mrc" or config.answers_spans else "accuracy_50"
+
+
 class _Worker:
     """The state of one worker: model, optimizer, balance factor, history."""
 
@@ -76,16 +80,14 @@ class _Worker:
         torch.manual_seed(config.train.seed)
         queries = parse_queries(job.queries, source="queries")
         self.text_encoder = load_text_encoder(config.model, queries)
-        self.collate = Collator(
-            text_encoder=self.text_encoder,
-            anchors=build_anchors(config.model),
-            ignore_iou=config.loss.ignore_iou,
-        )
-        self.model: MNERQG = build_pretrained(config.model)
+        self.collate = build_collator(config, self.text_encoder)
+        self.model = build_pretrained(config.model, len(queries))
         self.balance = LossBalance(config.loss)
         self.history: list[dict[str, Any]] = []
         checkpoint = ray.train.get_checkpoint()
         state = self._restore(checkpoint) if checkpoint is not None else None
+        if state is None and config.train.start_from is not None:
+            start_weights(self.model, config.train.start_from)
         self.parallel = ray.train.torch.prepare_model(self.model)
         self.optimizer = build_optimizer(self.model, config.train)
         if state is not None:
@@ -171,10 +173,9 @@ class _Worker:
     def _step(self, examples: list[Example]) -> JointLoss:
         settings = self.config.train
         batch = self.collate(examples, with_targets=True).to(self.device)
-        assert batch.targets is not None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             output = self.parallel(batch)
-        terms = loss_terms(output, batch.targets, self.model.match, batch.begins_word, batch.ends_word)
+        terms = loss_terms(output, batch, self.model)
         loss = self.balance(terms, reduce=_sum_over_workers, workers=self.world)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
@@ -191,7 +192,14 @@ class _Worker:
             model_id="in training",
             device=self.device,
         )
-        counts = tagger.score(read_posts(self.job.data, "valid", share=self.rank, shares=self.world))
+        posts = read_posts(
+            self.job.data,
+            "valid",
+            share=self.rank,
+            shares=self.world,
+            limit=self.config.train.max_valid_posts,
+        )
+        counts = tagger.score(posts)
         values = _sum_over_workers(torch.from_numpy(counts.to_array()).to(self.device))
         return Counts.from_array(tagger.types, values.cpu().numpy()).scores()
 
@@ -232,7 +240,7 @@ class _Worker:
         output = self.job.output
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         storage.write_text(storage.join(output, "metrics.jsonl"), lines)
-        for name, metric in (("best", "f1"), ("best_grounding", "accuracy_50")):
+        for name, metric in (("best", best_metric(self.config.model)), ("best_grounding", "accuracy_50")):
             if all(record[metric] < self.history[-1][metric] for record in self.history[:-1]):
                 publish_model(directory, storage.join(output, name))
         if last:

@@ -5,7 +5,7 @@ its output:
 
     run.json        configuration, data fingerprint and run name; the same command resumes, another is refused
     metrics.jsonl   one line an epoch
-    best/ last/ best_grounding/    model directories by validation F1, of the last epoch, by Accu@0.5
+    best/ last/ best_grounding/    model directories by validation F1 (FA-VG: Accu@0.5), of the last epoch, by Accu@0.5
     checkpoints-<hash>/            Ray Train's own: models with their training state
 """
 
@@ -19,13 +19,13 @@ import ray.train
 import ray.train.torch
 
 from mnerqg import storage
-from mnerqg.checkpoint import is_model
 from mnerqg.config import Config, dump_config
-from mnerqg.data.dataset import count_posts, fingerprint, split_files
+from mnerqg.data.dataset import count_posts, fingerprint, is_labelled, split_files
 from mnerqg.data.text import load_text_encoder
 from mnerqg.distributed.encoding import EncodePosts
-from mnerqg.distributed.train_worker import TrainingJob, train_worker
+from mnerqg.distributed.train_worker import TrainingJob, best_metric, train_worker
 from mnerqg.errors import ConfigError, RunError
+from mnerqg.model_files import check_model, is_model
 from mnerqg.queries import EntityQuery, dump_queries, load_queries
 
 # Where a run executes does not change what it computes: these may differ when a run is resumed.
@@ -50,10 +50,13 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     posts = min(count_posts(data, "train"), config.train.max_posts or 10**12)
     count_posts(data, "valid")
     load_text_encoder(config.model, queries)  # refuses an encoder that cannot be had
+    _check_annotations(config, data)
+    if config.train.start_from is not None:
+        check_model(config.train.start_from)
     name = _claim(config, queries, data, output)
     if is_model(storage.join(output, "last")):
         print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
-        return _best(output)
+        return _best(config, output)
     job = TrainingJob(dump_config(config), dump_queries(queries), data, output, posts)
     try:
         _trainer(config, queries, job, name).fit()
@@ -62,7 +65,16 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
         raise RunError(
             f"training failed: {reason}; the same command resumes from the last checkpoint"
         ) from error
-    return _best(output)
+    return _best(config, output)
+
+
+def _check_annotations(config: Config, data: str) -> None:
+    for key, wanted in (("train.boxes", config.train.boxes), ("model.picture", config.model.picture)):
+        if wanted in ("weak", "manual_where_present", "region") and not is_labelled(data):
+            raise ConfigError(
+                f"{key} is {wanted}, but {data} has no weak boxes; write a dataset that has them: "
+                f"jobs/label.py --data {data}"
+            )
 
 
 def _claim(config: Config, queries: tuple[EntityQuery, ...], data: str, output: str) -> str:
@@ -136,6 +148,7 @@ def _train_dataset(config: Config, queries: tuple[EntityQuery, ...], job: Traini
     )
 
 
-def _best(output: str) -> dict[str, float]:
+def _best(config: Config, output: str) -> dict[str, float]:
     lines = storage.read_text(storage.join(output, "metrics.jsonl")).splitlines()
-    return max((json.loads(line) for line in lines), key=lambda record: record["f1"])
+    metric = best_metric(config.model)
+    return max((json.loads(line) for line in lines), key=lambda record: record[metric])

@@ -7,11 +7,15 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from mnerqg.boxes import Anchors
-from mnerqg.config import ModelConfig
-from mnerqg.data.text import first_line, resolve_encoder
+from mnerqg.config import Config, ModelConfig
+from mnerqg.data.batch import Collator
+from mnerqg.data.text import TextEncoder, first_line, resolve_encoder
 from mnerqg.errors import ModelError
 from mnerqg.model.backbone import Backbone, VisualEncoder, load_pretrained
 from mnerqg.model.mnerqg import MNERQG, TextFeatures
+from mnerqg.model.sequence import SequenceTagger
+
+Network = MNERQG | SequenceTagger
 
 
 def build_anchors(config: ModelConfig) -> Anchors:
@@ -19,8 +23,20 @@ def build_anchors(config: ModelConfig) -> Anchors:
     return Anchors(sizes=config.anchors, reference_side=config.anchor_side, side=config.image_side)
 
 
-def build_pretrained(config: ModelConfig) -> MNERQG:
-    """The model with pretrained encoder and backbone, everything else fresh.
+def build_collator(config: Config, text_encoder: TextEncoder) -> Collator:
+    """What makes batches for the network of `config`."""
+    return Collator(
+        text_encoder=text_encoder,
+        anchors=build_anchors(config.model),
+        ignore_iou=config.loss.ignore_iou,
+        inputs=config.model.inputs,
+        tags=config.model.tagger != "mrc",
+        box_targets=config.loss.box_targets,
+    )
+
+
+def build_pretrained(config: ModelConfig, types: int) -> Network:
+    """The network for K = `types` queries with pretrained encoder and backbone, everything else fresh.
 
     Raises:
         ModelError: weights that cannot be had or do not fit.
@@ -30,19 +46,44 @@ def build_pretrained(config: ModelConfig) -> MNERQG:
         encoder = AutoModel.from_pretrained(name, add_pooling_layer=False, **_encoder_options(config))
     except (OSError, ValueError) as error:
         raise ModelError(f"no encoder at {name}: {first_line(error)}") from None
-    visual = _visual(config)
-    if config.backbone_weights is not None:
-        load_pretrained(visual.backbone, config.backbone_weights, pyramid=visual.pyramid)
-    return _assemble(config, encoder, visual)
+    network = assemble(config, encoder, types)
+    if isinstance(network, MNERQG) and network.visual is not None and config.backbone_weights is not None:
+        load_pretrained(network.visual.backbone, config.backbone_weights, pyramid=network.visual.pyramid)
+    return network
 
 
-def build_empty(config: ModelConfig, encoder_directory: Path) -> MNERQG:
-    """The model with random weights, its encoder shaped by `encoder_directory/config.json`; needs no network."""
+def build_empty(config: ModelConfig, encoder_directory: Path, types: int) -> Network:
+    """The network with random weights, its encoder shaped by `encoder_directory/config.json`; needs no hub."""
     encoder_config = AutoConfig.from_pretrained(encoder_directory)
     encoder = AutoModel.from_config(
         encoder_config, add_pooling_layer=False, attn_implementation=config.encoder_attention
     )
-    return _assemble(config, encoder, _visual(config))
+    return assemble(config, encoder, types)
+
+
+def assemble(config: ModelConfig, encoder: nn.Module, types: int) -> Network:
+    """The network around an encoder, for K = `types` queries; everything but the encoder is fresh."""
+    encoder_config: Any = encoder.config
+    width: int = encoder_config.hidden_size
+    if config.tagger != "mrc":
+        return SequenceTagger(
+            encoder=encoder,
+            encoder_width=width,
+            types=types,
+            dropout=config.dropout,
+            crf=config.tagger == "crf",
+        )
+    return MNERQG(
+        text=TextFeatures(encoder=encoder, encoder_width=width, width=config.width, dropout=config.dropout),
+        visual=_visual(config) if config.inputs != "text" else None,
+        width=config.width,
+        heads=config.heads,
+        match_hidden=config.match_hidden,
+        anchors_per_scale=build_anchors(config).per_scale,
+        grounding=config.grounding,
+        existence=config.existence,
+        spans=config.answers_spans,
+    )
 
 
 def _visual(config: ModelConfig) -> VisualEncoder:
@@ -56,21 +97,6 @@ def _visual(config: ModelConfig) -> VisualEncoder:
         width=config.width,
         pyramid_width=config.pyramid_width,
         pyramid_depth=config.pyramid_depth,
-    )
-
-
-def _assemble(config: ModelConfig, encoder: nn.Module, visual: VisualEncoder) -> MNERQG:
-    encoder_config: Any = encoder.config
-    text = TextFeatures(
-        encoder=encoder, encoder_width=encoder_config.hidden_size, width=config.width, dropout=config.dropout
-    )
-    return MNERQG(
-        text=text,
-        visual=visual,
-        width=config.width,
-        heads=config.heads,
-        match_hidden=config.match_hidden,
-        anchors_per_scale=build_anchors(config).per_scale,
     )
 
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from mnerqg.boxes import assign
 from mnerqg.config import AugmentConfig
 from mnerqg.data.augment import Augmenter
 from mnerqg.data.batch import (
+    Batch,
+    Collator,
     Example,
     augment_example,
     examples_to_table,
-    largest_boxes,
     make_example,
     table_to_examples,
 )
@@ -52,7 +54,7 @@ def test_rows_are_what_the_tokenizer_makes_of_query_and_text() -> None:
             asked = [part == 0 for part in sequence]
             assert batch.query_mask[p, k].tolist() == asked + [False] * (length - size)
             said = [index for index, part in enumerate(sequence) if part == 1]
-            assert not said or said[0] == batch.sentence_offset[k]
+            assert not said or said[0] == batch.sentence_offset[p, k]
             encoded = text_encoder().encode(text)
             for mask, marks in (
                 (batch.begins_word, encoded.begins_word),
@@ -71,7 +73,7 @@ def test_span_targets_stand_behind_each_query() -> None:
     assert targets.existence.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]]
     offset = batch.sentence_offset.tolist()
     gold = [(0, 0, 0, 1), (0, 1, 3, 3), (2, 2, 1, 1), (3, 0, 0, 0)]
-    moved = [(p, k, i + offset[k], j + offset[k]) for p, k, i, j in gold]
+    moved = [(p, k, i + offset[p][k], j + offset[p][k]) for p, k, i, j in gold]
     assert [tuple(row) for row in targets.matches.tolist()] == moved
     assert {tuple(row) for row in targets.starts.nonzero().tolist()} == {(p, k, i) for p, k, i, _ in moved}
     assert {tuple(row) for row in targets.ends.nonzero().tolist()} == {(p, k, j) for p, k, _, j in moved}
@@ -115,13 +117,93 @@ def test_a_box_moved_off_the_canvas_teaches_nothing() -> None:
     assert len(targets.box_candidates) == 0
 
 
-def test_the_largest_box_of_a_type() -> None:
-    many = example(
-        boxes_canvas=[[0, 0, 9, 9], [0, 0, 30, 30], [5, 5, 20, 20], [1, 1, 3, 3]], box_types=(2, 2, 2, 0)
+MANY = {
+    "boxes_canvas": [[0, 0, 9, 9], [0, 0, 30, 30], [40, 5, 60, 20], [1, 1, 3, 3]],
+    "box_types": (2, 2, 2, 0),
+    "boxes_annotated": True,
+}
+
+
+def boxed_candidates(**settings: Any) -> set[tuple[int, ...]]:
+    collate = Collator(text_encoder=text_encoder(), anchors=anchors(), ignore_iou=0.5, **settings)
+    targets = collate([example(**MANY)], with_targets=True).targets
+    assert targets is not None
+    boxed = {tuple(row) for row in targets.box_candidates.tolist()}
+    assert {tuple(row) for row in (targets.objectness == 1).nonzero().tolist()} == boxed
+    return boxed
+
+
+def test_the_largest_box_of_a_type_or_all_of_them() -> None:
+    def candidate(index: int) -> int:
+        assignment = assign(np.asarray(MANY["boxes_canvas"][index], np.float32), anchors(), 0.5)
+        assert assignment is not None
+        return assignment.candidate
+
+    assert boxed_candidates() == {(0, 2, candidate(1)), (0, 0, candidate(3))}
+    assert boxed_candidates(box_targets="all") == {
+        *((0, 2, candidate(index)) for index in range(3)),
+        (0, 0, candidate(3)),
+    }
+
+
+def test_two_boxes_of_one_candidate_leave_it_to_the_larger() -> None:
+    collate = Collator(text_encoder=text_encoder(), anchors=anchors(), ignore_iou=0.5, box_targets="all")
+    twins = example(boxes_canvas=[[10, 10, 30, 30], [10, 10, 31, 31]], box_types=(1, 1), boxes_annotated=True)
+    targets = collate([twins], with_targets=True).targets
+    assert targets is not None
+    assignment = assign(np.asarray([10, 10, 31, 31], np.float32), anchors(), 0.5)
+    assert assignment is not None
+    assert targets.box_candidates.tolist() == [[0, 1, assignment.candidate]]
+    torch.testing.assert_close(targets.box_targets[0], torch.tensor(assignment.target))
+
+
+def test_unknown_types_are_not_learned_from() -> None:
+    targets = collator()([example(boxes_annotated=True, unknown_types=(1, 3))], with_targets=True).targets
+    assert targets is not None
+    assert [int(row.unique()) for row in targets.objectness[0]] == [0, -1, 0, -1]
+
+
+def test_a_model_of_the_text_gets_no_picture_and_one_of_the_picture_no_text() -> None:
+    def collate(inputs: str) -> Batch:
+        collate = Collator(text_encoder=text_encoder(), anchors=anchors(), ignore_iou=0.5, inputs=inputs)
+        return collate(annotated_examples(), with_targets=True)
+
+    text, picture = collate("text"), collate("picture")
+    assert (text.picture == -1).all()
+    assert len(text.pixels) == 0
+    assert text.targets is not None
+    assert (text.targets.objectness == -1).all()
+    assert picture.picture.tolist() == [0, 1, 2, -1]
+    assert picture.attention_mask.sum(-1).tolist() == [[len(ids) + 2 for ids in text_encoder().query_ids]] * 4
+    assert not picture.begins_word.any()
+
+
+def test_a_baseline_is_asked_nothing_and_labels_words() -> None:
+    collate = Collator(
+        text_encoder=text_encoder(), anchors=anchors(), ignore_iou=0.5, inputs="text", tags=True
     )
-    found = largest_boxes(many)
-    assert sorted(found) == [0, 2]
-    assert found[2].tolist() == [0, 0, 30, 30]
+    batch = collate(annotated_examples(), with_targets=True)
+    assert batch.targets is not None
+    assert batch.targets.tags is not None
+    assert batch.input_ids.shape[1] == 1
+    plain = tokenizer()("Ada Lovelace visits London")["input_ids"]
+    assert batch.input_ids[0, 0, : len(plain)].tolist() == plain
+    assert not batch.token_type_ids.any()
+    words = [
+        tags[begins[0]].tolist() for tags, begins in zip(batch.targets.tags, batch.begins_word, strict=True)
+    ]
+    # spans ((0, 1, PER), (3, 3, LOC)) are in pieces: "Ada", "Love" and "##lace", "visits", "London"
+    assert words == [word_tags(one) for one in annotated_examples()]
+
+
+def word_tags(one: Example) -> list[int]:
+    """The tags by definition: of each word's first piece."""
+    tags = []
+    for piece, begins in enumerate(one.text.begins_word):
+        inside = [(first, k) for first, last, k in one.spans if first <= piece <= last]
+        if begins:
+            tags.append((1 if inside[0][0] == piece else 2) + 2 * inside[0][1] if inside else 0)
+    return tags
 
 
 def test_every_picture_once_with_its_row() -> None:

@@ -33,9 +33,8 @@ SHARES = {"uneven": ([0, 1, 2], [3, 4]), "one without pictures": ([0, 1, 2, 4], 
 
 def _backward(model: MNERQG, network: torch.nn.Module, examples: list[Example], workers: int) -> float:
     batch = collator()(examples, with_targets=True)
-    assert batch.targets is not None
     output = network(batch)
-    terms = loss_terms(output, batch.targets, model.match, batch.begins_word, batch.ends_word)
+    terms = loss_terms(output, batch, model)
 
     def reduce(values: torch.Tensor) -> torch.Tensor:
         if workers > 1:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from mnerqg.config import Config, load_config
-from mnerqg.data.twitter import write_split
+from mnerqg.data.importing import write_split
 from mnerqg.distributed.training import train
 from mnerqg.errors import ConfigError, DataError
 from mnerqg.schema import Box, Post, Span

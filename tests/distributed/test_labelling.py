@@ -1,0 +1,99 @@
+"""Weak boxes on a real local Ray: nothing of the dataset is lost, and training reads what was written."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mnerqg import storage
+from mnerqg.config import LabelConfig
+from mnerqg.data.dataset import LABELS_FILE, is_labelled, read_posts
+from mnerqg.data.importing import write_split
+from mnerqg.distributed.labelling import label, summarise
+from mnerqg.errors import ConfigError
+from mnerqg.schema import Box, Post, Span
+from mnerqg.tagger import Tagger
+from tests.builders import image_bytes
+
+CONFIG = LabelConfig(batch_posts=4, cpus_per_actor=0.5)
+OLD = Box("PER", 0, 0, 3, 3, "weak", 0.5)
+
+
+def posts(count: int) -> list[Post]:
+    return [
+        Post(
+            post_id=str(number),
+            text="Ada visits Oslo",
+            image=image_bytes(size=(40 + number, 24), colour=(number * 9 % 256, 80, 40))
+            if number % 4
+            else None,
+            entities=(Span(0, 3, "PER"),),
+            boxes=(Box("PER", 4, 4, 20, 20), OLD) if number % 2 else (),
+            boxes_annotated=number % 2 == 1,
+        )
+        for number in range(count)
+    ]
+
+
+def without_weak(post: Post) -> Post:
+    return replace(post, boxes=tuple(box for box in post.boxes if box.source != "weak"))
+
+
+def test_every_post_with_a_picture_gets_a_box_of_every_type(
+    ray_cluster: None, s3_bucket: str, tiny_model: Path
+) -> None:
+    data, output = f"{s3_bucket}/data", f"{s3_bucket}/labelled"
+    given = {"train": posts(30), "valid": posts(9)}
+    for split, of_split in given.items():
+        write_split(of_split, f"{data}/{split}", rows_per_file=8)
+    labels = label(str(tiny_model), data, output, CONFIG)
+
+    tagger = Tagger.load(tiny_model)
+    for split, of_split in given.items():
+        found = list(read_posts(output, split))
+        assert [without_weak(post) for post in found] == [
+            without_weak(post) for post in of_split
+        ]  # in order, too
+        expected = [tagger.best_regions([post])[0] for post in of_split]
+        for post, regions in zip(found, expected, strict=True):
+            weak = [box for box in post.boxes if box.source == "weak"]
+            assert OLD not in weak
+            # Random weights may put a box wholly beside the picture.
+            kept = [
+                region for region in regions if region.x_max > region.x_min and region.y_max > region.y_min
+            ]
+            assert [box.type for box in weak] == [region.type for region in kept]
+            for box, region in zip(weak, kept, strict=True):
+                assert box.xyxy_px == pytest.approx(region.xyxy_px, abs=0.01)
+                assert box.score == pytest.approx(region.score, abs=1e-4)
+        assert sum(len(post.boxes) for post in found) > len(found)
+        summary = labels["splits"][split]
+        assert summary["posts"] == len(of_split)
+        assert summary["grounded_queries"] == sum(bool(post.boxes) for post in of_split)
+
+    assert json.loads(storage.read_text(f"{output}/{LABELS_FILE}")) == labels
+    before = storage.list_files(output)
+    assert label(str(tiny_model), data, output, CONFIG) == labels  # already done
+    assert storage.list_files(output) == before
+    with pytest.raises(ConfigError, match="holds the labels of"):
+        label(str(tiny_model), f"{s3_bucket}/other", output, CONFIG)
+
+
+def test_labelling_a_dataset_into_itself(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is the dataset itself"):
+        label(str(tiny_model), str(tmp_path), f"{tmp_path}/", CONFIG)
+    assert not is_labelled(str(tmp_path))
+
+
+def test_the_summary_scores_weak_boxes_against_manual_ones() -> None:
+    good, bad = Box("PER", 4, 4, 20, 19, "weak", 0.9), Box("PER", 30, 4, 40, 9, "weak", 0.9)
+    manual = Box("PER", 4, 4, 20, 20)
+    boxed = [
+        Post("1", "a", boxes=(manual, good), boxes_annotated=True),
+        Post("2", "b", boxes=(manual, bad), boxes_annotated=True),
+        Post("3", "c", boxes=(good,)),
+    ]
+    found = summarise(iter(boxed), ["PER", "LOC"])
+    assert (found["posts"], found["weak_boxes"], found["grounded_queries"]) == (3, {"PER": 3}, 2)
+    assert found["accuracy_50"] == 0.5
