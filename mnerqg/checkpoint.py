@@ -22,10 +22,11 @@ from mnerqg.model_files import (
     METRICS_FILE,
     QUERIES_FILE,
     WEIGHTS_FILE,
+    asked,
     check_model,
     digest,
 )
-from mnerqg.queries import dump_queries
+from mnerqg.queries import EntityQuery, dump_queries
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,16 @@ def save_model(
     return model_id
 
 
-def load_model(uri: str) -> ModelDirectory:
-    """Load a model directory, local or remote.
+def load_model(uri: str, queries: tuple[EntityQuery, ...] | None = None) -> ModelDirectory:
+    """Load a model directory, local or remote, to be asked its own queries or others.
 
     Raises:
-        ModelError: a file missing or damaged, or another format version.
+        ModelError: a file missing or damaged, another format version, or queries that it cannot be asked.
         StorageError: the URI cannot be read.
     """
     files = check_model(uri)
+    if queries is not None:
+        files = asked(files, queries, uri)
     text_encoder = TextEncoder(
         tokenizer=load_tokenizer(str(files.directory / ENCODER_FOLDER)),
         queries=files.queries,

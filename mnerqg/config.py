@@ -251,6 +251,9 @@ class PicturesConfig(Section):
 class TagConfig(Section):
     """The bulk tagging of an archive (DESIGN §6)."""
 
+    queries: str | None = None
+    """A query style or the path of a YAML of queries, asked in the place of those the model was trained with: types
+    may be among them that it never saw. null: its own."""
     columns: ColumnsConfig = ColumnsConfig()
     pictures: PicturesConfig = PicturesConfig()
     batch_posts: PositiveInt = 16
@@ -289,6 +292,8 @@ class TagConfig(Section):
 class EvaluateConfig(Section):
     """Scoring a model on a split."""
 
+    queries: str | None = None
+    """As in tagging: other queries than the model's own, or null."""
     batch_posts: PositiveInt = 16
     actors: PositiveInt = 1
     cpus_per_actor: PositiveFloat = 1

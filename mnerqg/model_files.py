@@ -14,13 +14,13 @@ Nothing here imports torch, which takes seconds: drivers look at a model directo
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mnerqg import storage
 from mnerqg.config import Config, load_config
 from mnerqg.errors import ModelError
-from mnerqg.queries import EntityQuery, parse_queries
+from mnerqg.queries import EntityQuery, dump_queries, parse_queries
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "model.json"
@@ -110,3 +110,18 @@ def digest(directory: Path) -> str:
         with (directory / name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def asked(files: ModelFiles, queries: tuple[EntityQuery, ...], uri: str) -> ModelFiles:
+    """The model directory with other queries, and the model_id that belongs to those.
+
+    Raises:
+        ModelError: the model is a baseline, which cannot be asked.
+    """
+    if files.config.model.tagger != "mrc":
+        raise ModelError(
+            f"{uri} labels words (model.tagger is {files.config.model.tagger}) and cannot be asked other queries; "
+            "leave queries out"
+        )
+    text = f"{files.model_id}\n{dump_queries(queries)}"
+    return replace(files, queries=queries, model_id=hashlib.sha256(text.encode()).hexdigest()[:16])

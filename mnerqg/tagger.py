@@ -18,6 +18,7 @@ from mnerqg.decode import Decoded, Decoder
 from mnerqg.metrics import Counts
 from mnerqg.model.build import Network, build_anchors, build_collator
 from mnerqg.posts import PreparedPost, attach_regions, prepare_post
+from mnerqg.queries import EntityQuery
 from mnerqg.schema import Phrase, Post, Region, TaggedPost, TextStatus
 
 
@@ -53,15 +54,22 @@ class Tagger:
         self._decode = Decoder(config=config.decode, types=self.types, anchors=anchors, network=model)
 
     @classmethod
-    def load(cls, uri: str | os.PathLike[str], device: torch.device | str | None = None) -> Self:
+    def load(
+        cls,
+        uri: str | os.PathLike[str],
+        device: torch.device | str | None = None,
+        queries: Sequence[EntityQuery] | None = None,
+    ) -> Self:
         """Load a model directory, local or `s3://`; on CUDA where there is one unless `device` says otherwise.
 
+        `queries` are asked in the place of those it was trained with: types may be among them that it never saw.
+
         Raises:
-            ModelError: a file missing, damaged or of another format version.
+            ModelError: a file missing, damaged or of another format version, or queries that it cannot be asked.
             StorageError: the URI cannot be read.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        directory: ModelDirectory = load_model(os.fspath(uri))
+        directory: ModelDirectory = load_model(os.fspath(uri), tuple(queries) if queries else None)
         return cls(
             model=directory.model.to(device),
             text_encoder=directory.text_encoder,

@@ -13,7 +13,8 @@ from mnerqg.config import EvaluateConfig, ModelConfig
 from mnerqg.data.dataset import count_posts, post_from_row, split_files
 from mnerqg.errors import RunError
 from mnerqg.metrics import Counts
-from mnerqg.model_files import check_model
+from mnerqg.model_files import asked, check_model
+from mnerqg.queries import EntityQuery, load_queries
 from mnerqg.tagger import Tagger
 
 # The columns of `Counts.values`, in their order.
@@ -41,12 +42,15 @@ def evaluate(model: str, data: str, split: str, config: EvaluateConfig) -> tuple
         `PER_POST_SCHEMA`, sorted by post and type.
 
     Raises:
-        ModelError, DataError, StorageError: unusable model or dataset.
+        ModelError, DataError, StorageError, ConfigError: unusable model, dataset or queries.
         RunError: rows were lost or doubled on the way; their scores would be wrong.
     """
     model, data = storage.absolute(model), storage.absolute(data)
     expected = count_posts(data, split)
     files_of_model = check_model(model)
+    queries = load_queries(config.queries) if config.queries is not None else None
+    if queries is not None:
+        files_of_model = asked(files_of_model, queries, model)
     types = [query.type for query in files_of_model.queries]
     files = [entry.uri for entry in split_files(data, split)]
     filesystem, _ = storage.filesystem(files[0])
@@ -55,7 +59,7 @@ def evaluate(model: str, data: str, split: str, config: EvaluateConfig) -> tuple
         (row["post_id"], Counts.from_array(types, np.asarray(row["counts"])))
         for row in dataset.map_batches(
             _Scorer,
-            fn_constructor_args=(model, config),
+            fn_constructor_args=(model, config, queries),
             batch_format="pyarrow",
             batch_size=config.batch_posts,
             compute=ray.data.ActorPoolStrategy(size=config.actors),
@@ -110,8 +114,8 @@ def write_per_post(uri: str, per_post: pa.Table) -> None:
 class _Scorer:
     """A model actor: annotated posts in, one row of counts a post out."""
 
-    def __init__(self, model: str, config: EvaluateConfig) -> None:
-        self._tagger = Tagger.load(model, device="cuda" if config.gpus_per_actor else "cpu")
+    def __init__(self, model: str, config: EvaluateConfig, queries: tuple[EntityQuery, ...] | None) -> None:
+        self._tagger = Tagger.load(model, "cuda" if config.gpus_per_actor else "cpu", queries)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         posts = [post_from_row(row) for row in rows.to_pylist()]

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mnerqg.data.images import Letterbox
 from mnerqg.data.jsonlines import LINE_ERROR
 from mnerqg.distributed.picture_stages import PICTURES, clean
 from mnerqg.posts import PreparedPost, merge_pictures
+from mnerqg.queries import EntityQuery
 from mnerqg.schema import ROW_HASH, TaggedPost, tags_schema
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class TagSettings:
 
     Attributes:
         model: URI of the model directory.
+        queries: asked in the place of the model's own; None for those.
         columns: of the archive.
         pass_through: fields that are copied.
         several_pictures: whether the archive holds lists of pictures.
@@ -43,6 +46,7 @@ class TagSettings:
     """
 
     model: str
+    queries: tuple[EntityQuery, ...] | None
     columns: ColumnsConfig
     pass_through: tuple[pa.Field, ...]
     several_pictures: bool
@@ -77,7 +81,8 @@ class TagPosts:
 
         torch.set_num_threads(settings.threads)
         self._settings = settings
-        self._tagger = (load_tagger or Tagger.load)(settings.model)
+        load = load_tagger or partial(Tagger.load, queries=settings.queries)
+        self._tagger = load(settings.model)
         self._side = self._tagger.config.model.image_side
         self._tagger.tag_prepared([self._warm_up_post()])
         self._report = report

@@ -30,8 +30,9 @@ from mnerqg.distributed.tag_monitor import Report, only_run
 from mnerqg.distributed.tag_resources import SMALL_CLUSTER_CPUS, Resources, plan_resources
 from mnerqg.distributed.tag_stages import CHUNK_BATCHES, TagPosts, TagSettings
 from mnerqg.errors import ModelError, RunError, StorageError
-from mnerqg.model_files import check_model
+from mnerqg.model_files import ENCODER_FOLDER, ModelFiles, asked, check_model
 from mnerqg.pictures import PicturePolicy
+from mnerqg.queries import EntityQuery, load_queries
 from mnerqg.schema import ROW_HASH
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class TagPlan:
     config: TagConfig
     model: str
     model_id: str
+    queries: tuple[EntityQuery, ...] | None
     side: int
     archive: Archive
     output: str
@@ -94,7 +96,7 @@ def plan_tagging(
             for a passing reason are tagged again, the others are taken over.
 
     Raises:
-        ModelError, StorageError, DataError: one of them is not what it should be.
+        ModelError, StorageError, DataError, ConfigError: one of them is not what it should be.
     """
     model, archive, output = (storage.absolute(uri) for uri in (model, archive, output))
     base = storage.absolute(retry_failed) if retry_failed else None
@@ -104,6 +106,8 @@ def plan_tagging(
             f"{model} is the second of two stages (model.picture is region): it needs another model's boxes, "
             "which an archive does not have; tag with a model whose model.picture is whole"
         )
+    if config.queries is not None:
+        files = _asked(files, load_queries(config.queries), model)
     opened = open_archive(archive, config.columns)
     _check_place(output, opened, base)
     policy = _policy(config, opened.folder)
@@ -125,6 +129,7 @@ def plan_tagging(
         config=config,
         model=model,
         model_id=files.model_id,
+        queries=files.queries if config.queries is not None else None,
         side=files.config.model.image_side,
         archive=opened,
         output=output,
@@ -133,6 +138,17 @@ def plan_tagging(
         state=state,
         restart=restart,
     )
+
+
+def _asked(files: ModelFiles, queries: tuple[EntityQuery, ...], model: str) -> ModelFiles:
+    from mnerqg.data.text import TextEncoder, load_tokenizer  # takes seconds, and few runs need it
+
+    changed = asked(files, queries, model)
+    tokenizer = load_tokenizer(str(files.directory / ENCODER_FOLDER))
+    TextEncoder(
+        tokenizer=tokenizer, queries=queries, max_length=files.config.model.max_length
+    )  # do they fit?
+    return changed
 
 
 def _check_place(output: str, archive: Archive, base: str | None) -> None:
@@ -314,6 +330,7 @@ def _context(resources: Resources, filesystem: Any, path: str) -> ray.data.DataC
 def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
     return TagSettings(
         model=plan.model,
+        queries=plan.queries,
         columns=plan.config.columns,
         pass_through=plan.archive.pass_through,
         several_pictures=plan.archive.pictures == "lists",

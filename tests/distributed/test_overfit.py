@@ -1,20 +1,26 @@
 """The whole learning path on 16 posts: model, losses, optimizer, decoding and metrics must agree to reach 1.0."""
 
 import random
+from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from mnerqg.checkpoint import save_model
 from mnerqg.config import Config, load_config
-from mnerqg.data.batch import Collator, make_example
+from mnerqg.data.batch import make_example
 from mnerqg.data.images import ImageLimits
+from mnerqg.errors import ModelError
 from mnerqg.losses import LossBalance, loss_terms
-from mnerqg.model.build import build_anchors
+from mnerqg.model.build import build_collator
 from mnerqg.optimization import build_optimizer, learning_rate_factor, set_learning_rates
+from mnerqg.queries import EntityQuery
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
-from tests.builders import small_model, text_encoder
+from tests.builders import QUERIES, small_config, small_model, small_network, text_encoder
 
 NAMES = {
     "PER": ("Ada Lovelace", "Bob", "Grace Hopper", "Linus T."),
@@ -60,18 +66,17 @@ def _config() -> Config:
     return load_config(Config, recipe)
 
 
-def test_sixteen_posts_are_learned_to_the_last_entity_and_box() -> None:
+def _learn(posts: list[Post], queries: tuple[EntityQuery, ...]) -> tuple[Tagger, dict[str, float]]:
+    """A model trained on the posts until it knows them, and its scores on them."""
     config = _config()
     torch.manual_seed(0)
     model = small_model(config)
-    encoder = text_encoder()
-    collate = Collator(text_encoder=encoder, anchors=build_anchors(config.model), ignore_iou=0.5)
-    posts = _posts()
+    encoder = text_encoder(queries)
     examples = [make_example(post, encoder, 64, ImageLimits()) for post in posts]
     optimizer = build_optimizer(model, config.train)
     balance = LossBalance(config.loss)
     tagger = Tagger(model=model, text_encoder=encoder, config=config, model_id="overfit")
-    batch = collate(examples, with_targets=True)
+    batch = build_collator(config, encoder)(examples, with_targets=True)
     scores: dict[str, float] = {}
     for step in range(STEPS):
         set_learning_rates(optimizer, learning_rate_factor((step + 1) / STEPS, warmup=0.1))
@@ -84,7 +89,45 @@ def test_sixteen_posts_are_learned_to_the_last_entity_and_box() -> None:
             scores = tagger.score(posts).scores()
             if scores["f1"] == scores["accuracy_50"] == 1.0:
                 break
+    return tagger, scores
+
+
+def test_sixteen_posts_are_learned_to_the_last_entity_and_box() -> None:
+    _, scores = _learn(_posts(), QUERIES)
     assert scores["f1"] == 1.0
     assert scores["accuracy_50"] == 1.0
     assert scores["entities"] == 32
     assert scores["grounded_queries"] == 32
+
+
+def test_a_type_that_was_never_trained_can_be_asked(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Trained on three types, asked for all four: the three are answered as before, whatever the fourth comes to."""
+    known, unknown = QUERIES[:3], QUERIES[3]
+    posts = _posts()
+    trained, scores = _learn(posts, known)
+    assert scores["f1"] == 1.0
+    save_model(
+        tmp_path / "model", model=trained.model, text_encoder=trained.text_encoder, config=trained.config
+    )
+    own = Tagger.load(tmp_path / "model", "cpu")
+    asked = Tagger.load(tmp_path / "model", "cpu", queries=QUERIES)
+    assert asked.types == (*own.types, unknown.type)
+    assert asked.model_id != own.model_id
+    measured = asked.score(posts).scores()
+    for query in known:
+        assert measured[f"f1_{query.type}"] == scores[f"f1_{query.type}"] == 1.0
+    assert measured["entities"] == 32
+    for tagged in asked.tag(posts):
+        assert [kind for kind, _ in tagged.existence] == [query.type for query in QUERIES]
+    record_property("f1_of_the_held_out_type", measured[f"f1_{unknown.type}"])
+    print(f"held-out type {unknown.type}: F1 {measured[f'f1_{unknown.type}']:.3f}")
+
+
+def test_a_baseline_cannot_be_asked(tmp_path: Path) -> None:
+    config = small_config(tagger="bio", inputs="text", grounding=False, existence=False)
+    save_model(tmp_path / "model", model=small_network(config), text_encoder=text_encoder(), config=config)
+    assert Tagger.load(tmp_path / "model", "cpu").tag([Post("1", "Ada")])[0].text_status == "ok"
+    with pytest.raises(ModelError, match=r"labels words .* and cannot be asked"):
+        Tagger.load(tmp_path / "model", "cpu", queries=QUERIES[:2])

@@ -20,7 +20,7 @@ from mnerqg.distributed.tag_monitor import only_run
 from mnerqg.distributed.tag_resources import plan_resources
 from mnerqg.distributed.tag_stages import tag_each
 from mnerqg.distributed.tagging import first_cause, plan_tagging, tag_archive
-from mnerqg.errors import ConfigError, DataError, RunError
+from mnerqg.errors import ConfigError, DataError, ModelError, RunError, StorageError
 from mnerqg.posts import PreparedPost
 from mnerqg.schema import Post, TaggedPost, tags_schema
 from mnerqg.tagger import Tagger
@@ -233,6 +233,39 @@ def test_lost_rows_are_no_success(tmp_path: Path, tiny_model: Path) -> None:
         tag_archive(plan)
     assert not (tmp_path / "tags" / "_SUCCESS").exists()
     assert not (tmp_path / "tags" / "_manifest.json").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_other_queries_than_the_models_own(tmp_path: Path, tiny_model: Path) -> None:
+    archive, output = str(tmp_path / "archive"), str(tmp_path / "tags")
+    write_archive(archive, [{"post_id": str(number), "text": post(number)} for number in range(12)])
+    queries = tmp_path / "queries.yaml"
+    queries.write_text("- {type: Product, query: a product}\n- {type: Event, query: an event}\n")
+    config = SMALL.model_copy(update={"queries": str(queries)})
+    plan = plan_tagging(config, str(tiny_model), archive, output)
+    manifest = tag_archive(plan)
+    tags = read_tags(output)
+    assert [[one["type"] for one in row] for row in tags["existence"].to_pylist()] == [
+        ["Product", "Event"]
+    ] * 12
+    assert set(tags["model_id"].to_pylist()) == {plan.model_id} == {manifest["model_id"]}
+    assert set(manifest["entities"]) == {"Product", "Event"}
+    with pytest.raises(StorageError, match="belongs to a run of something else"):
+        plan_tagging(SMALL, str(tiny_model), archive, output)
+
+
+def test_queries_that_cannot_be_asked(tmp_path: Path, tiny_model: Path) -> None:
+    archive = str(tmp_path / "archive")
+    write_archive(archive, [{"post_id": "1", "text": "the city"}])
+    long = tmp_path / "long.yaml"
+    long.write_text(f"- {{type: Product, query: {'a product ' * 40}}}\n")
+    config = SMALL.model_copy(update={"queries": str(long)})
+    with pytest.raises(ModelError, match="longest query leaves"):
+        plan_tagging(config, str(tiny_model), archive, str(tmp_path / "tags"))
+    with pytest.raises(ConfigError, match="give a query style"):
+        plan_tagging(
+            SMALL.model_copy(update={"queries": "no such"}), str(tiny_model), archive, str(tmp_path / "tags")
+        )
 
 
 def cheap(config: TagConfig, model: Path, archive: str, output: str, **options: Any) -> dict[str, Any]:

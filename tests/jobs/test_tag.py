@@ -157,7 +157,7 @@ def table(**columns: Any) -> pa.Table:
         (
             table(),
             ["--no_such_key", "1"],
-            "unknown key no_such_key; allowed here: columns, pictures, batch_posts",
+            "unknown key no_such_key; allowed here: queries, columns, pictures",
         ),
         (table(), ["--pictures.roots", "[gs://b]"], "'gs' is not supported"),
         (table(), ["--pictures.schemes", "[ftp]"], "pictures.schemes"),
