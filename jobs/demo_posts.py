@@ -692,6 +692,39 @@ def write_archive(rng: random.Random, output: Path, names: Names) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), output / "archive" / "posts.parquet")
 
 
+PHRASES = {  # how a caption may call what a picture shows, with its type in Flickr30K Entities
+    "PER": ("people", ("a person", "somebody", "one man or woman", "the head of a person")),
+    "LOC": ("scene", ("a place", "a landscape", "a view of a city or country", "the outdoors")),
+    "ORG": ("other", ("a logo", "the sign of a company", "the brand of an organization")),
+    "OTHER": ("other", ("a thing", "an object", "some product", "an item on its own")),
+}
+
+
+def write_phrases(rng: random.Random, output: Path, names: Names, pictures: int) -> None:
+    """Pictures with two captions each in the layout of Flickr30K Entities; one in eight is for validation."""
+    for name in ("Sentences", "Annotations", "flickr30k-images"):
+        (output / name).mkdir(parents=True)
+    ids = [str(1000 + number) for number in range(pictures)]
+    for picture_id in ids:
+        types = rng.sample(sorted(PHRASES), rng.choice((1, 2, 2, 3)))
+        picture = draw_picture(rng, {kind: rng.choice(names[kind]) for kind in types})
+        (output / "flickr30k-images" / f"{picture_id}.jpg").write_bytes(jpeg(picture.image))
+        entities = {kind: f"{picture_id}{number}" for number, kind in enumerate(types)}
+        boxes = [(entities[kind], picture.boxes[kind]) for kind in types]
+        xml = voc_xml(f"{picture_id}.jpg", picture.image.size, boxes)
+        (output / "Annotations" / f"{picture_id}.xml").write_text(xml, encoding="utf-8")
+        captions = []
+        for _ in range(2):
+            marked = [
+                f"[/EN#{entities[kind]}/{PHRASES[kind][0]} {rng.choice(PHRASES[kind][1])}]"
+                for kind in rng.sample(types, len(types))
+            ]
+            captions.append(f"{' beside '.join(marked)} .\n")
+        (output / "Sentences" / f"{picture_id}.txt").write_text("".join(captions), encoding="utf-8")
+    for file, chosen in (("train.txt", ids[pictures // 8 :]), ("val.txt", ids[: pictures // 8])):
+        (output / file).write_text("\n".join(chosen) + "\n", encoding="utf-8")
+
+
 def clear_earlier(output: Path) -> None:
     """Remove what an earlier run wrote to `output`.
 
@@ -708,12 +741,14 @@ def clear_earlier(output: Path) -> None:
         )
     for split in SPLIT_POSTS:
         (output / f"{split}.txt").unlink(missing_ok=True)
-    for name in ("demo_images", "xml", "archive"):
+    for name in ("demo_images", "xml", "archive", "phrases"):
         shutil.rmtree(output / name, ignore_errors=True)
 
 
-def write_demo(output: Path, seed: int) -> None:
+def write_demo(output: Path, seed: int, phrases: int = 0) -> None:
     """Write the training set and the archive under `output`, in place of an earlier run's.
+
+    With `phrases` so many pictures with captions are written to `output/phrases`, too.
 
     Raises:
         DataError: if `output` holds files that no earlier run wrote.
@@ -731,6 +766,8 @@ def write_demo(output: Path, seed: int) -> None:
         write_split(rng, output, split, first_id, training_names if split == "train" else all_names)
         first_id += count
     write_archive(rng, output, all_names)
+    if phrases:
+        write_phrases(rng, output / "phrases", training_names, phrases)
 
 
 def main(argv: list[str]) -> None:
@@ -744,8 +781,11 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="directory to write to")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument(
+        "--phrases", type=int, default=0, help="pictures to write in the layout of Flickr30K Entities, too"
+    )
     arguments = parser.parse_args(argv)
-    write_demo(arguments.output, arguments.seed)
+    write_demo(arguments.output, arguments.seed, arguments.phrases)
     counts = ", ".join(f"{count} {split}" for split, count in SPLIT_POSTS.items())
     print(f"{counts} posts in {arguments.output}; {ARCHIVE_POSTS} to tag in {arguments.output / 'archive'}")
 

@@ -1,5 +1,6 @@
 import hashlib
 import importlib.util
+import random
 import subprocess
 import sys
 from io import BytesIO
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mnerqg.data import flickr30k
 from mnerqg.data.images import ImageLimits, ImageProblem, decode
 from mnerqg.data.twitter import SplitSummary, parse_conll, read_split
 
@@ -126,3 +128,22 @@ def test_a_directory_with_other_files_is_left_alone(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path}: holds files")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_phrases_in_the_layout_of_flickr30k_entities(tmp_path: Path) -> None:
+    job = load_job()
+    names, _ = job.make_names(random.Random(1))
+    job.write_phrases(random.Random(1), tmp_path / "phrases", names, 24)
+    summaries = {split: flickr30k.SplitSummary() for split in ("train", "valid")}
+    posts = {
+        split: list(flickr30k.read_split(tmp_path / "phrases", split, summary))
+        for split, summary in summaries.items()
+    }
+    assert {split: len(found) for split, found in posts.items()} == {"train": 21, "valid": 3}
+    for summary in summaries.values():
+        assert summary.mentions["boxed"] == sum(summary.mentions.values()) > 0
+        assert (summary.unknown_entities, summary.boxes_dropped, summary.boxes_clipped) == ([], 0, 0)
+        assert summary.pictures_found == summary.posts
+    for post in posts["train"]:
+        assert post.phrases
+        assert [box.type for box in post.boxes] == [phrase.id for phrase in post.phrases]
