@@ -12,7 +12,6 @@ DIR/labelled. Manual boxes are what every system is scored against.
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -194,9 +193,7 @@ def plan_labels(arguments: argparse.Namespace, overrides: Sequence[str], output:
     trained = storage.join(output, "runs", "labeller")
     phrases_trained = storage.join(output, "runs", "labeller-phrases")
     if arguments.labeller is None and arguments.phrases is not None:
-        # Relative, since it becomes part of the run's settings: every node and machine has its own folders.
-        queries = os.path.relpath(CONFIGS / "queries" / "phrase.yaml")
-        settings = [*overrides, "--train.seed=0", f"--queries={queries}"]
+        settings = [*overrides, "--train.seed=0", f"--queries={CONFIGS / 'queries' / 'phrase.yaml'}"]
         config = load_system(LABELLER, arguments.config, settings)
         count_posts(arguments.phrases, "train")
         steps.append(plan_training("FA-VG on phrases", config, arguments.phrases, phrases_trained))

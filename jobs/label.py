@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
 
 def format_labels(labels: dict[str, Any]) -> str:
     """One line a split."""
-    lines = [f"weak boxes of the model {labels['model_id']} for {labels['data']}"]
+    lines = [f"weak boxes of the model {labels['model_id']} for {labels['dataset']}"]
     for split, found in labels["splits"].items():
         boxes = ", ".join(f"{kind} {count:,}" for kind, count in sorted(found["weak_boxes"].items()))
         lines.append(

@@ -89,6 +89,11 @@ class ModelConfig(Section):
             raise ValueError("grounding is false, but inputs is picture, which answers nothing else")
         if self.inputs == "picture" and self.existence:
             raise ValueError("existence is true, but inputs is picture; without a text it must be false")
+        if self.picture == "region" and (self.grounding or self.inputs != "text_picture"):
+            raise ValueError(
+                "picture is region; then grounding must be false, for the boxes lie in the whole picture, and inputs "
+                "must be text_picture"
+            )
         if self.tagger != "mrc" and (self.inputs != "text" or self.existence):
             raise ValueError(f"tagger is {self.tagger}; then inputs must be text and existence false")
         if self.image_side % 32:
@@ -331,7 +336,7 @@ def load_files(section: type[S], paths: Sequence[Path], overrides: Sequence[str]
     """
     for path in paths:
         if not path.is_file():
-            raise ConfigError(f"--config {path} does not exist; leave it out for the defaults")
+            raise ConfigError(f"--config {path} does not exist; give the path of a YAML file of settings")
     layers = [(str(path), _read_mapping(path.read_text(encoding="utf-8"), str(path))) for path in paths]
     return _build(section, layers, overrides)
 

@@ -153,7 +153,8 @@ class Decoder:
         for p, tags in enumerate(network.best_tags(output.tag_logits, begins)):
             text = examples[p].text
             first_pieces = [piece for piece, is_first in enumerate(text.begins_word) if is_first]
-            last_pieces = [piece for piece, is_last in enumerate(text.ends_word) if is_last]
+            # The last word may be cut, and then has no piece that ends it.
+            last_pieces = [piece - 1 for piece in [*first_pieces[1:], len(text.ends)]]
             word_scores = scores[p][begins[p]].gather(1, torch.tensor(tags, device=scores.device)[:, None])
             entities = []
             for first, last, k in tag_runs(tags):

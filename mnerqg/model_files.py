@@ -116,12 +116,20 @@ def asked(files: ModelFiles, queries: tuple[EntityQuery, ...], uri: str) -> Mode
     """The model directory with other queries, and the model_id that belongs to those.
 
     Raises:
-        ModelError: the model is a baseline, which cannot be asked.
+        ModelError: the model is a baseline, which cannot be asked, or a query is too long for it.
     """
+    from mnerqg.data.text import TextEncoder, load_tokenizer  # takes seconds, and few need it
+
+    if queries == files.queries:
+        return files
     if files.config.model.tagger != "mrc":
         raise ModelError(
             f"{uri} labels words (model.tagger is {files.config.model.tagger}) and cannot be asked other queries; "
             "leave queries out"
         )
+    tokenizer = load_tokenizer(str(files.directory / ENCODER_FOLDER))
+    TextEncoder(
+        tokenizer=tokenizer, queries=queries, max_length=files.config.model.max_length
+    )  # do they fit?
     text = f"{files.model_id}\n{dump_queries(queries)}"
     return replace(files, queries=queries, model_id=hashlib.sha256(text.encode()).hexdigest()[:16])

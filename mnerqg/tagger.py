@@ -15,6 +15,7 @@ from mnerqg.data.batch import Example, encode_post
 from mnerqg.data.images import ImageLimits
 from mnerqg.data.text import TextEncoder
 from mnerqg.decode import Decoded, Decoder
+from mnerqg.errors import ModelError
 from mnerqg.metrics import Counts
 from mnerqg.model.build import Network, build_anchors, build_collator
 from mnerqg.posts import PreparedPost, attach_regions, prepare_post
@@ -69,7 +70,7 @@ class Tagger:
             StorageError: the URI cannot be read.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        directory: ModelDirectory = load_model(os.fspath(uri), tuple(queries) if queries else None)
+        directory: ModelDirectory = load_model(os.fspath(uri), None if queries is None else tuple(queries))
         return cls(
             model=directory.model.to(device),
             text_encoder=directory.text_encoder,
@@ -88,7 +89,16 @@ class Tagger:
         return tagged
 
     def tag_prepared(self, posts: Sequence[PreparedPost]) -> list[TaggedPost]:
-        """Tag posts as one batch."""
+        """Tag posts as one batch.
+
+        Raises:
+            ModelError: the model is the second of two stages, whose regions posts do not bring along.
+        """
+        if self.config.model.picture == "region":
+            raise ModelError(
+                "the model is the second of two stages (model.picture is region) and needs another model's boxes; "
+                "tag with a model whose model.picture is whole"
+            )
         if not posts:
             return []
         examples = [self._example(post) for post in posts]

@@ -304,3 +304,21 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("[1]")
     with pytest.raises(ConfigError, match=r"other\.yaml holds a list; it must be a mapping of sections"):
         load_files(Config, [good, tmp_path / "other.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"inputs": "text"}, "grounding is true, but inputs is text"),
+        ({"inputs": "picture", "grounding": False}, "answers nothing else"),
+        ({"inputs": "picture"}, "existence is true, but inputs is picture"),
+        ({"picture": "region"}, "grounding must be false"),
+        ({"picture": "region", "grounding": False, "inputs": "text"}, "inputs must be text_picture"),
+        ({"tagger": "bio"}, "inputs must be text"),
+        ({"tagger": "crf", "inputs": "text", "grounding": False}, "existence false"),
+    ],
+)
+def test_variants_that_contradict_themselves(settings: dict[str, object], message: str) -> None:
+    text = yaml.safe_dump({"model": settings})
+    with pytest.raises(ConfigError, match=message):
+        load_config(Config, text)

@@ -11,11 +11,25 @@ from mnerqg import boxes
 from mnerqg.config import DecodeConfig
 from mnerqg.data.batch import Batch, Example
 from mnerqg.data.images import Letterbox
+from mnerqg.data.text import TextEncoder
 from mnerqg.decode import Decoded, Decoder, tag_runs
+from mnerqg.model.build import build_collator
 from mnerqg.model.mnerqg import MNERQG, Output
 from mnerqg.posts import attach_regions
+from mnerqg.queries import EntityQuery
 from mnerqg.schema import Entity, Region
-from tests.builders import SIDE, TYPES, anchors, collator, small_model, text_encoder, unicode_text
+from tests.builders import (
+    SIDE,
+    TYPES,
+    anchors,
+    collator,
+    small_config,
+    small_model,
+    small_network,
+    text_encoder,
+    tokenizer,
+    unicode_text,
+)
 
 NO, YES = -9.0, 9.0
 
@@ -296,3 +310,22 @@ def test_tag_runs_are_the_entities_that_tags_spell(entities: list[tuple[int, int
 )
 def test_a_stray_inside_begins_an_entity(tags: list[int], runs: list[tuple[int, int, int]]) -> None:
     assert tag_runs(tags) == runs
+
+
+def test_a_baseline_finds_an_entity_in_a_word_that_was_cut() -> None:
+    encoder = TextEncoder(tokenizer=tokenizer(), queries=(EntityQuery(type="PER", query="x"),), max_length=32)
+    text = "a " * (encoder.budget - 1) + "Schwarzenegger"
+    cut = encoder.encode(text)
+    assert cut.truncated
+    assert (cut.begins_word[-1], cut.ends_word[-1]) == (True, False)
+    config = small_config(tagger="bio", inputs="text", grounding=False, existence=False)
+    examples = [Example(cut)]
+    batch = build_collator(config, encoder)(examples, with_targets=False)
+    logits = torch.zeros(*batch.input_ids[:, 0].shape, 9)
+    logits[0, : encoder.budget, 0] = 9.0  # O
+    logits[0, encoder.budget, 1] = 9.0  # B-PER at the last word's first piece: [CLS] is the piece 0
+    baseline = Decoder(config=DecodeConfig(), types=TYPES, anchors=anchors(), network=small_network(config))
+    (decoded,) = baseline(Output(tag_logits=logits), batch, examples, [text])
+    (entity,) = decoded.entities
+    assert (entity.start, entity.end) == (2 * (encoder.budget - 1), cut.ends[-1])
+    assert text[entity.start : entity.end] == entity.text

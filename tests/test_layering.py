@@ -51,6 +51,7 @@ ORDER = (
     "optimization",
     "checkpoint",
     "tagger",
+    "distributed.causes",
     "distributed.picture_stages",
     "distributed.encoding",
     "distributed.train_worker",

@@ -208,7 +208,8 @@ class Collator:
         """Collate P examples; sequences are padded to the longest of them, in steps of 8."""
         heads = [[self._head(ids) for ids in self._queries(example)] for example in examples]
         asked = [len(post) for post in heads]
-        # A post with fewer queries than others asks its first one again, unheard: batch normalisation counts it.
+        # A post with fewer queries than others asks its first one again, unheard. The batch normalisation of the
+        # grounding counts it: with phrases the statistics depend a little on which posts come together.
         heads = [[*post, *[post[0]] * (max(asked) - len(post))] for post in heads]
         tails = [self._tail(example) for example in examples]
         longest = max(len(head) for post in heads for head in post) + max(map(len, tails))

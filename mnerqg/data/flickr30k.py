@@ -358,7 +358,7 @@ def _post(picture: _Picture, paths: Mapping[str, Path], summary: SplitSummary) -
         text="\n".join(caption.text for caption in picture.captions),
         image=image[0] if image is not None else None,
         boxes=tuple(Box(phrase.id, *boxes[entity_id]) for phrase, entity_id in phrases.items()),
-        boxes_annotated=True,
+        boxes_annotated=bool(phrases),  # without any, the model's own queries would be answered by nothing
         phrases=tuple(phrases),
     )
 

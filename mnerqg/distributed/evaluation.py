@@ -10,8 +10,9 @@ import ray.data
 
 from mnerqg import storage
 from mnerqg.config import EvaluateConfig, ModelConfig
-from mnerqg.data.dataset import count_posts, post_from_row, split_files
-from mnerqg.errors import RunError
+from mnerqg.data.dataset import count_posts, is_labelled, post_from_row, split_files
+from mnerqg.distributed.causes import first_cause
+from mnerqg.errors import ConfigError, RunError
 from mnerqg.metrics import Counts
 from mnerqg.model_files import asked, check_model
 from mnerqg.queries import EntityQuery, load_queries
@@ -52,21 +53,28 @@ def evaluate(model: str, data: str, split: str, config: EvaluateConfig) -> tuple
     if queries is not None:
         files_of_model = asked(files_of_model, queries, model)
     types = [query.type for query in files_of_model.queries]
+    if files_of_model.config.model.picture == "region" and not is_labelled(data):
+        raise ConfigError(
+            f"{model} looks at the regions of another model (model.picture is region), but {data} has no weak boxes; "
+            f"write a dataset that has them: jobs/label.py --data {data}"
+        )
     files = [entry.uri for entry in split_files(data, split)]
     filesystem, _ = storage.filesystem(files[0])
     dataset = ray.data.read_parquet([storage.filesystem(uri)[1] for uri in files], filesystem=filesystem)
-    posts: list[tuple[str, Counts]] = [
-        (row["post_id"], Counts.from_array(types, np.asarray(row["counts"])))
-        for row in dataset.map_batches(
-            _Scorer,
-            fn_constructor_args=(model, config, queries),
-            batch_format="pyarrow",
-            batch_size=config.batch_posts,
-            compute=ray.data.ActorPoolStrategy(size=config.actors),
-            num_cpus=config.cpus_per_actor,
-            num_gpus=config.gpus_per_actor,
-        ).iter_rows()
-    ]
+    scored = dataset.map_batches(
+        _Scorer,
+        fn_constructor_args=(model, config, queries),
+        batch_format="pyarrow",
+        batch_size=config.batch_posts,
+        compute=ray.data.ActorPoolStrategy(size=config.actors),
+        num_cpus=config.cpus_per_actor,
+        num_gpus=config.gpus_per_actor,
+    )
+    try:
+        rows = scored.take_all()
+    except Exception as error:  # Ray raises its own and, disguised, the actors' errors
+        raise RunError(f"scoring {split} failed: {first_cause(error)}; run it again") from error
+    posts = [(row["post_id"], Counts.from_array(types, np.asarray(row["counts"]))) for row in rows]
     counts = sum((of_post for _, of_post in posts), Counts(types))
     if counts.posts != expected or len(posts) != expected:
         raise RunError(f"{counts.posts} of {expected} posts of {split} were scored; run it again")

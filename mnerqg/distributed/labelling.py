@@ -1,13 +1,16 @@
 """Weak boxes for a prepared dataset from a grounding model, on Ray Data (paper, "Weak Supervision").
 
-The output is the dataset with one box more for every type and post with a picture: `source` is weak, and the score
-says how sure the model is. Whose boxes are learned, and from which score on, is up to `TrainConfig`. What was done
-stands in `labels.json`, which is written last.
+The output is a folder of its own: the dataset with one box more for every type and post with a picture. Its `source`
+is weak, and its score says how sure the model is. Whose boxes are learned, and from which score on, is up to
+`TrainConfig`. What was done stands in `labels.json`, which is written last; until then `_labelling.json` says which
+splits are done.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +19,15 @@ import ray.data
 
 from mnerqg import storage
 from mnerqg.config import LabelConfig
-from mnerqg.data.dataset import LABELS_FILE, count_posts, is_labelled, post_from_row, split_files
+from mnerqg.data.dataset import (
+    LABELS_FILE,
+    count_posts,
+    fingerprint,
+    is_labelled,
+    post_from_row,
+    split_files,
+)
+from mnerqg.distributed.causes import first_cause
 from mnerqg.errors import ConfigError, RunError
 from mnerqg.metrics import Counts
 from mnerqg.model_files import check_model
@@ -24,6 +35,7 @@ from mnerqg.schema import TRAINING_SCHEMA, Box, Post, Region
 from mnerqg.tagger import Tagger
 
 _ROWS_PER_FILE = 1000
+_PROGRESS_FILE = "_labelling.json"
 
 
 def label(model: str, data: str, output: str, config: LabelConfig) -> dict[str, Any]:
@@ -32,41 +44,68 @@ def label(model: str, data: str, output: str, config: LabelConfig) -> dict[str, 
     Args:
         model: URI of a model directory with a grounding head.
         data: URI of a prepared dataset; all its splits are labelled. Weak boxes it has are replaced.
-        output: URI of another folder. After a kill the same call begins again with the split that was under way.
+        output: URI of an empty or new folder, or that of an earlier call for the same model and dataset: after a kill
+            it begins again with the split that was under way.
         config: settings.
 
     Raises:
         ModelError, DataError, StorageError: unusable model or dataset.
-        ConfigError: the model grounds nothing, or `output` is `data` or holds labels of something else.
+        ConfigError: the model grounds nothing, or `output` holds anything else.
         RunError: rows were lost or doubled.
     """
-    model, data, output = (storage.absolute(uri) for uri in (model, data, output))
+    model, data, output = (_resolved(uri) for uri in (model, data, output))
     files = check_model(model)
     if not files.config.model.grounding:
         raise ConfigError(
             f"{model} has no grounding head; label with a model trained with model.grounding true"
         )
-    if data.rstrip("/") == output.rstrip("/"):
-        raise ConfigError(f"--output {output} is the dataset itself; choose another folder")
-    facts = {"model": model, "model_id": files.model_id, "data": data}
+    splits = [split for split in ("train", "valid", "test") if storage.exists(storage.join(data, split))]
+    # The weights and the files, wherever they lie.
+    facts = {"model_id": files.model_id, "data": fingerprint(data, *splits)}
     if is_labelled(output):
-        there: dict[str, Any] = json.loads(storage.read_text(storage.join(output, LABELS_FILE)))
-        if {name: there[name] for name in ("model_id", "data")} != {
-            name: facts[name] for name in ("model_id", "data")
-        }:
-            raise ConfigError(
-                f"--output {output} holds the labels of {there['model']} for {there['data']}; choose another folder"
-            )
-        return there
+        return _same(output, LABELS_FILE, facts)
+    done = _begun(output, facts)
     types = [query.type for query in files.queries]
-    splits = {
-        split: _label_split(model, data, output, split, types, config)
-        for split in ("train", "valid", "test")
-        if storage.exists(storage.join(data, split))
-    }
-    labels = {**facts, "splits": splits}
-    storage.write_text(storage.join(output, LABELS_FILE), json.dumps(labels, indent=2) + "\n")
+    for split in splits:
+        if split not in done:
+            done[split] = _label_split(model, data, output, split, types, config)
+            _write(output, _PROGRESS_FILE, {**facts, "splits": done})
+    labels = {**facts, "model": model, "dataset": data, "splits": done}
+    _write(output, LABELS_FILE, labels)
+    storage.delete_file(storage.join(output, _PROGRESS_FILE))
     return labels
+
+
+def _resolved(uri: str) -> str:
+    """The same folder has the same name, however it is written: none is written to in the place of another."""
+    place = storage.locate(uri)
+    return str(place.resolve()) if isinstance(place, Path) else uri
+
+
+def _begun(output: str, facts: dict[str, str]) -> dict[str, Any]:
+    """The splits that an earlier call has finished; claims an empty output."""
+    if storage.exists(storage.join(output, _PROGRESS_FILE)):
+        splits: dict[str, Any] = _same(output, _PROGRESS_FILE, facts)["splits"]
+        return splits
+    if storage.exists(output) and storage.list_files(output):
+        raise ConfigError(f"--output {output} holds files that are no labels; choose an empty or new folder")
+    _write(output, _PROGRESS_FILE, {**facts, "splits": {}})
+    return {}
+
+
+def _same(output: str, name: str, facts: dict[str, str]) -> dict[str, Any]:
+    there: dict[str, Any] = json.loads(storage.read_text(storage.join(output, name)))
+    for key, value in facts.items():
+        if there[key] != value:
+            raise ConfigError(
+                f"--output {output} holds labels of something else ({key}: {there[key]} there, {value} now); choose "
+                "another folder"
+            )
+    return there
+
+
+def _write(output: str, name: str, content: dict[str, Any]) -> None:
+    storage.write_text(storage.join(output, name), json.dumps(content, indent=2) + "\n")
 
 
 def _label_split(
@@ -79,7 +118,7 @@ def _label_split(
     context = ray.data.DataContext.get_current().copy()
     # `train.max_posts` takes the first posts: they must be the same ones as in `data`.
     context.execution_options.preserve_order = True
-    with ray.data.DataContext.current(context):
+    with ray.data.DataContext.current(context), _one_line(split):
         dataset = ray.data.read_parquet(
             [storage.filesystem(uri)[1] for uri in sources], filesystem=filesystem
         )
@@ -102,6 +141,14 @@ def _label_split(
     if written != expected:
         raise RunError(f"{written} of {expected} posts of {split} were labelled; run it again")
     return summarise(_annotations(output, split), types)
+
+
+@contextmanager
+def _one_line(split: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Ray raises its own and, disguised, the actors' errors
+        raise RunError(f"labelling {split} failed: {first_cause(error)}; the same command goes on") from error
 
 
 def summarise(posts: Iterator[Post], types: list[str]) -> dict[str, Any]:

@@ -24,13 +24,14 @@ from mnerqg.data import tag_run
 from mnerqg.data.archive import Archive, open_archive
 from mnerqg.data.images import ImageLimits
 from mnerqg.data.tag_run import RowHashes, RunIdentity, RunState
+from mnerqg.distributed.causes import first_cause
 from mnerqg.distributed.jsonlines_source import read_json_lines
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.tag_monitor import Report, only_run
 from mnerqg.distributed.tag_resources import SMALL_CLUSTER_CPUS, Resources, plan_resources
 from mnerqg.distributed.tag_stages import CHUNK_BATCHES, TagPosts, TagSettings
 from mnerqg.errors import ModelError, RunError, StorageError
-from mnerqg.model_files import ENCODER_FOLDER, ModelFiles, asked, check_model
+from mnerqg.model_files import asked, check_model
 from mnerqg.pictures import PicturePolicy
 from mnerqg.queries import EntityQuery, load_queries
 from mnerqg.schema import ROW_HASH
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 _FETCH_BATCH = 64  # posts; bounds the encoded pictures that one task holds at a time
 _DECODE_BATCH = 32
-_RAYS_ADVICE = ("Failed to apply UDF transform after", "To change retry attempts, backoff")
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def plan_tagging(
             "which an archive does not have; tag with a model whose model.picture is whole"
         )
     if config.queries is not None:
-        files = _asked(files, load_queries(config.queries), model)
+        files = asked(files, load_queries(config.queries), model)
     opened = open_archive(archive, config.columns)
     _check_place(output, opened, base)
     policy = _policy(config, opened.folder)
@@ -138,17 +138,6 @@ def plan_tagging(
         state=state,
         restart=restart,
     )
-
-
-def _asked(files: ModelFiles, queries: tuple[EntityQuery, ...], model: str) -> ModelFiles:
-    from mnerqg.data.text import TextEncoder, load_tokenizer  # takes seconds, and few runs need it
-
-    changed = asked(files, queries, model)
-    tokenizer = load_tokenizer(str(files.directory / ENCODER_FOLDER))
-    TextEncoder(
-        tokenizer=tokenizer, queries=queries, max_length=files.config.model.max_length
-    )  # do they fit?
-    return changed
 
 
 def _check_place(output: str, archive: Archive, base: str | None) -> None:
@@ -408,13 +397,3 @@ def _read(plan: TagPlan, task_cpus: float) -> ray.data.Dataset:
         include_row_hash=True,
         num_cpus=task_cpus,
     ).select_columns(list(dict.fromkeys(names)))
-
-
-def first_cause(error: BaseException) -> str:
-    """The innermost cause in one line: Ray wraps the stages' errors, traceback and all."""
-    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = cause
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # Behind the cause Ray says how often it tried, and how to make it try more often.
-    lines = [line for line in lines if not line.startswith(_RAYS_ADVICE)] or lines
-    return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__

@@ -240,7 +240,10 @@ class _Worker:
         output = self.job.output
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         storage.write_text(storage.join(output, "metrics.jsonl"), lines)
-        for name, metric in (("best", best_metric(self.config.model)), ("best_grounding", "accuracy_50")):
+        bests = {"best": best_metric(self.config.model)}
+        if self.config.model.grounding:
+            bests["best_grounding"] = "accuracy_50"
+        for name, metric in bests.items():
             if all(record[metric] < self.history[-1][metric] for record in self.history[:-1]):
                 publish_model(directory, storage.join(output, name))
         if last:

@@ -11,6 +11,7 @@ its output:
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,12 +23,18 @@ from mnerqg import storage
 from mnerqg.config import Config, dump_config
 from mnerqg.data.dataset import count_posts, fingerprint, is_labelled, split_files
 from mnerqg.data.text import load_text_encoder
+from mnerqg.distributed.causes import first_cause
 from mnerqg.distributed.encoding import EncodePosts
 from mnerqg.distributed.train_worker import TrainingJob, best_metric, train_worker
-from mnerqg.errors import ConfigError, RunError
+from mnerqg.errors import ConfigError, ModelError, RunError
 from mnerqg.model_files import check_model, is_model
 from mnerqg.queries import EntityQuery, dump_queries, load_queries
 
+# What decides the shapes of the weights, beside the encoder.
+_SHAPE = (
+    *("backbone", "pyramid_width", "pyramid_depth", "width", "heads", "match_hidden"),
+    *("inputs", "tagger", "grounding", "existence"),
+)
 # Where a run executes does not change what it computes: these may differ when a run is resumed.
 _PLACEMENT = ("workers", "gpus_per_worker", "cpus_per_worker", "threads_per_worker", "max_failures")
 
@@ -46,13 +53,13 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
         RunError: training failed more often than `train.max_failures` allows.
     """
     data, output = storage.absolute(data), storage.absolute(output)
+    config = _with_absolute_places(config)
     queries = load_queries(config.queries)
     posts = min(count_posts(data, "train"), config.train.max_posts or 10**12)
     count_posts(data, "valid")
     load_text_encoder(config.model, queries)  # refuses an encoder that cannot be had
     _check_annotations(config, data)
-    if config.train.start_from is not None:
-        check_model(config.train.start_from)
+    _check_start(config)
     name = _claim(config, queries, data, output)
     if is_model(storage.join(output, "last")):
         print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
@@ -61,11 +68,43 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     try:
         _trainer(config, queries, job, name).fit()
     except ray.train.TrainingFailedError as error:
-        reason = " ".join(str(error).split())[:500]
         raise RunError(
-            f"training failed: {reason}; the same command resumes from the last checkpoint"
+            f"training failed: {_reason(error)}; the same command resumes from the last checkpoint"
         ) from error
     return _best(config, output)
+
+
+def _with_absolute_places(config: Config) -> Config:
+    """Local paths as every worker understands them: Ray Train gives each a working directory of its own."""
+    model, train = config.model, config.train
+    places = {
+        name: str(Path(value).absolute())
+        for name in ("encoder", "backbone_weights")
+        if (value := getattr(model, name)) is not None and Path(value).exists()
+    }
+    changes: dict[str, Any] = {"model": model.model_copy(update=places)}
+    if train.start_from is not None:
+        changes["train"] = train.model_copy(update={"start_from": storage.absolute(train.start_from)})
+    return config.model_copy(update=changes)
+
+
+def _check_start(config: Config) -> None:
+    """Raises ModelError where training could not begin with the weights of `train.start_from`."""
+    if config.train.start_from is None:
+        return
+    there = check_model(config.train.start_from).config.model
+    for name in _SHAPE:
+        if getattr(there, name) != getattr(config.model, name):
+            raise ModelError(
+                f"train.start_from is {config.train.start_from}, whose model.{name} is {getattr(there, name)!r}, here "
+                f"it is {getattr(config.model, name)!r}; start from a model of the same network"
+            )
+
+
+def _reason(error: ray.train.TrainingFailedError) -> str:
+    """What the first worker that failed says, or the error itself, in one line."""
+    failures = getattr(error, "worker_failures", None) or {}
+    return first_cause(next(iter(failures.values()), error))
 
 
 def _check_annotations(config: Config, data: str) -> None:
@@ -82,6 +121,7 @@ def _claim(config: Config, queries: tuple[EntityQuery, ...], data: str, output: 
     settings = config.model_dump(mode="json")
     for key in _PLACEMENT:
         del settings["train"][key]
+    del settings["queries"]  # what they say is below; where they lie does not matter
     run = {
         "config": settings,
         "queries": [query.model_dump() for query in queries],

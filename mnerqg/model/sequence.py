@@ -51,11 +51,13 @@ class SequenceTagger(nn.Module):
             tags: [P, L], looked at where `begins_word` [P, L] is true.
         """
         count = int(begins_word.sum())
-        if self.crf is None or not count:
+        if self.crf is None:
             return F.cross_entropy(tag_logits[begins_word], tags[begins_word], reduction="sum"), count
         logits, mask = pack_words(tag_logits, begins_word)
         labels, _ = pack_words(tags, begins_word)
         filled = mask[:, 0]  # a post without a word has no likelihood
+        if not count:  # data parallelism waits for a gradient of every parameter, be it zero
+            return 0 * (tag_logits.sum() + sum(p.sum() for p in self.crf.parameters())), count
         return -self.crf(logits[filled], labels[filled], mask[filled], reduction="sum"), count
 
     @torch.no_grad()

@@ -358,7 +358,7 @@ def test_only_an_id_of_0_and_the_type_make_a_phrase_invisible(root: Path) -> Non
 def test_a_picture_in_which_nothing_has_a_box(root: Path) -> None:
     (root / "Sentences" / "1.txt").write_text("Nobody looks at [/EN#0/notvisual it] .\n")
     post, summary = read_one(root)
-    assert (post.phrases, post.boxes, post.boxes_annotated) == ((), (), True)
+    assert (post.phrases, post.boxes, post.boxes_annotated) == ((), (), False)
     assert (summary.posts_without_phrases, summary.unknown_entities) == (1, [])
 
 

@@ -76,14 +76,20 @@ def test_every_post_with_a_picture_gets_a_box_of_every_type(
     before = storage.list_files(output)
     assert label(str(tiny_model), data, output, CONFIG) == labels  # already done
     assert storage.list_files(output) == before
-    with pytest.raises(ConfigError, match="holds the labels of"):
+    write_split(posts(2), f"{s3_bucket}/other/train")
+    with pytest.raises(ConfigError, match="holds labels of something else"):
         label(str(tiny_model), f"{s3_bucket}/other", output, CONFIG)
 
 
 def test_labelling_a_dataset_into_itself(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is the dataset itself"):
-        label(str(tiny_model), str(tmp_path), f"{tmp_path}/", CONFIG)
-    assert not is_labelled(str(tmp_path))
+    data = tmp_path / "data"
+    write_split(posts(3), str(data / "train"))
+    before = sorted(data.rglob("*"))
+    for output in (f"{data}/", f"file://{data}", f"{tmp_path}/x/../data"):
+        with pytest.raises(ConfigError, match="holds files that are no labels"):
+            label(str(tiny_model), str(data), output, CONFIG)
+    assert sorted(data.rglob("*")) == before
+    assert not is_labelled(str(data))
 
 
 def test_the_summary_scores_weak_boxes_against_manual_ones() -> None:

@@ -19,7 +19,7 @@ from mnerqg.distributed import tag_monitor
 from mnerqg.distributed.tag_monitor import only_run
 from mnerqg.distributed.tag_resources import plan_resources
 from mnerqg.distributed.tag_stages import tag_each
-from mnerqg.distributed.tagging import first_cause, plan_tagging, tag_archive
+from mnerqg.distributed.tagging import plan_tagging, tag_archive
 from mnerqg.errors import ConfigError, DataError, ModelError, RunError, StorageError
 from mnerqg.posts import PreparedPost
 from mnerqg.schema import Post, TaggedPost, tags_schema
@@ -175,7 +175,7 @@ def test_every_post_gets_its_row(
     assert [out["text_status"] for out in found[len(pictures) :][: len(TEXTS)]] == [
         status for _, status in TEXTS
     ]
-    assert sum(len(out["entities"]) for out in found) > 20
+    assert sum(len(out["entities"]) for out in found) > 10
     assert sum(len(out["regions"]) for out in found) > 5
     statuses = [out["image_status"] for out in found]
     assert manifest["image_status"] == {status: statuses.count(status) for status in manifest["image_status"]}
@@ -485,17 +485,3 @@ def test_resources() -> None:
     assert plan_resources(TagConfig(), {"CPU": 4.0, "object_store_memory": 2.0**34}).block_bytes == 2**25
     with pytest.raises(ConfigError, match="object store holds 64 MiB, but four blocks of 32 MiB must fit"):
         plan_resources(TagConfig(block_bytes=2**25), store)
-
-
-def test_the_first_cause_is_what_a_person_can_act_on() -> None:
-    """Ray's last lines say how to make it try again more often, and stand below the cause."""
-    inner = OSError(
-        "Traceback:\n  File x\nOSError: no access to posts.parquet\n"
-        "Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).\n"
-        "To change retry attempts, backoff, or which errors are retried, configure it\n"
-    )
-    outer = RuntimeError("Ray's own")
-    outer.__cause__ = inner
-    assert first_cause(outer) == "OSError: OSError: no access to posts.parquet"
-    assert first_cause(ValueError()) == "ValueError"
-    assert first_cause(OSError("To change retry attempts, backoff")).endswith("backoff")

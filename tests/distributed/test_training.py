@@ -19,7 +19,7 @@ from PIL import Image
 from mnerqg.config import Config, load_config
 from mnerqg.data.importing import write_split
 from mnerqg.distributed.training import train
-from mnerqg.errors import ConfigError, DataError
+from mnerqg.errors import ConfigError, DataError, ModelError
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
 
@@ -164,4 +164,17 @@ def test_a_killed_driver_resumes_with_the_same_command(recipe: Path, data: str, 
 def test_a_dataset_without_a_split_is_one_line(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train holds no Parquet files; write them with"):
         train(_config(recipe), str(tmp_path), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_training_cannot_start_from_is_refused_at_once(
+    recipe: Path, data: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    start = f"--train.start_from={tiny_model}"
+    with pytest.raises(ModelError, match=r"whose model\.grounding is True, here it is False"):
+        train(_config(recipe, start, "--model.grounding=false"), data, str(tmp_path / "run"))
+    with pytest.raises(ModelError, match="not a complete model directory"):
+        train(_config(recipe, f"--train.start_from={data}"), data, str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"train\.boxes is weak, but .* has no weak boxes"):
+        train(_config(recipe, "--train.boxes=weak"), data, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -84,3 +84,5 @@ def test_no_words_at_all(tagger: str) -> None:
     assert built.best_tags(logits, batch.begins_word[:, 0]) == [[]]
     total, count = built.loss(logits, batch.targets.tags, batch.begins_word[:, 0])
     assert (float(total.detach()), count) == (0, 0)
+    total.backward()  # other workers of the step have words, and wait for every parameter
+    assert all(parameter.grad is not None for parameter in built.parameters())

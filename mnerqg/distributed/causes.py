@@ -1,0 +1,13 @@
+"""What went wrong, out of the errors that Ray wraps around it."""
+
+_RAYS_ADVICE = ("Failed to apply UDF transform after", "To change retry attempts, backoff")
+
+
+def first_cause(error: BaseException) -> str:
+    """The innermost cause in one line: Ray wraps the stages' errors, traceback and all."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Behind the cause Ray says how often it tried, and how to make it try more often.
+    lines = [line for line in lines if not line.startswith(_RAYS_ADVICE)] or lines
+    return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__
