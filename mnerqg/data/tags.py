@@ -27,7 +27,7 @@ _COLUMNS = [
     ROW_HASH,
 ]
 _SHOWN_REASONS = 20
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass
