@@ -24,12 +24,12 @@ import yaml
 
 from mnerqg import storage
 from mnerqg.cli import run
-from mnerqg.config import Config, EvaluateConfig, LabelConfig, load_files
-from mnerqg.data.dataset import LABELS_FILE, count_posts, is_labelled
+from mnerqg.config import ActorsConfig, Config, EvaluateConfig, load_files
+from mnerqg.data.dataset import LABELS_FILE, count_posts, fingerprint, is_labelled
 from mnerqg.distributed.evaluation import evaluate, write_per_post, write_scores
 from mnerqg.distributed.labelling import label
 from mnerqg.distributed.training import train
-from mnerqg.errors import ConfigError
+from mnerqg.errors import ConfigError, DataError
 from mnerqg.model_files import is_model
 from mnerqg.tables import DATASETS, TABLES, PaperTable, ScoredRun, table_record, to_markdown
 
@@ -204,7 +204,7 @@ def plan_labels(arguments: argparse.Namespace, overrides: Sequence[str], output:
     model = storage.absolute(arguments.labeller or storage.join(trained, "best_grounding"))
     labelled = storage.join(output, "labelled")
     _check_labels(labelled, model)
-    settings_of_actors = LabelConfig(**_actors(config))
+    settings_of_actors = ActorsConfig(**_actors(config))
     steps.append(
         Step(
             f"weak boxes of {model}",
@@ -237,7 +237,7 @@ def plan_run(one: SystemRun, table: PaperTable, data: str, split: str, output: s
 
     def train_and_score() -> None:
         train(one.config, source, one.folder)
-        if storage.exists(storage.join(scores, SCORES_FILE)):
+        if _is_scored(scores, source, split):
             return
         model = storage.join(one.folder, table.model)
         print(f"scoring {model} on {split}", flush=True)
@@ -246,7 +246,19 @@ def plan_run(one: SystemRun, table: PaperTable, data: str, split: str, output: s
         write_scores(storage.join(scores, SCORES_FILE), found)  # the last: what is there is complete
 
     name = storage.path_of(one.folder).rsplit("/", 1)[-1]
-    return Step(f"train and score {name}", train_and_score, storage.exists(storage.join(scores, SCORES_FILE)))
+    return Step(f"train and score {name}", train_and_score, _is_scored(scores, source, split))
+
+
+def _is_scored(scores: str, source: str, split: str) -> bool:
+    """Whether the scores are there, and of the posts that are there now."""
+    there = storage.join(scores, SCORES_FILE)
+    if not storage.exists(there):
+        return False
+    try:
+        now = fingerprint(source, split)
+    except DataError:
+        return False  # weak boxes that were deleted: they are written before
+    return bool(json.loads(storage.read_text(there))["data"] == now)
 
 
 def scores_folder(one: SystemRun, table: PaperTable, split: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from mnerqg.cli import run
-from mnerqg.config import LabelConfig, load_config
+from mnerqg.config import ActorsConfig, load_config
 from mnerqg.distributed.labelling import label
 
 
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data", required=True, help="prepared dataset, local or s3://")
     parser.add_argument("--output", required=True, help="folder for the labelled dataset, local or s3://")
     arguments, overrides = parser.parse_known_args(argv)
-    config = load_config(LabelConfig, "", overrides, source="the command line")
+    config = load_config(ActorsConfig, "", overrides, source="the command line")
     ray.init(ignore_reinit_error=True)
     print(format_labels(label(arguments.model, arguments.data, arguments.output, config)))
 

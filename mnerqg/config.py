@@ -77,9 +77,9 @@ class ModelConfig(Section):
     """false takes the existence detection and its interaction away (the paper's "w/o ED")."""
 
     @property
-    def answers_spans(self) -> bool:
-        """Whether there are start, end and match heads."""
-        return self.tagger == "mrc" and self.inputs != "picture"
+    def answers_entities(self) -> bool:
+        """Whether there are heads for entities; only FA-VG has none."""
+        return self.inputs != "picture"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -294,26 +294,22 @@ class TagConfig(Section):
         return self
 
 
-class EvaluateConfig(Section):
+class ActorsConfig(Section):
+    """Model actors that go over a prepared dataset: the settings of jobs/label.py."""
+
+    batch_posts: PositiveInt = 16
+    """Posts that the model sees at once."""
+    actors: PositiveInt = 1
+    cpus_per_actor: PositiveFloat = 1
+    """Leave at least one CPU of the cluster to reading."""
+    gpus_per_actor: NonNegativeFloat = 0
+
+
+class EvaluateConfig(ActorsConfig):
     """Scoring a model on a split."""
 
     queries: str | None = None
     """As in tagging: other queries than the model's own, or null."""
-    batch_posts: PositiveInt = 16
-    actors: PositiveInt = 1
-    cpus_per_actor: PositiveFloat = 1
-    """Leave at least one CPU of the cluster to the reading of the split."""
-    gpus_per_actor: NonNegativeFloat = 0
-
-
-class LabelConfig(Section):
-    """Writing weak boxes with a grounding model."""
-
-    batch_posts: PositiveInt = 16
-    actors: PositiveInt = 1
-    cpus_per_actor: PositiveFloat = 1
-    """Leave at least one CPU of the cluster to reading and writing."""
-    gpus_per_actor: NonNegativeFloat = 0
 
 
 S = TypeVar("S", bound=Section)

@@ -402,24 +402,6 @@ def delete_directory(uri: str) -> None:
                 raise StorageError(f"s3://{place.bucket}/{failure['Key']} was not deleted: {failure['Code']}")
 
 
-def upload_directory(path: str | os.PathLike[str], uri: str) -> None:
-    """Copies a local directory's files to `uri`, each as a whole; other files already there stay.
-
-    Raises StorageError.
-    """
-    source, place = Path(path), locate(uri)
-    if not source.is_dir():
-        raise StorageError(f"{source} is not a directory; only a directory can be copied to {uri}")
-    with _reported(uri):
-        for file in sorted(file for file in source.rglob("*") if file.is_file()):
-            relative = file.relative_to(source)
-            if isinstance(place, Path):
-                with _replacing(place / relative) as temporary:
-                    shutil.copyfile(file, temporary)
-            else:
-                s3_client().upload_file(str(file), place.bucket, place.prefix + relative.as_posix())
-
-
 def download_directory(uri: str) -> Path:
     """A local directory with the files of `uri`, to be read only. A local one is given as it is.
 

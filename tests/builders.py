@@ -130,3 +130,11 @@ def image_bytes(
     buffer = BytesIO()
     Image.new(mode, size, options.pop("colour", 0)).save(buffer, file_format, **options)
     return buffer.getvalue()
+
+
+def jpeg(width: int = 40, height: int = 30, orientation: int | None = None) -> bytes:
+    """A JPEG; `orientation` is what its EXIF says, where it has one."""
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    return image_bytes("RGB", (width, height), "JPEG", colour=(90, 120, 30), exif=exif)

@@ -52,6 +52,7 @@ ORDER = (
     "checkpoint",
     "tagger",
     "distributed.causes",
+    "distributed.splits",
     "distributed.picture_stages",
     "distributed.encoding",
     "distributed.train_worker",
@@ -123,6 +124,6 @@ def test_jobs_do_not_import_each_other(path: Path) -> None:
 
 
 def test_the_driver_of_a_tagging_run_does_without_torch() -> None:
-    """It would cost each driver nine seconds of two cores, and its memory."""
+    """It would cost each driver seven seconds of two cores, and its memory."""
     code = "import sys, mnerqg.distributed.tagging; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

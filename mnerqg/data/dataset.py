@@ -1,8 +1,10 @@
-"""Reading prepared training Parquet: one folder a split, one row a post (`schema.TRAINING_SCHEMA`)."""
+"""Prepared training Parquet: one folder a split, one row a post (`schema.TRAINING_SCHEMA`)."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +13,11 @@ import pyarrow.parquet as pq
 from mnerqg import storage
 from mnerqg.errors import DataError
 from mnerqg.schema import TRAINING_SCHEMA, Box, Phrase, Post, Span
+
+SPLITS = ("train", "valid", "test")
+
+ROWS_PER_FILE = 1000
+ROWS_PER_GROUP = 100
 
 LABELS_FILE = "labels.json"
 """What says that a dataset has weak boxes, and whose they are."""
@@ -55,24 +62,64 @@ def split_files(data: str, split: str) -> list[storage.FileEntry]:
 
 def count_posts(data: str, split: str) -> int:
     """Posts of a split, from the Parquet footers."""
-    return sum(_open(entry).metadata.num_rows for entry in split_files(data, split))
+    return sum(_count_rows(entry.uri) for entry in split_files(data, split))
+
+
+def _count_rows(uri: str) -> int:
+    filesystem, path = storage.filesystem(uri)
+    return int(pq.read_metadata(path, filesystem=filesystem).num_rows)
 
 
 def read_posts(
-    data: str, split: str, *, share: int = 0, shares: int = 1, limit: int | None = None
+    data: str, split: str, *, share: int = 0, shares: int = 1, limit: int | None = None, pictures: bool = True
 ) -> Iterator[Post]:
     """The posts of a split (of its first `limit`), or every `shares`-th of them from `share` on.
 
-    The shares are disjoint and together complete, so that workers score every post exactly once.
+    The shares are disjoint and together complete, so that workers score every post exactly once. Without `pictures`
+    `image` is None, and not read.
     """
-    index = 0
-    for entry in split_files(data, split):
-        for batch in _open(entry).iter_batches(batch_size=64):
-            rows = batch.num_rows if limit is None else min(batch.num_rows, limit - index)
-            mine = [number for number in range(rows) if (index + number) % shares == share]
-            index += batch.num_rows
-            for row in batch.take(pa.array(mine, pa.int64())).to_pylist():
-                yield post_from_row(row)
+    files = split_files(data, split)
+    posts = islice((post for entry in files for post in read_file(entry.uri, pictures=pictures)), limit)
+    return islice(posts, share, None, shares)
+
+
+def read_file(uri: str, *, pictures: bool = True) -> Iterator[Post]:
+    """The posts of one file of a split, in their order, as `read_posts`."""
+    filesystem, path = storage.filesystem(uri)
+    columns = [name for name in TRAINING_SCHEMA.names if pictures or name != "image"]
+    with pq.ParquetFile(path, filesystem=filesystem) as file:
+        for batch in file.iter_batches(batch_size=64, columns=columns):
+            for row in batch.to_pylist():
+                yield post_from_row({"image": None, **row})
+
+
+def write_split(posts: Iterable[Post], uri: str, rows_per_file: int = ROWS_PER_FILE) -> int:
+    """Write posts as `part-00000.parquet`, … under `uri`, each file at once; the number of rows written.
+
+    Raises:
+        StorageError: if `uri` cannot be written.
+    """
+    rows = 0
+    for number, part in enumerate(batches(posts, rows_per_file)):
+        write_file(part, storage.join(uri, f"part-{number:05d}.parquet"))
+        rows += len(part)
+    return rows
+
+
+def write_file(posts: Iterable[Post], uri: str) -> None:
+    """Write one file of a split, the whole file or none. Raises StorageError."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, TRAINING_SCHEMA, compression="zstd") as writer:
+        for group in batches(posts, ROWS_PER_GROUP):
+            writer.write_table(pa.Table.from_pylist([asdict(post) for post in group], schema=TRAINING_SCHEMA))
+    storage.write_bytes(uri, bytes(sink.getvalue()))
+
+
+def batches(posts: Iterable[Post], size: int) -> Iterator[list[Post]]:
+    """The posts in lists of `size`; the last one may be shorter."""
+    remaining = iter(posts)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
 def fingerprint(data: str, *splits: str) -> str:
@@ -88,8 +135,3 @@ def fingerprint(data: str, *splits: str) -> str:
 def is_labelled(data: str) -> bool:
     """Whether jobs/label.py wrote the dataset to its end."""
     return storage.exists(storage.join(data, LABELS_FILE))
-
-
-def _open(entry: storage.FileEntry) -> pq.ParquetFile:
-    filesystem, path = storage.filesystem(entry.uri)
-    return pq.ParquetFile(path, filesystem=filesystem)

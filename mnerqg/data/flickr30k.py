@@ -21,11 +21,12 @@ visual, a scene, no box drawn, or unknown to the XML) is left out and counted. A
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Literal, NoReturn, get_args
 
 from mnerqg.data import importing
+from mnerqg.data.dataset import ROWS_PER_FILE
 from mnerqg.data.importing import DatasetSummary
 from mnerqg.data.voc import Corners, VocFile, VocObject, clip, enclosing, read_voc
 from mnerqg.errors import DataError
@@ -41,7 +42,7 @@ _SHOWN = 80
 
 
 @dataclass
-class SplitSummary:
+class SplitSummary(importing.SplitFigures):
     """What the import of one split met; filled while its posts are read.
 
     `mentions` are the marked phrases of the captions by what became of them: those `boxed` become `phrases`,
@@ -49,26 +50,16 @@ class SplitSummary:
     the `bndbox` objects of the XML files, those of several entities once.
     """
 
-    posts: int = 0
     posts_without_phrases: int = 0  # nothing to train on
     captions: int = 0
     mentions: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     phrases: int = 0
-    pictures_found: int = 0  # pictures that decode; likewise the next two
-    pictures_missing: int = 0
-    pictures_unreadable: int = 0
-    size_mismatch: int = 0  # pictures whose XML states another size than the upright picture has
     boxes: int = 0
     boxes_clipped: int = 0
     boxes_dropped: int = 0  # outside the picture or empty
     entities_merged: int = 0  # entities of several boxes, whose box is the enclosing one
     boxes_merged: int = 0  # the boxes of those entities
     unknown_entities: list[str] = field(default_factory=list)  # "file: entity id 'words'"
-    picture_problems: list[str] = field(default_factory=list)  # "file: what is wrong"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The summary as JSON values, in the order above."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +359,7 @@ def import_dataset(
     output: str,
     splits: Sequence[str] | None = None,
     overwrite: bool = False,
-    rows_per_file: int = importing.ROWS_PER_FILE,
+    rows_per_file: int = ROWS_PER_FILE,
 ) -> DatasetSummary[SplitSummary]:
     """Import a release from `root` to `output`, all or nothing, and store the summary beside the splits.
 

@@ -6,24 +6,20 @@ What comes out is `OUTPUT/<split>/part-00000.parquet`, … with `schema.TRAINING
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from mnerqg import storage
 from mnerqg.data import images
+from mnerqg.data.dataset import ROWS_PER_FILE, write_split
 from mnerqg.errors import DataError, StorageError
-from mnerqg.schema import TRAINING_SCHEMA, Post
+from mnerqg.schema import Post
 
-ROWS_PER_FILE = 1000
-ROWS_PER_GROUP = 100
 SUMMARY_FILE = "summary.json"
 DATASET_FORMAT = "mnerqg-dataset"
 
@@ -34,17 +30,20 @@ _PICTURE_ID = re.compile(r"\w[\w.-]*")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-class SplitFigures(Protocol):
-    """What every importer counts in a split."""
+@dataclass
+class SplitFigures:
+    """What every importer counts in a split, filled while its posts are read."""
 
-    pictures_found: int
-    pictures_missing: int
-    pictures_unreadable: int
-    picture_problems: list[str]
+    posts: int = 0
+    pictures_found: int = 0  # posts with a picture that decodes; likewise the next two
+    pictures_missing: int = 0
+    pictures_unreadable: int = 0
+    size_mismatch: int = 0  # pictures whose XML states another size than the upright picture has
+    picture_problems: list[str] = field(default_factory=list)  # "file: what is wrong"
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON values."""
-        ...
+        return asdict(self)
 
 
 Figures = TypeVar("Figures", bound=SplitFigures)
@@ -167,33 +166,6 @@ def read_picture(
 
 
 # ---- writing --------------------------------------------------------------------------------------------
-
-
-def write_split(posts: Iterable[Post], uri: str, rows_per_file: int = ROWS_PER_FILE) -> int:
-    """Write posts as `part-00000.parquet`, … under `uri`, each file at once; the number of rows written.
-
-    Raises:
-        StorageError: if `uri` cannot be written.
-    """
-    rows = 0
-    for number, part in enumerate(_batches(posts, rows_per_file)):
-        storage.write_bytes(storage.join(uri, f"part-{number:05d}.parquet"), _parquet(part))
-        rows += len(part)
-    return rows
-
-
-def _batches(posts: Iterable[Post], size: int) -> Iterator[list[Post]]:
-    remaining = iter(posts)
-    while batch := list(islice(remaining, size)):
-        yield batch
-
-
-def _parquet(posts: Sequence[Post]) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, TRAINING_SCHEMA, compression="zstd") as writer:
-        for group in _batches(posts, ROWS_PER_GROUP):
-            writer.write_table(pa.Table.from_pylist([asdict(post) for post in group], schema=TRAINING_SCHEMA))
-    return bytes(sink.getvalue())
 
 
 def write_dataset(

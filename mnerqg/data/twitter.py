@@ -15,11 +15,11 @@ next are `<id>#2`, `<id>#3`. A box is joined to an entity by letters and digits,
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mnerqg.data import importing
+from mnerqg.data.dataset import ROWS_PER_FILE
 from mnerqg.data.importing import DatasetSummary
 from mnerqg.data.voc import Corners, VocFile, clip, read_voc
 from mnerqg.errors import DataError
@@ -33,7 +33,7 @@ _TAGS |= {"B-MISC": ("B", "OTHER"), "I-MISC": ("I", "OTHER")}
 
 
 @dataclass
-class SplitSummary:
+class SplitSummary(importing.SplitFigures):
     """What the import of one split met; filled while its posts are read.
 
     Objects are the boxes of the XML files: each is joined (kept), dropped (outside its picture or empty) or
@@ -41,16 +41,11 @@ class SplitSummary:
     and dropped ones.
     """
 
-    posts: int = 0
     entities: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TYPES, 0))
     stray_i: int = 0  # I- with no entity open before it: begins one
     type_changing_i: int = 0  # I- after an entity of another type: begins one
     shared_pictures: int = 0  # posts whose picture an earlier post has already shown
-    pictures_found: int = 0  # posts with a picture that decodes; likewise the next two
-    pictures_missing: int = 0
-    pictures_unreadable: int = 0
     posts_annotated: int = 0
-    size_mismatch: int = 0  # pictures whose XML states another size than the upright picture has
     boxes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TYPES, 0))
     boxes_joined: int = 0
     boxes_unmatched: int = 0
@@ -59,11 +54,6 @@ class SplitSummary:
     boxes_dropped: int = 0
     objects_without_box: int = 0
     unmatched_names: list[str] = field(default_factory=list)  # "file: name"
-    picture_problems: list[str] = field(default_factory=list)  # "file: what is wrong"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The summary as JSON values, in the order above."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +289,7 @@ def import_dataset(
     output: str,
     splits: Sequence[str] | None = None,
     overwrite: bool = False,
-    rows_per_file: int = importing.ROWS_PER_FILE,
+    rows_per_file: int = ROWS_PER_FILE,
 ) -> DatasetSummary[SplitSummary]:
     """Import a release from `root` to `output`, all or nothing, and store the summary beside the splits.
 

@@ -10,8 +10,9 @@ import ray.data
 
 from mnerqg import storage
 from mnerqg.config import EvaluateConfig, ModelConfig
-from mnerqg.data.dataset import count_posts, is_labelled, post_from_row, split_files
+from mnerqg.data.dataset import count_posts, fingerprint, is_labelled, post_from_row
 from mnerqg.distributed.causes import first_cause
+from mnerqg.distributed.splits import read_split
 from mnerqg.errors import ConfigError, RunError
 from mnerqg.metrics import Counts
 from mnerqg.model_files import asked, check_model
@@ -39,8 +40,8 @@ def evaluate(model: str, data: str, split: str, config: EvaluateConfig) -> tuple
     """Scores of a model on a split, and what every post adds to them.
 
     Returns:
-        `Counts.scores` with the model's id and types, None for what the model does not answer; and a table of
-        `PER_POST_SCHEMA`, sorted by post and type.
+        `Counts.scores`, None for what the model does not answer, with the model's id and types and the fingerprint
+        of the split; and a table of `PER_POST_SCHEMA`, sorted by post and type.
 
     Raises:
         ModelError, DataError, StorageError, ConfigError: unusable model, dataset or queries.
@@ -58,10 +59,7 @@ def evaluate(model: str, data: str, split: str, config: EvaluateConfig) -> tuple
             f"{model} looks at the regions of another model (model.picture is region), but {data} has no weak boxes; "
             f"write a dataset that has them: jobs/label.py --data {data}"
         )
-    files = [entry.uri for entry in split_files(data, split)]
-    filesystem, _ = storage.filesystem(files[0])
-    dataset = ray.data.read_parquet([storage.filesystem(uri)[1] for uri in files], filesystem=filesystem)
-    scored = dataset.map_batches(
+    scored = read_split(data, split).map_batches(
         _Scorer,
         fn_constructor_args=(model, config, queries),
         batch_format="pyarrow",
@@ -79,10 +77,8 @@ def evaluate(model: str, data: str, split: str, config: EvaluateConfig) -> tuple
     if counts.posts != expected or len(posts) != expected:
         raise RunError(f"{counts.posts} of {expected} posts of {split} were scored; run it again")
     scores = answered(counts.scores(), files_of_model.config.model)
-    return (
-        {"model_id": files_of_model.model_id, "split": split, "types": types, **scores},
-        per_post_table(posts),
-    )
+    facts = {"model_id": files_of_model.model_id, "split": split, "data": fingerprint(data, split)}
+    return {**facts, "types": types, **scores}, per_post_table(posts)
 
 
 def answered(scores: dict[str, float], config: ModelConfig) -> dict[str, float | None]:
@@ -90,7 +86,7 @@ def answered(scores: dict[str, float], config: ModelConfig) -> dict[str, float |
     unanswered: set[str] = set()
     if not config.grounding:
         unanswered |= {*_GROUNDING, *_GMNER}
-    if config.tagger == "mrc" and not config.answers_spans:
+    if not config.answers_entities:
         unanswered |= {*_ENTITIES, *_GMNER, *(name for name in scores if name.startswith("f1_"))}
     return {name: None if name in unanswered else value for name, value in scores.items()}
 

@@ -1,51 +1,57 @@
 """Weak boxes for a prepared dataset from a grounding model, on Ray Data (paper, "Weak Supervision").
 
-The output is a folder of its own: the dataset with one box more for every type and post with a picture. Its `source`
-is weak, and its score says how sure the model is. Whose boxes are learned, and from which score on, is up to
-`TrainConfig`. What was done stands in `labels.json`, which is written last; until then `_labelling.json` says which
-splits are done.
+The output is a folder of its own: the files of the dataset with one box more for every type and post with a picture.
+Its `source` is weak, and its score says how sure the model is. Whose boxes are learned, and from which score on, is up
+to `TrainConfig`. What was done stands in `labels.json`, which is written last; until then `_labelling.json` says what
+it will be.
+
+A file is what a model actor works on, and what a kill costs. So the posts stay in their files and in their order, of
+which `train.max_posts` takes the first: with `preserve_order` Ray 2.60 still swaps blocks behind an actor pool now and
+then.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 
 from mnerqg import storage
-from mnerqg.config import LabelConfig
+from mnerqg.config import ActorsConfig
 from mnerqg.data.dataset import (
     LABELS_FILE,
+    SPLITS,
+    batches,
     count_posts,
     fingerprint,
     is_labelled,
-    post_from_row,
+    read_file,
+    read_posts,
     split_files,
+    write_file,
 )
 from mnerqg.distributed.causes import first_cause
 from mnerqg.errors import ConfigError, RunError
 from mnerqg.metrics import Counts
 from mnerqg.model_files import check_model
-from mnerqg.schema import TRAINING_SCHEMA, Box, Post, Region
+from mnerqg.schema import Box, Post, Region
 from mnerqg.tagger import Tagger
 
-_ROWS_PER_FILE = 1000
-_PROGRESS_FILE = "_labelling.json"
+_CLAIM_FILE = "_labelling.json"
 
 
-def label(model: str, data: str, output: str, config: LabelConfig) -> dict[str, Any]:
+def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str, Any]:
     """Write `data` with weak boxes to `output` and return what `labels.json` says; at once if that is there.
 
     Args:
         model: URI of a model directory with a grounding head.
         data: URI of a prepared dataset; all its splits are labelled. Weak boxes it has are replaced.
         output: URI of an empty or new folder, or that of an earlier call for the same model and dataset: after a kill
-            it begins again with the split that was under way.
+            the files that are missing are labelled.
         config: settings.
 
     Raises:
@@ -59,20 +65,17 @@ def label(model: str, data: str, output: str, config: LabelConfig) -> dict[str, 
         raise ConfigError(
             f"{model} has no grounding head; label with a model trained with model.grounding true"
         )
-    splits = [split for split in ("train", "valid", "test") if storage.exists(storage.join(data, split))]
+    splits = [split for split in SPLITS if storage.exists(storage.join(data, split))]
     # The weights and the files, wherever they lie.
     facts = {"model_id": files.model_id, "data": fingerprint(data, *splits)}
     if is_labelled(output):
         return _same(output, LABELS_FILE, facts)
-    done = _begun(output, facts)
+    _claim(output, facts)
     types = [query.type for query in files.queries]
-    for split in splits:
-        if split not in done:
-            done[split] = _label_split(model, data, output, split, types, config)
-            _write(output, _PROGRESS_FILE, {**facts, "splits": done})
+    done = {split: _label_split(model, data, output, split, types, config) for split in splits}
     labels = {**facts, "model": model, "dataset": data, "splits": done}
     _write(output, LABELS_FILE, labels)
-    storage.delete_file(storage.join(output, _PROGRESS_FILE))
+    storage.delete_file(storage.join(output, _CLAIM_FILE))
     return labels
 
 
@@ -82,15 +85,14 @@ def _resolved(uri: str) -> str:
     return str(place.resolve()) if isinstance(place, Path) else uri
 
 
-def _begun(output: str, facts: dict[str, str]) -> dict[str, Any]:
-    """The splits that an earlier call has finished; claims an empty output."""
-    if storage.exists(storage.join(output, _PROGRESS_FILE)):
-        splits: dict[str, Any] = _same(output, _PROGRESS_FILE, facts)["splits"]
-        return splits
+def _claim(output: str, facts: dict[str, str]) -> None:
+    """Raises ConfigError where `output` holds anything but what an earlier call for the same began."""
+    if storage.exists(storage.join(output, _CLAIM_FILE)):
+        _same(output, _CLAIM_FILE, facts)
+        return
     if storage.exists(output) and storage.list_files(output):
         raise ConfigError(f"--output {output} holds files that are no labels; choose an empty or new folder")
-    _write(output, _PROGRESS_FILE, {**facts, "splits": {}})
-    return {}
+    _write(output, _CLAIM_FILE, facts)
 
 
 def _same(output: str, name: str, facts: dict[str, str]) -> dict[str, Any]:
@@ -109,38 +111,33 @@ def _write(output: str, name: str, content: dict[str, Any]) -> None:
 
 
 def _label_split(
-    model: str, data: str, output: str, split: str, types: list[str], config: LabelConfig
+    model: str, data: str, output: str, split: str, types: list[str], config: ActorsConfig
 ) -> dict[str, Any]:
-    expected = count_posts(data, split)
-    sources = [entry.uri for entry in split_files(data, split)]
-    filesystem, _ = storage.filesystem(sources[0])
-    target, path = storage.filesystem(storage.join(output, split))
-    context = ray.data.DataContext.get_current().copy()
-    # `train.max_posts` takes the first posts: they must be the same ones as in `data`.
-    context.execution_options.preserve_order = True
-    with ray.data.DataContext.current(context), _one_line(split):
-        dataset = ray.data.read_parquet(
-            [storage.filesystem(uri)[1] for uri in sources], filesystem=filesystem
-        )
-        dataset.map_batches(
-            _Labeller,
+    folder = storage.join(output, split)
+    done = {_name(entry) for entry in storage.list_files(folder)} if storage.exists(folder) else set()
+    missing = [
+        {"source": entry.uri, "target": storage.join(folder, _name(entry))}
+        for entry in split_files(data, split)
+        if _name(entry) not in done
+    ]
+    if missing:
+        labelled = ray.data.from_items(missing, override_num_blocks=len(missing)).map(
+            _LabelFile,
             fn_constructor_args=(model, config),
-            batch_format="pyarrow",
-            batch_size=config.batch_posts,
-            compute=ray.data.ActorPoolStrategy(size=config.actors),
+            compute=ray.data.ActorPoolStrategy(size=min(config.actors, len(missing))),
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor,
-        ).write_parquet(
-            path,
-            filesystem=target,
-            schema=TRAINING_SCHEMA,
-            mode="overwrite",
-            min_rows_per_file=_ROWS_PER_FILE,
         )
-    written = count_posts(output, split)
+        with _one_line(split):
+            labelled.materialize()
+    expected, written = count_posts(data, split), count_posts(output, split)
     if written != expected:
         raise RunError(f"{written} of {expected} posts of {split} were labelled; run it again")
-    return summarise(_annotations(output, split), types)
+    return summarise(read_posts(output, split, pictures=False), types)
+
+
+def _name(entry: storage.FileEntry) -> str:
+    return entry.uri.rsplit("/", 1)[-1]
 
 
 @contextmanager
@@ -166,38 +163,29 @@ def summarise(posts: Iterator[Post], types: list[str]) -> dict[str, Any]:
     return {"posts": counts.posts, "weak_boxes": dict(boxes), **{name: scores[name] for name in kept}}
 
 
-def _annotations(data: str, split: str) -> Iterator[Post]:
-    """The posts of a split without their pictures."""
-    names = [name for name in TRAINING_SCHEMA.names if name != "image"]
-    for entry in split_files(data, split):
-        filesystem, path = storage.filesystem(entry.uri)
-        for batch in pq.ParquetFile(path, filesystem=filesystem).iter_batches(columns=names):
-            for row in batch.to_pylist():
-                yield post_from_row({**row, "image": None})
+class _LabelFile:
+    """A model actor: the places of a file and of its copy with weak boxes in, those out when it is written."""
 
-
-class _Labeller:
-    """A model actor: prepared rows in, the same rows with weak boxes out."""
-
-    def __init__(self, model: str, config: LabelConfig) -> None:
+    def __init__(self, model: str, config: ActorsConfig) -> None:
         self._tagger = Tagger.load(model, device="cuda" if config.gpus_per_actor else "cpu")
+        self._batch_posts = config.batch_posts
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        values = rows.to_pylist()
-        # Asked for its types, not for phrases of the post's own.
-        posts = [post_from_row({**row, "phrases": None}) for row in values]
-        for row, regions in zip(values, self._tagger.best_regions(posts), strict=True):
-            kept = [box for box in row["boxes"] or () if box["source"] != "weak"]
-            row["boxes"] = kept + [_weak_box(region) for region in regions if _has_area(region)]
-        return pa.Table.from_pylist(values, schema=TRAINING_SCHEMA)
+    def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        write_file(self._label(read_file(row["source"])), row["target"])
+        return row
+
+    def _label(self, posts: Iterable[Post]) -> Iterator[Post]:
+        for batch in batches(posts, self._batch_posts):
+            # Asked for its types, not for phrases of the post's own.
+            regions = self._tagger.best_regions([replace(post, phrases=()) for post in batch])
+            for post, of_post in zip(batch, regions, strict=True):
+                kept = tuple(box for box in post.boxes if box.source != "weak")
+                yield replace(post, boxes=kept + tuple(map(_weak_box, filter(_has_area, of_post))))
 
 
 def _has_area(region: Region) -> bool:
     return region.x_max > region.x_min and region.y_max > region.y_min
 
 
-def _weak_box(region: Region) -> dict[str, Any]:
-    box = Box(region.type, *region.xyxy_px, source="weak", score=region.score)
-    return {
-        name: getattr(box, name) for name in ("type", "x_min", "y_min", "x_max", "y_max", "source", "score")
-    }
+def _weak_box(region: Region) -> Box:
+    return Box(region.type, *region.xyxy_px, source="weak", score=region.score)

@@ -1,6 +1,6 @@
 """The model stage of bulk tagging: prepared rows to tags, in Ray Data actors (DESIGN §6).
 
-The driver imports this module only to pass the stage on. torch, nine seconds of it, is imported by the actors.
+The driver imports this module only to pass the stage on. torch, seven seconds of it, is imported by the actors.
 """
 
 import time

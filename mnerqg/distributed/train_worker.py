@@ -66,7 +66,7 @@ def train_worker(settings: dict[str, Any]) -> None:
 
 def best_metric(config: ModelConfig) -> str:
     """By which score the best epoch is chosen: a network that finds no entities is chosen by its boxes."""
-    return "f1" if config.tagger != "mrc" or config.answers_spans else "accuracy_50"
+    return "f1" if config.answers_entities else "accuracy_50"
 
 
 class _Worker:

@@ -21,10 +21,11 @@ import ray.train.torch
 
 from mnerqg import storage
 from mnerqg.config import Config, dump_config
-from mnerqg.data.dataset import count_posts, fingerprint, is_labelled, split_files
+from mnerqg.data.dataset import count_posts, fingerprint, is_labelled
 from mnerqg.data.text import load_text_encoder
 from mnerqg.distributed.causes import first_cause
 from mnerqg.distributed.encoding import EncodePosts
+from mnerqg.distributed.splits import read_split
 from mnerqg.distributed.train_worker import TrainingJob, best_metric, train_worker
 from mnerqg.errors import ConfigError, ModelError, RunError
 from mnerqg.model_files import check_model, is_model
@@ -154,6 +155,10 @@ def _trainer(
 ) -> ray.train.torch.TorchTrainer:
     settings = config.train
     filesystem, path = storage.filesystem(job.output)
+    # Without it `max_posts` would be those that are read first, other ones in every run, and the order of the
+    # examples would not follow from the seed. Train replaces the options that the dataset was made with.
+    in_order = ray.train.DataConfig.default_ingest_options()
+    in_order.preserve_order = True
     return ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
@@ -171,15 +176,13 @@ def _trainer(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
         datasets={"train": _train_dataset(config, queries, job)},
-        dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
+        dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=in_order),
     )
 
 
 def _train_dataset(config: Config, queries: tuple[EntityQuery, ...], job: TrainingJob) -> ray.data.Dataset:
     """Shuffled, augmented, tokenised examples; another order and other augmentations each epoch."""
-    files = [entry.uri for entry in split_files(job.data, "train")]
-    filesystem, _ = storage.filesystem(files[0])
-    dataset = ray.data.read_parquet([storage.filesystem(uri)[1] for uri in files], filesystem=filesystem)
+    dataset = read_split(job.data, "train")
     if config.train.max_posts is not None:
         dataset = dataset.limit(config.train.max_posts)
     seed = ray.data.RandomSeedConfig(seed=config.train.seed, reseed_after_execution=True)

@@ -82,7 +82,7 @@ def assemble(config: ModelConfig, encoder: nn.Module, types: int) -> Network:
         anchors_per_scale=build_anchors(config).per_scale,
         grounding=config.grounding,
         existence=config.existence,
-        spans=config.answers_spans,
+        spans=config.answers_entities,
     )
 
 

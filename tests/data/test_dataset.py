@@ -4,9 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mnerqg.data.dataset import count_posts, fingerprint, read_posts, split_files
+from mnerqg.data.dataset import count_posts, fingerprint, read_posts, split_files, write_split
 from mnerqg.errors import DataError
-from mnerqg.schema import TRAINING_SCHEMA, Box, Post, Span
+from mnerqg.schema import TRAINING_SCHEMA, Box, Phrase, Post, Span
 
 
 def write(folder: Path, name: str, ids: list[int], schema: pa.Schema = TRAINING_SCHEMA) -> None:
@@ -112,3 +112,25 @@ def test_the_fingerprint_follows_the_files_not_their_place(data: Path, tmp_path:
     assert fingerprint(str(copy), "train") == fingerprint(str(data), "train")
     write(copy / "train", "part-1.parquet", list(range(70, 130)))
     assert fingerprint(str(copy), "train") != fingerprint(str(data), "train")
+
+
+def test_row_groups_are_small(tmp_path: Path) -> None:
+    assert write_split((Post(str(number), "text") for number in range(250)), str(tmp_path / "train")) == 250
+    file = pq.ParquetFile(tmp_path / "train" / "part-00000.parquet")
+    assert [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)] == [100, 100, 50]
+
+
+def test_rows_have_the_training_schema(tmp_path: Path) -> None:
+    boxed = Post(
+        "1",
+        "A man",
+        boxes=(Box("7", 1, 2, 3, 4),),
+        boxes_annotated=True,
+        phrases=(Phrase("7", "A man"), Phrase("7#2", "the guy")),
+    )
+    write_split([boxed, Post("2", "text")], str(tmp_path))
+    table = pq.read_table(tmp_path / "part-00000.parquet")
+    assert table.schema == TRAINING_SCHEMA
+    first, second = table.to_pylist()
+    assert first["phrases"] == [{"id": "7", "phrase": "A man"}, {"id": "7#2", "phrase": "the guy"}]
+    assert (second["phrases"], second["boxes"], second["image"]) == ([], [], None)

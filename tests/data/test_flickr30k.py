@@ -1,12 +1,10 @@
 import json
-from io import BytesIO
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from mnerqg.data.dataset import read_posts
 from mnerqg.data.flickr30k import (
@@ -21,6 +19,7 @@ from mnerqg.data.flickr30k import (
 )
 from mnerqg.errors import DataError
 from mnerqg.schema import TRAINING_SCHEMA, Box, Phrase, Post
+from tests.builders import jpeg
 
 CAPTIONS = (
     "[/EN#283585/people A man] with [/EN#283587/bodyparts pierced ears] is wearing [/EN#283588/other glasses] .",
@@ -36,15 +35,6 @@ BOXES = (
     (("283588", "283586"), (3, 5, 17, 9)),
 )
 FLAGS = (("283590", "scene"), ("283591", "nobndbox"))
-
-
-def picture(width: int = 40, height: int = 30, orientation: int | None = None) -> bytes:
-    buffer = BytesIO()
-    exif = Image.Exif()
-    if orientation is not None:
-        exif[0x0112] = orientation
-    Image.new("RGB", (width, height), (90, 120, 30)).save(buffer, "JPEG", exif=exif)
-    return buffer.getvalue()
 
 
 def xml(
@@ -74,7 +64,7 @@ def xml(
 def add_picture(root: Path, image_id: str) -> None:
     (root / "Sentences" / f"{image_id}.txt").write_text("\n".join(CAPTIONS) + "\n")
     (root / "Annotations" / f"{image_id}.xml").write_text(xml())
-    (root / "flickr30k-images" / f"{image_id}.jpg").write_bytes(picture())
+    (root / "flickr30k-images" / f"{image_id}.jpg").write_bytes(jpeg())
 
 
 @pytest.fixture
@@ -297,7 +287,7 @@ def test_a_picture_is_a_post_with_its_phrases(root: Path) -> None:
             "A man with pierced ears is wearing glasses .\nThe guy looks at it in the street .\n"
             "A man holds a mug .\nglasses on the guy\nThe guy enjoys the time ."
         ),
-        image=picture(),
+        image=jpeg(),
         boxes=(
             Box("283585", 2, 3, 20, 25),
             Box("283587", 4, 4, 16, 8),
@@ -390,7 +380,7 @@ def test_boxes_outside_are_clipped_or_dropped(root: Path) -> None:
 
 
 def test_the_decoded_upright_picture_says_the_size(root: Path) -> None:
-    (root / "flickr30k-images" / "1.jpg").write_bytes(picture(40, 30, orientation=6))
+    (root / "flickr30k-images" / "1.jpg").write_bytes(jpeg(40, 30, orientation=6))
     (root / "Annotations" / "1.xml").write_text(xml(((("283585",), (10, 10, 39, 39)),)))
     post, summary = read_one(root)
     assert post.boxes[0].xyxy_px == (10, 10, 30, 39)
@@ -403,7 +393,7 @@ def test_the_decoded_upright_picture_says_the_size(root: Path) -> None:
 @pytest.mark.parametrize("folder", ["flickr30k_images", "images", "Flickr30k-images-2"])
 def test_other_folders_of_pictures(root: Path, folder: str) -> None:
     (root / "flickr30k-images").rename(root / folder)
-    assert read_one(root)[0].image == picture()
+    assert read_one(root)[0].image == jpeg()
 
 
 def test_no_folder_of_pictures_is_an_error(root: Path) -> None:
@@ -420,7 +410,7 @@ def test_a_missing_picture_keeps_the_row(root: Path) -> None:
     assert summary.picture_problems == ["1: no such picture"]
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>404</html>", picture()[:200]])
+@pytest.mark.parametrize("data", [b"", b"<html>404</html>", jpeg()[:200]])
 def test_an_unreadable_picture_keeps_the_row(root: Path, data: bytes) -> None:
     (root / "flickr30k-images" / "1.jpg").write_bytes(data)
     post, summary = read_one(root)

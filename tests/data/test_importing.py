@@ -1,17 +1,14 @@
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from mnerqg import storage
 from mnerqg.data.importing import (
     DatasetSummary,
+    SplitFigures,
     check_output,
     choose_splits,
     index_pictures,
@@ -19,33 +16,15 @@ from mnerqg.data.importing import (
     read_lines,
     read_picture,
     write_dataset,
-    write_split,
 )
 from mnerqg.errors import DataError, StorageError
-from mnerqg.schema import TRAINING_SCHEMA, Box, Phrase, Post
+from mnerqg.schema import Post
+from tests.builders import jpeg
 
 FILES = {"train": "train.txt", "valid": "val.txt"}
 
 
-@dataclass
-class Figures:
-    posts: int = 0
-    pictures_found: int = 0
-    pictures_missing: int = 0
-    pictures_unreadable: int = 0
-    picture_problems: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def picture(width: int = 40, height: int = 30) -> bytes:
-    buffer = BytesIO()
-    Image.new("RGB", (width, height), (90, 120, 30)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def posts(count: int, figures: Figures | None = None) -> Iterator[Post]:
+def posts(count: int, figures: SplitFigures | None = None) -> Iterator[Post]:
     for number in range(count):
         if figures is not None:
             figures.posts += 1
@@ -57,10 +36,10 @@ def interrupted() -> Iterator[Post]:
     raise KeyboardInterrupt
 
 
-def write(output: str, counts: dict[str, int], rows_per_file: int = 1000) -> DatasetSummary[Figures]:
+def write(output: str, counts: dict[str, int], rows_per_file: int = 1000) -> DatasetSummary[SplitFigures]:
     """A dataset of so many posts a split, as an importer writes it."""
     check_output(output, overwrite=True)
-    summary = DatasetSummary("test", {split: Figures() for split in counts}, ["test"])
+    summary = DatasetSummary("test", {split: SplitFigures() for split in counts}, ["test"])
     streams = {split: posts(count, summary.splits[split]) for split, count in counts.items()}
     write_dataset(streams, summary, output, rows_per_file)
     return summary
@@ -132,15 +111,15 @@ def test_no_directory_of_pictures_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".jpeg", ".JPG"])
 def test_other_suffixes_are_found(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "t_images").mkdir()
-    (tmp_path / "t_images" / f"1{suffix}").write_bytes(picture())
-    figures = Figures()
-    assert read_picture(index_pictures(tmp_path, "*_images"), "1", figures) == (picture(), (40, 30))
+    (tmp_path / "t_images" / f"1{suffix}").write_bytes(jpeg())
+    figures = SplitFigures()
+    assert read_picture(index_pictures(tmp_path, "*_images"), "1", figures) == (jpeg(), (40, 30))
     assert figures.pictures_found == 1
 
 
 def test_pictures_that_are_not_read_are_named(tmp_path: Path) -> None:
-    (tmp_path / "1.jpg").write_bytes(picture()[:200])
-    figures = Figures()
+    (tmp_path / "1.jpg").write_bytes(jpeg()[:200])
+    figures = SplitFigures()
     assert read_picture({"1": tmp_path / "1.jpg"}, "1", figures) is None
     assert read_picture({}, "2", figures) is None
     assert (figures.pictures_found, figures.pictures_unreadable, figures.pictures_missing) == (0, 1, 1)
@@ -150,28 +129,6 @@ def test_pictures_that_are_not_read_are_named(tmp_path: Path) -> None:
 
 
 # ---- writing --------------------------------------------------------------------------------------------
-
-
-def test_row_groups_are_small(tmp_path: Path) -> None:
-    assert write_split(posts(250), str(tmp_path / "train")) == 250
-    file = pq.ParquetFile(tmp_path / "train" / "part-00000.parquet")
-    assert [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)] == [100, 100, 50]
-
-
-def test_rows_have_the_training_schema(tmp_path: Path) -> None:
-    boxed = Post(
-        "1",
-        "A man",
-        boxes=(Box("7", 1, 2, 3, 4),),
-        boxes_annotated=True,
-        phrases=(Phrase("7", "A man"), Phrase("7#2", "the guy")),
-    )
-    write_split([boxed, Post("2", "text")], str(tmp_path))
-    table = pq.read_table(tmp_path / "part-00000.parquet")
-    assert table.schema == TRAINING_SCHEMA
-    first, second = table.to_pylist()
-    assert first["phrases"] == [{"id": "7", "phrase": "A man"}, {"id": "7#2", "phrase": "the guy"}]
-    assert (second["phrases"], second["boxes"], second["image"]) == ([], [], None)
 
 
 def test_shards_and_the_summary_that_the_streams_fill(tmp_path: Path) -> None:
@@ -199,7 +156,9 @@ def test_an_import_that_fails_half_way_leaves_the_earlier_one(tmp_path: Path) ->
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     with pytest.raises(KeyboardInterrupt):
         write_dataset(
-            {"train": posts(3), "valid": interrupted()}, DatasetSummary[Figures]("test", {}, []), str(output)
+            {"train": posts(3), "valid": interrupted()},
+            DatasetSummary[SplitFigures]("test", {}, []),
+            str(output),
         )
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -243,7 +202,7 @@ def test_writing_to_an_object_store(s3_bucket: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_dataset(
             {"train": posts(3), "valid": interrupted()},
-            DatasetSummary[Figures]("test", {}, []),
+            DatasetSummary[SplitFigures]("test", {}, []),
             f"{s3_bucket}/new",
         )
     assert names() == ["summary.json", "valid/part-00000.parquet"]

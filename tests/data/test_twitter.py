@@ -1,29 +1,19 @@
 import json
 import os
-from io import BytesIO
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from mnerqg.data import twitter
 from mnerqg.data.twitter import SplitSummary, import_dataset, match_key, parse_conll, read_split
 from mnerqg.errors import DataError
 from mnerqg.schema import TRAINING_SCHEMA, Box, Post, Span
+from tests.builders import jpeg
 
 SHARED = Path(os.environ.get("MNERQG_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
-
-
-def picture(width: int = 40, height: int = 30, orientation: int | None = None) -> bytes:
-    buffer = BytesIO()
-    exif = Image.Exif()
-    if orientation is not None:
-        exif[0x0112] = orientation
-    Image.new("RGB", (width, height), (90, 120, 30)).save(buffer, "JPEG", exif=exif)
-    return buffer.getvalue()
 
 
 def voc(
@@ -46,7 +36,7 @@ def root(tmp_path: Path) -> Path:
     (release / "t_images").mkdir(parents=True)
     (release / "xml").mkdir()
     (release / "train.txt").write_text("IMGID:1\nAda\tB-PER\nLovelace\tI-PER\nin\tO\nLondon\tB-LOC\n")
-    (release / "t_images" / "1.jpg").write_bytes(picture())
+    (release / "t_images" / "1.jpg").write_bytes(jpeg())
     return release
 
 
@@ -237,7 +227,7 @@ def test_boxes_outside_are_clipped_or_dropped(root: Path) -> None:
 
 
 def test_the_decoded_upright_picture_says_the_size(root: Path) -> None:
-    (root / "t_images" / "1.jpg").write_bytes(picture(40, 30, orientation=6))
+    (root / "t_images" / "1.jpg").write_bytes(jpeg(40, 30, orientation=6))
     (root / "xml" / "1.xml").write_text(voc([("London", (10, 10, 39, 39))]))
     post, summary = read_one(root)
     assert post.boxes[0].xyxy_px == (10, 10, 30, 39)
@@ -301,7 +291,7 @@ def test_match_key_keeps_letters_and_digits_only(name: str) -> None:
 # ---- pictures -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>404</html>", picture()[:200], b"\xff\xd8\xff"])
+@pytest.mark.parametrize("data", [b"", b"<html>404</html>", jpeg()[:200], b"\xff\xd8\xff"])
 def test_an_unreadable_picture_keeps_the_post(root: Path, data: bytes) -> None:
     (root / "t_images" / "1.jpg").write_bytes(data)
     post, summary = read_one(root)
@@ -340,7 +330,7 @@ def test_import_writes_shards_and_summary(root: Path, tmp_path: Path) -> None:
         {
             "post_id": "1",
             "text": "Ada Lovelace in London",
-            "image": picture(),
+            "image": jpeg(),
             "entities": [{"start": 0, "end": 12, "type": "PER"}, {"start": 16, "end": 22, "type": "LOC"}],
             "boxes": [
                 {

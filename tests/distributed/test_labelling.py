@@ -3,20 +3,20 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mnerqg import storage
-from mnerqg.config import LabelConfig
-from mnerqg.data.dataset import LABELS_FILE, is_labelled, read_posts
-from mnerqg.data.importing import write_split
+from mnerqg.config import ActorsConfig
+from mnerqg.data.dataset import LABELS_FILE, is_labelled, read_posts, write_split
 from mnerqg.distributed.labelling import label, summarise
 from mnerqg.errors import ConfigError
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
 from tests.builders import image_bytes
 
-CONFIG = LabelConfig(batch_posts=4, cpus_per_actor=0.5)
+CONFIG = ActorsConfig(batch_posts=4, cpus_per_actor=0.5)
 OLD = Box("PER", 0, 0, 3, 3, "weak", 0.5)
 
 
@@ -38,6 +38,15 @@ def posts(count: int) -> list[Post]:
 
 def without_weak(post: Post) -> Post:
     return replace(post, boxes=tuple(box for box in post.boxes if box.source != "weak"))
+
+
+def modified(output: str) -> dict[str, Any]:
+    """When each file of the splits was written."""
+    place = storage.locate(output)
+    assert isinstance(place, storage.S3Place)
+    found = storage.s3_client().list_objects_v2(Bucket=place.bucket, Prefix=place.prefix)["Contents"]
+    keys = {entry["Key"].removeprefix(place.prefix): entry["LastModified"] for entry in found}
+    return {key: when for key, when in keys.items() if "/" in key}
 
 
 def test_every_post_with_a_picture_gets_a_box_of_every_type(
@@ -76,6 +85,20 @@ def test_every_post_with_a_picture_gets_a_box_of_every_type(
     before = storage.list_files(output)
     assert label(str(tiny_model), data, output, CONFIG) == labels  # already done
     assert storage.list_files(output) == before
+
+    # As a kill leaves it: the files that are there stay, only the missing ones are written.
+    storage.delete_file(f"{output}/{LABELS_FILE}")
+    storage.write_text(
+        f"{output}/_labelling.json", json.dumps({key: labels[key] for key in ("model_id", "data")})
+    )
+    storage.delete_file(f"{output}/train/part-00002.parquet")
+    kept = modified(output)
+    assert label(str(tiny_model), data, output, CONFIG) == labels
+    after = modified(output)
+    assert {name: time for name, time in after.items() if name in kept} == kept
+    assert set(after) - set(kept) == {"train/part-00002.parquet"}
+    assert storage.list_files(output) == before  # sizes, too
+
     write_split(posts(2), f"{s3_bucket}/other/train")
     with pytest.raises(ConfigError, match="holds labels of something else"):
         label(str(tiny_model), f"{s3_bucket}/other", output, CONFIG)

@@ -21,6 +21,7 @@ from mnerqg.distributed.tag_resources import plan_resources
 from mnerqg.distributed.tag_stages import tag_each
 from mnerqg.distributed.tagging import plan_tagging, tag_archive
 from mnerqg.errors import ConfigError, DataError, ModelError, RunError, StorageError
+from mnerqg.model_files import publish_model
 from mnerqg.posts import PreparedPost
 from mnerqg.schema import Post, TaggedPost, tags_schema
 from mnerqg.tagger import Tagger
@@ -139,7 +140,7 @@ def test_every_post_gets_its_row(
     model = str(tiny_model)
     if place == "s3":
         model = storage.join(base, "model")
-        storage.upload_directory(tiny_model, model)
+        publish_model(tiny_model, model)
     columns = ColumnsConfig(pass_through=("row", "lang", "at", "tags", "text"))
     plan = plan_tagging(SMALL.model_copy(update={"columns": columns}), model, archive, output)
     manifest = tag_archive(plan)

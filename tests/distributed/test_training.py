@@ -16,10 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnerqg.config import Config, load_config
-from mnerqg.data.importing import write_split
-from mnerqg.distributed.training import train
+from mnerqg.config import Config, dump_config, load_config
+from mnerqg.data.batch import table_to_examples
+from mnerqg.data.dataset import write_split
+from mnerqg.data.text import load_text_encoder
+from mnerqg.distributed.train_worker import TrainingJob
+from mnerqg.distributed.training import _trainer, train
 from mnerqg.errors import ConfigError, DataError, ModelError
+from mnerqg.queries import dump_queries, load_queries
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
 
@@ -99,6 +103,24 @@ def _own_processes(title: str) -> list[int]:
         return False
 
     return [pid for pid in found if descends(pid)]
+
+
+def test_max_posts_are_the_first_ones(ray_cluster: None, recipe: Path, tmp_path: Path) -> None:
+    """Ray by itself takes those that are read first."""
+    posts = [Post(str(number), f"post {number:03}") for number in range(100)]
+    write_split(posts, str(tmp_path / "train"), rows_per_file=7)
+    config = _config(recipe, "--train.max_posts=40", "--augment.drop_picture=0")
+    queries = load_queries(config.queries)
+    job = TrainingJob(dump_config(config), dump_queries(queries), str(tmp_path), str(tmp_path / "run"), 40)
+    trainer = _trainer(config, queries, job, "run")
+    shards = trainer.data_config.configure(
+        trainer.datasets, world_size=1, worker_handles=None, worker_node_ids=None
+    )
+    batches = shards[0]["train"].iter_batches(batch_format="pyarrow", batch_size=None)
+    side = config.model.image_side
+    found = [example.text.token_ids for batch in batches for example in table_to_examples(batch, side)]
+    encoder = load_text_encoder(config.model, queries)
+    assert sorted(found) == sorted(encoder.encode(post.text or "").token_ids for post in posts[:40])
 
 
 def test_a_killed_worker_costs_no_more_than_the_epoch(

@@ -9,9 +9,8 @@ import pytest
 
 from jobs import experiments
 from mnerqg import storage
-from mnerqg.config import Config, EvaluateConfig, LabelConfig
-from mnerqg.data.dataset import LABELS_FILE
-from mnerqg.data.importing import write_split
+from mnerqg.config import ActorsConfig, Config, EvaluateConfig
+from mnerqg.data.dataset import LABELS_FILE, write_split
 from mnerqg.distributed.evaluation import per_post_table
 from mnerqg.errors import ConfigError, DataError
 from mnerqg.metrics import Counts
@@ -103,7 +102,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
             seen.append(("train", *map(name_of, (folder, data)), name_of(start), config.train.boxed_share))
             storage.write_text(f"{folder}/last/model.json", "{}")
 
-    def label(model: str, data: str, output: str, config: LabelConfig) -> None:
+    def label(model: str, data: str, output: str, config: ActorsConfig) -> None:
         if not storage.exists(f"{output}/{LABELS_FILE}"):
             seen.append(("label", name_of(data), *model.split("/")[-2:]))
             storage.write_text(f"{output}/{LABELS_FILE}", json.dumps({"model": model}))
@@ -114,12 +113,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         seen.append(("score", *model.split("/")[-2:], name_of(data), split))
         posts = [(str(number), Counts(("PER",), posts=1)) for number in range(5)]
         counts = sum((counts for _, counts in posts), Counts(("PER",)))
-        return {"types": ["PER"], "split": split, **counts.scores()}, per_post_table(posts)
+        facts = {"types": ["PER"], "split": split, "data": experiments.fingerprint(data, split)}
+        return {**facts, **counts.scores()}, per_post_table(posts)
 
     for function in (train, label, evaluate):
         monkeypatch.setattr(experiments, function.__name__, function)
     monkeypatch.setattr(experiments.ray, "init", lambda **_: None)
     monkeypatch.setattr(experiments, "count_posts", lambda *_: 5)
+    monkeypatch.setattr(experiments, "fingerprint", lambda *_: "as prepared first")
     return seen
 
 
@@ -198,6 +199,19 @@ def test_it_goes_on_where_it_was_killed(
     experiments.main(command)
     assert next(call[1] for call in calls if call[0] == "score") == "oracle-seed0"
     assert [call[0] for call in calls].count("train") == 3
+
+
+def test_posts_prepared_anew_are_scored_anew(
+    calls: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["--figure", "4", "--config", str(OFFLINE), "--data", "/posts", "--output", str(tmp_path)]
+    experiments.main(command)
+    systems = [call[1] for call in calls if call[0] == "score"]
+    assert len(systems) == 4
+    calls.clear()
+    monkeypatch.setattr(experiments, "fingerprint", lambda *_: "as prepared now")
+    experiments.main(command)
+    assert [call[:2] for call in calls] == [("score", system) for system in systems]
 
 
 # ---- for real ----------------------------------------------------------------------------------------------

@@ -1,0 +1,17 @@
+"""The splits of a prepared dataset as Ray Data."""
+
+import ray.data
+
+from mnerqg import storage
+from mnerqg.data.dataset import split_files
+
+
+def read_split(data: str, split: str) -> ray.data.Dataset:
+    """The rows of a split.
+
+    Raises:
+        DataError: there are no files, or not with the columns of training Parquet.
+    """
+    files = [entry.uri for entry in split_files(data, split)]
+    filesystem, _ = storage.filesystem(files[0])
+    return ray.data.read_parquet([storage.filesystem(uri)[1] for uri in files], filesystem=filesystem)
