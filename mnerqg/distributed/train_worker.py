@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -37,6 +38,7 @@ from mnerqg.tagger import Tagger
 _STATE_FILE = "training_state.pt"
 _CHUNK_BATCHES = 8  # batches of alike length are cut from this many batches of shuffled posts
 _SAY_SECONDS = 20.0
+_STEPS_BETWEEN_QUESTIONS = 20  # whether a node is about to be reclaimed; all workers wait for each other then
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,11 @@ class _Worker:
         self.batch_posts = max(1, round(config.train.posts_per_step / self.world))
         rows = job.train_posts // self.world  # streaming_split(equal=True) drops the remainder
         self.steps = max(1, -(-rows // self.batch_posts))
+        # Of the first epoch so many have been done before; there may have been more workers then, and fewer steps.
+        self.steps_done = min(round(state["share_of_epoch"] * self.steps), self.steps - 1) if state else 0
+        begin = f"resuming after epoch {self.first_epoch}, step {self.steps_done}" if state else "starting"
         self._say(
-            f"{'resuming after epoch ' + str(self.first_epoch) if state else 'starting'}: {self.world} worker(s) on "
-            f"{self.device}, {job.train_posts} posts, {self.steps} steps an epoch"
+            f"{begin}: {self.world} worker(s) on {self.device}, {job.train_posts} posts, {self.steps} steps an epoch"
         )
 
     def run_epoch(self, epoch: int) -> None:
@@ -132,28 +136,34 @@ class _Worker:
         self.parallel.train()
         totals = torch.zeros(5)
         started = said = time.monotonic()
-        step, balance = 0, 1.0
-        for step, examples in enumerate(self._batches(epoch), start=1):
+        done = self.steps_done if epoch == self.first_epoch else 0
+        step, balance, saved = done, 1.0, False
+        # Of a resumed epoch the rest, in a new order: its first steps cannot be told from the others any more.
+        batches = islice(self._batches(epoch), self.steps - done if done else None)
+        for step, examples in enumerate(batches, start=done + 1):
             progress = (epoch + min(step / self.steps, 1.0)) / settings.epochs
             set_learning_rates(self.optimizer, learning_rate_factor(progress, settings.warmup))
             loss = self._step(examples)
             balance = loss.balance
-            if step == 1:
+            if step == done + 1:
                 started = time.monotonic()  # the first step waits for Ray Data to start
             totals += torch.tensor(
                 [*map(float, (loss.total.detach(), loss.grounding, loss.existence, loss.spans)), loss.balance]
             )
             if time.monotonic() - said > _SAY_SECONDS:
                 said = time.monotonic()
-                pace = (said - started) / max(1, step - 1)
-                means = (totals / step).tolist()
+                pace = (said - started) / max(1, step - done - 1)
+                means = (totals / (step - done)).tolist()
                 self._say(
                     f"epoch {epoch + 1} step {step}/{self.steps}: QG {means[1]:.3f}, ED {means[2]:.3f}, "
                     f"ESP {means[3]:.4f}, ω_f {loss.balance:.2f}, {pace:.2f} s a step, "
                     f"{pace * max(0, self.steps - step) / 60:.1f} min left in this epoch"
                 )
+            if step % _STEPS_BETWEEN_QUESTIONS == 0 and not saved and ray.train.get_preemption_info():
+                saved = True
+                self._save_before_preemption(epoch, step)
         names = ("loss", "loss_grounding", "loss_existence", "loss_spans", "mean_balance")
-        means = (totals / max(step, 1)).tolist()
+        means = (totals / max(step - done, 1)).tolist()
         return {**dict(zip(names, means, strict=True)), "balance": balance}
 
     def _batches(self, epoch: int) -> Iterator[list[Example]]:
@@ -207,24 +217,9 @@ class _Worker:
         last = epoch + 1 == self.config.train.epochs
         checkpoint = None
         if self.rank == 0:
-            directory = Path(mkdtemp(prefix="mnerqg-checkpoint-"))
-            save_model(
-                directory,
-                model=self.model,
-                text_encoder=self.text_encoder,
-                config=self.config,
-                metrics=record,
-            )
+            directory = self._checkpoint_directory(record)
             self._publish(directory, last)
-            save_training_state(
-                directory / _STATE_FILE,
-                {
-                    "optimizer": self.optimizer.state_dict(),
-                    "balance": self.balance.running,
-                    "history": self.history,
-                },
-            )
-            checkpoint = ray.train.Checkpoint.from_directory(directory)
+            checkpoint = self._checkpoint(directory)
         ray.train.report(
             record,
             checkpoint,
@@ -234,6 +229,47 @@ class _Worker:
             else ray.train.CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=True,
         )
+
+    def _save_before_preemption(self, epoch: int, step: int) -> None:
+        """A checkpoint within the epoch: a node is reclaimed in a moment, and the run goes on without it."""
+        self._say(f"a node is about to be reclaimed: saving epoch {epoch + 1}, step {step}")
+        record = {"epoch": epoch + 1, "step": step}
+        checkpoint = None
+        if self.rank == 0:
+            checkpoint = self._checkpoint(
+                self._checkpoint_directory(record), share_of_epoch=step / self.steps
+            )
+        ray.train.report(
+            record,
+            checkpoint,
+            checkpoint_dir_name=f"epoch_{epoch + 1:03d}_step_{step:06d}",
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    def _checkpoint_directory(self, metrics: dict[str, Any]) -> Path:
+        """A new directory with the model as it is now."""
+        directory = Path(mkdtemp(prefix="mnerqg-checkpoint-"))
+        save_model(
+            directory,
+            model=self.model,
+            text_encoder=self.text_encoder,
+            config=self.config,
+            metrics=metrics,
+        )
+        return directory
+
+    def _checkpoint(self, directory: Path, share_of_epoch: float = 0.0) -> ray.train.Checkpoint:
+        """The directory with all that resuming takes; `share_of_epoch` is how much is done of the one under way."""
+        save_training_state(
+            directory / _STATE_FILE,
+            {
+                "optimizer": self.optimizer.state_dict(),
+                "balance": self.balance.running,
+                "history": self.history,
+                "share_of_epoch": share_of_epoch,
+            },
+        )
+        return ray.train.Checkpoint.from_directory(directory)
 
     def _publish(self, directory: Path, last: bool) -> None:
         """Update best, best_grounding and, at the end, last, which marks the run as finished."""
