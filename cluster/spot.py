@@ -9,6 +9,7 @@ Ray then drains the node (reason: preemption). `ray.train.get_preemption_info` f
 import argparse
 import json
 import subprocess
+import sys
 import time
 import urllib.request
 from datetime import UTC, datetime
@@ -65,7 +66,8 @@ def drain(seconds: int) -> None:
     ray.init(address="auto", log_to_driver=False)
     node = ray.get_runtime_context().get_node_id()
     ray.shutdown()
-    command = ["ray", "drain-node", "--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--node-id", node]
+    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     command += ["--reason-message", "the machine is reclaimed", "--deadline-remaining-seconds", str(seconds)]
     subprocess.run(command, check=True)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mnerqg.config import TagConfig
 from mnerqg.errors import ConfigError
 
-SMALL_CLUSTER_CPUS = 4
+_SMALL_CLUSTER_CPUS = 4
 _BLOCK_BYTES = 32 * 2**20
 _BLOCKS_IN_STORE = 32
 """Measured with a store of 300 MB: 151 rows/s with blocks of 32 MiB, which spill, 392 with 8 MiB."""
@@ -13,8 +13,9 @@ _BLOCKS_IN_STORE = 32
 
 @dataclass(frozen=True)
 class Resources:
-    """What the stages take of the cluster."""
+    """What the stages take of the cluster; a `small` one has so few CPUs that none may idle, and does not grow."""
 
+    small: bool
     min_actors: int
     max_actors: int
     gpus_per_actor: float
@@ -40,8 +41,10 @@ def plan_resources(config: TagConfig, cluster: dict[str, float]) -> Resources:
     """
     cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
     store = cluster.get("object_store_memory", float(_BLOCK_BYTES * _BLOCKS_IN_STORE))
+    small = cpus <= _SMALL_CLUSTER_CPUS and not config.autoscaling
+    half_cpus = cpus <= 2 and not config.autoscaling
     gpus_per_actor = (1.0 if gpus else 0.0) if config.gpus_per_actor is None else config.gpus_per_actor
-    cpus_per_actor = config.cpus_per_actor or (1.0 if cpus > 2 else 0.5)
+    cpus_per_actor = config.cpus_per_actor or (0.5 if half_cpus else 1.0)
     if isinstance(config.actors, tuple):
         min_actors, max_actors = config.actors
     elif config.actors is not None:
@@ -49,18 +52,19 @@ def plan_resources(config: TagConfig, cluster: dict[str, float]) -> Resources:
     else:
         min_actors = 1
         max_actors = max(1, int(gpus / gpus_per_actor if gpus_per_actor else cpus / 2 / cpus_per_actor))
-        if not gpus_per_actor and cpus <= SMALL_CLUSTER_CPUS:
+        if not gpus_per_actor and small:
             max_actors = 1  # one actor with all threads does as much as several, in less memory
     threads = max(1, int(cpus_per_actor))
-    if not gpus_per_actor and cpus <= SMALL_CLUSTER_CPUS:
+    if not gpus_per_actor and small:
         threads = max(1, int(cpus / max_actors))
     resources = Resources(
+        small=small,
         min_actors=min_actors,
         max_actors=max_actors,
         gpus_per_actor=gpus_per_actor,
         cpus_per_actor=cpus_per_actor,
         threads_per_actor=config.threads_per_actor or threads,
-        cpus_per_task=1.0 if cpus > 2 else 0.5,
+        cpus_per_task=0.5 if half_cpus else 1.0,
         block_bytes=config.block_bytes or max(2**20, min(_BLOCK_BYTES, int(store / _BLOCKS_IN_STORE))),
         cluster_cpus=cpus,
         cluster_gpus=gpus,

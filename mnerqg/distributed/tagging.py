@@ -28,7 +28,7 @@ from mnerqg.distributed.causes import first_cause
 from mnerqg.distributed.jsonlines_source import read_json_lines
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.tag_monitor import Report, only_run
-from mnerqg.distributed.tag_resources import SMALL_CLUSTER_CPUS, Resources, plan_resources
+from mnerqg.distributed.tag_resources import Resources, plan_resources
 from mnerqg.distributed.tag_stages import CHUNK_BATCHES, TagPosts, TagSettings
 from mnerqg.errors import ModelError, RunError, StorageError
 from mnerqg.model_files import asked, check_model
@@ -303,7 +303,7 @@ def _context(resources: Resources, filesystem: Any, path: str) -> ray.data.DataC
     context.actor_init_retry_on_errors = True
     context.max_consecutive_actor_init_deaths = 5
     context.enable_progress_bars = True
-    if resources.cluster_cpus <= SMALL_CLUSTER_CPUS:
+    if resources.small:
         # Reserved shares of so few CPUs leave some of them idle.
         context.op_resource_reservation_enabled = False
     context.checkpoint_config = CheckpointConfig(

@@ -36,9 +36,11 @@ from mnerqg.queries import parse_queries
 from mnerqg.tagger import Tagger
 
 _STATE_FILE = "training_state.pt"
+# Means over the steps of an epoch; the gradient's norm is that before it is clipped.
+_FIGURES = ("loss", "loss_grounding", "loss_existence", "loss_spans", "mean_balance", "gradient_norm")
 _CHUNK_BATCHES = 8  # batches of alike length are cut from this many batches of shuffled posts
 _SAY_SECONDS = 20.0
-_STEPS_BETWEEN_QUESTIONS = 20  # whether a node is about to be reclaimed; all workers wait for each other then
+_STEPS_BETWEEN_QUESTIONS = 5  # whether a node is about to be reclaimed; all workers wait for each other then
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class _Worker:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         settings = self.config.train
         self.parallel.train()
-        totals = torch.zeros(5)
+        totals = torch.zeros(len(_FIGURES))
         started = said = time.monotonic()
         done = self.steps_done if epoch == self.first_epoch else 0
         step, balance, saved = done, 1.0, False
@@ -143,28 +145,29 @@ class _Worker:
         for step, examples in enumerate(batches, start=done + 1):
             progress = (epoch + min(step / self.steps, 1.0)) / settings.epochs
             set_learning_rates(self.optimizer, learning_rate_factor(progress, settings.warmup))
-            loss = self._step(examples)
+            loss, gradient_norm = self._step(examples)
             balance = loss.balance
+            losses = (loss.total.detach(), loss.grounding, loss.existence, loss.spans)
+            totals += torch.tensor([*map(float, losses), balance, gradient_norm])
             if step == done + 1:
                 started = time.monotonic()  # the first step waits for Ray Data to start
-            totals += torch.tensor(
-                [*map(float, (loss.total.detach(), loss.grounding, loss.existence, loss.spans)), loss.balance]
-            )
             if time.monotonic() - said > _SAY_SECONDS:
                 said = time.monotonic()
                 pace = (said - started) / max(1, step - done - 1)
-                means = (totals / (step - done)).tolist()
-                self._say(
-                    f"epoch {epoch + 1} step {step}/{self.steps}: QG {means[1]:.3f}, ED {means[2]:.3f}, "
-                    f"ESP {means[3]:.4f}, ω_f {loss.balance:.2f}, {pace:.2f} s a step, "
-                    f"{pace * max(0, self.steps - step) / 60:.1f} min left in this epoch"
-                )
+                self._say_progress(epoch, step, (totals / (step - done)).tolist(), pace)
             if step % _STEPS_BETWEEN_QUESTIONS == 0 and not saved and ray.train.get_preemption_info():
                 saved = True
                 self._save_before_preemption(epoch, step)
-        names = ("loss", "loss_grounding", "loss_existence", "loss_spans", "mean_balance")
         means = (totals / max(step - done, 1)).tolist()
-        return {**dict(zip(names, means, strict=True)), "balance": balance}
+        return {**dict(zip(_FIGURES, means, strict=True)), "balance": balance}
+
+    def _say_progress(self, epoch: int, step: int, means: list[float], pace: float) -> None:
+        _, grounding, existence, spans, balance, gradient_norm = means
+        self._say(
+            f"epoch {epoch + 1} step {step}/{self.steps}: QG {grounding:.3f}, ED {existence:.3f}, ESP {spans:.4f}, "
+            f"ω_f {balance:.2f}, gradient {gradient_norm:.1f}, {pace:.2f} s a step, "
+            f"{pace * max(0, self.steps - step) / 60:.1f} min left in this epoch"
+        )
 
     def _batches(self, epoch: int) -> Iterator[list[Example]]:
         """This worker's examples in batches of alike length: padding costs as much as words do."""
@@ -180,7 +183,8 @@ class _Worker:
             for start in starts:
                 yield examples[start : start + self.batch_posts]
 
-    def _step(self, examples: list[Example]) -> JointLoss:
+    def _step(self, examples: list[Example]) -> tuple[JointLoss, float]:
+        """One optimizer step: its losses, and the norm of the gradient before it is clipped."""
         settings = self.config.train
         batch = self.collate(examples, with_targets=True).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
@@ -189,9 +193,9 @@ class _Worker:
         loss = self.balance(terms, reduce=_sum_over_workers, workers=self.world)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
-        return loss
+        return loss, float(norm)
 
     def _validate(self) -> dict[str, float]:
         """Exact scores: the workers' shares of the split are disjoint and complete."""

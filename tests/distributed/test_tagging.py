@@ -480,7 +480,9 @@ def test_resources() -> None:
         plan_resources(TagConfig(actors=4), {"CPU": 4.0})
     with pytest.raises(ConfigError, match=r"the cluster has 0 GPUs, but 1 actor\(s\) take 1"):
         plan_resources(TagConfig(gpus_per_actor=1), {"CPU": 4.0})
-    assert plan_resources(TagConfig(gpus_per_actor=1, autoscaling=True), {}).min_actors == 1
+    growing = plan_resources(TagConfig(gpus_per_actor=1, autoscaling=True, actors=(1, 8)), {})
+    assert (growing.min_actors, growing.max_actors, growing.cpus_per_actor) == (1, 8, 1.0)
+    assert (growing.small, growing.cpus_per_task) == (False, 1.0)  # not as on the machine that it is at first
     store = {"CPU": 4.0, "object_store_memory": 64 * 2.0**20}
     assert plan_resources(TagConfig(), store).block_bytes == 2 * 2**20
     assert plan_resources(TagConfig(), {"CPU": 4.0, "object_store_memory": 2.0**34}).block_bytes == 2**25
