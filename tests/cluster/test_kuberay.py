@@ -1,5 +1,6 @@
 """cluster/kuberay, offline: against KubeRay's own schemas where they are at hand, and against what those leave open."""
 
+import shlex
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from cluster.one_night import one_night
+from mnerqg.config import Config, TagConfig, load_config, load_files
 from tests.cluster.filled import CLUSTER, VALUES, fill
 
 SCHEMAS = CLUSTER.parents[1] / "shared" / "kuberay"
@@ -164,6 +166,18 @@ def test_ray_is_the_same_everywhere() -> None:
 
 def test_files_are_all_looked_at() -> None:
     assert {path.stem for path in Path(CLUSTER / "kuberay").glob("*.yaml")} == {*FILES, "service-account"}
+
+
+def test_the_jobs_take_their_settings() -> None:
+    """A typo in an entrypoint would be met by the first job, on a cluster that has been paid for."""
+    words = shlex.split(load("train")["spec"]["entrypoint"])
+    config = CLUSTER.parent / words[words.index("--config") + 1].removeprefix("/opt/mnerqg/")
+    settings = load_files(Config, [config], [word for word in words if word.startswith("--train.")])
+    assert (settings.train.workers, settings.train.gpus_per_worker) == ((2, 8), 1)
+    words = shlex.split(load("nightly-tagging")["spec"]["jobTemplate"]["entrypoint"])
+    tagging = load_config(TagConfig, "", words[2:])
+    assert (tagging.actors, tagging.gpus_per_actor, tagging.autoscaling) == ((1, 8), 1, True)
+    assert tagging.pictures.roots == ("s3://team-posts/pictures",)
 
 
 def test_a_night_of_its_own() -> None:
