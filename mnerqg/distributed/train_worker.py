@@ -40,7 +40,9 @@ _STATE_FILE = "training_state.pt"
 _FIGURES = ("loss", "loss_grounding", "loss_existence", "loss_spans", "mean_balance", "gradient_norm")
 _CHUNK_BATCHES = 8  # batches of alike length are cut from this many batches of shuffled posts
 _SAY_SECONDS = 20.0
-_STEPS_BETWEEN_QUESTIONS = 5  # whether a node is about to be reclaimed; all workers wait for each other then
+_SECONDS_BETWEEN_QUESTIONS = (
+    10.0  # whether a node is about to be reclaimed; all workers wait for each other then
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class _Worker:
         totals = torch.zeros(len(_FIGURES))
         started = said = time.monotonic()
         done = self.steps_done if epoch == self.first_epoch else 0
-        step, balance, saved = done, 1.0, False
+        step, balance, ask_at = done, 1.0, done + 2
         # Of a resumed epoch the rest, in a new order: its first steps cannot be told from the others any more.
         batches = islice(self._batches(epoch), self.steps - done if done else None)
         for step, examples in enumerate(batches, start=done + 1):
@@ -151,13 +153,12 @@ class _Worker:
             totals += torch.tensor([*map(float, losses), balance, gradient_norm])
             if step == done + 1:
                 started = time.monotonic()  # the first step waits for Ray Data to start
+            pace = (time.monotonic() - started) / max(1, step - done - 1)
             if time.monotonic() - said > _SAY_SECONDS:
                 said = time.monotonic()
-                pace = (said - started) / max(1, step - done - 1)
                 self._say_progress(epoch, step, (totals / (step - done)).tolist(), pace)
-            if step % _STEPS_BETWEEN_QUESTIONS == 0 and not saved and ray.train.get_preemption_info():
-                saved = True
-                self._save_before_preemption(epoch, step)
+            if step == ask_at and not self._saved_before_preemption(epoch, step):
+                ask_at += self._steps_in(_SECONDS_BETWEEN_QUESTIONS, pace)
         means = (totals / max(step - done, 1)).tolist()
         return {**dict(zip(_FIGURES, means, strict=True)), "balance": balance}
 
@@ -234,8 +235,15 @@ class _Worker:
             delete_local_checkpoint_after_upload=True,
         )
 
-    def _save_before_preemption(self, epoch: int, step: int) -> None:
-        """A checkpoint within the epoch: a node is reclaimed in a moment, and the run goes on without it."""
+    def _steps_in(self, seconds: float, pace: float) -> int:
+        """So many steps, the same number for all workers, whose own seconds a step are `pace`."""
+        mean = float(_sum_over_workers(torch.tensor(pace, device=self.device))) / self.world
+        return max(1, round(seconds / max(mean, 1e-3)))
+
+    def _saved_before_preemption(self, epoch: int, step: int) -> bool:
+        """Whether a node is about to be reclaimed: then there is a checkpoint of this step to go on from without it."""
+        if ray.train.get_preemption_info() is None:
+            return False
         self._say(f"a node is about to be reclaimed: saving epoch {epoch + 1}, step {step}")
         record = {"epoch": epoch + 1, "step": step}
         checkpoint = None
@@ -249,6 +257,7 @@ class _Worker:
             checkpoint_dir_name=f"epoch_{epoch + 1:03d}_step_{step:06d}",
             delete_local_checkpoint_after_upload=True,
         )
+        return True
 
     def _checkpoint_directory(self, metrics: dict[str, Any]) -> Path:
         """A new directory with the model as it is now."""
