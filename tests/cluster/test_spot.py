@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,9 +16,15 @@ import ray
 from ray.cluster_utils import Cluster
 
 from cluster import spot
-from tests.cluster.fake_nodes import wait_until
 
 SCRIPT = Path(__file__).parents[2] / "cluster" / "spot.py"
+
+
+def wait_until(happened: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.2)
 
 
 @ray.remote(num_cpus=1)
