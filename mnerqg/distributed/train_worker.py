@@ -40,9 +40,8 @@ _STATE_FILE = "training_state.pt"
 _FIGURES = ("loss", "loss_grounding", "loss_existence", "loss_spans", "mean_balance", "gradient_norm")
 _CHUNK_BATCHES = 8  # batches of alike length are cut from this many batches of shuffled posts
 _SAY_SECONDS = 20.0
-_SECONDS_BETWEEN_QUESTIONS = (
-    10.0  # whether a node is about to be reclaimed; all workers wait for each other then
-)
+# Whether a node is about to be reclaimed: all workers wait for each other to ask it.
+_SECONDS_BETWEEN_QUESTIONS = 10.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class _Worker:
         self.batch_posts = max(1, round(config.train.posts_per_step / self.world))
         rows = job.train_posts // self.world  # streaming_split(equal=True) drops the remainder
         self.steps = max(1, -(-rows // self.batch_posts))
-        # Of the first epoch so many have been done before; there may have been more workers then, and fewer steps.
+        # Of the first epoch so many have been done before. Saved as a share: other workers may make other steps.
         self.steps_done = min(round(state["share_of_epoch"] * self.steps), self.steps - 1) if state else 0
         begin = f"resuming after epoch {self.first_epoch}, step {self.steps_done}" if state else "starting"
         self._say(
