@@ -47,7 +47,9 @@ KEPT_PREFIX = "kept-"
 RowHashes = npt.NDArray[np.uint64]
 
 _IN_FLIGHT = 16
-_COUNTED_IN_FLIGHT = 4  # each holds rows in memory
+# Parquet files: each thread that reads one keeps a MiB or more of memory.
+_IDS_IN_FLIGHT = 4
+_COUNTED_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -190,14 +192,15 @@ def reconcile(output: str) -> RowHashes:
     for entry in storage.list_files(output, ".parquet"):
         if not _name(entry).startswith(KEPT_PREFIX):
             tags[_name(entry).rpartition("-")[0]].append(entry)
-    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+    with ThreadPoolExecutor(_IDS_IN_FLIGHT) as pool:
         ids = dict(zip(committed, pool.map(_read_ids, committed.values()), strict=True))
         rows = dict(zip(tags, pool.map(_rows_or_none, tags.values()), strict=True))
-        whole = {write: own for write, own in ids.items() if own is not None and rows.get(write) == len(own)}
-        good = _without_doubles(whole)
-        doomed = [entry for write, files in tags.items() if write not in good for entry in files]
-        # The ids last: without them the tags are known not to count, whatever happens in between.
-        doomed_ids = [entry for write, entry in committed.items() if write not in good] + pending
+    whole = {write: own for write, own in ids.items() if own is not None and rows.get(write) == len(own)}
+    good = _without_doubles(whole)
+    doomed = [entry for write, files in tags.items() if write not in good for entry in files]
+    # The ids last: without them the tags are known not to count, whatever happens in between.
+    doomed_ids = [entry for write, entry in committed.items() if write not in good] + pending
+    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         for batch in (doomed, doomed_ids):
             list(pool.map(lambda entry: storage.delete_file(entry.uri), batch))
     return _sorted(good.values())
@@ -231,7 +234,7 @@ def _name(entry: storage.FileEntry) -> str:
 def _read_ids(entry: storage.FileEntry) -> RowHashes | None:
     try:
         with open_parquet(entry) as file:
-            return np.asarray(file.read([ROW_HASH])[ROW_HASH].to_numpy(), np.uint64)
+            return np.asarray(file.read([ROW_HASH], use_threads=False)[ROW_HASH].to_numpy(), np.uint64)
     except pa.ArrowInvalid:
         return None
 

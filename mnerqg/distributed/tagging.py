@@ -27,6 +27,7 @@ from mnerqg.data.tag_run import RowHashes, RunIdentity, RunState
 from mnerqg.distributed.causes import first_cause
 from mnerqg.distributed.jsonlines_source import read_json_lines
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
+from mnerqg.distributed.short_queues import bound_queues
 from mnerqg.distributed.tag_monitor import Report, only_run
 from mnerqg.distributed.tag_resources import Resources, plan_resources
 from mnerqg.distributed.tag_stages import CHUNK_BATCHES, TagPosts, TagSettings
@@ -306,6 +307,7 @@ def _context(resources: Resources, filesystem: Any, path: str) -> ray.data.DataC
     if resources.small:
         # Reserved shares of so few CPUs leave some of them idle.
         context.op_resource_reservation_enabled = False
+    bound_queues(context)
     context.checkpoint_config = CheckpointConfig(
         id_column=ROW_HASH,
         checkpoint_path=f"{path}/{tag_run.CHECKPOINT_FOLDER}",

@@ -1,0 +1,58 @@
+"""Bounds the driver's memory, whatever the length of the archive."""
+
+from ray.data import DataContext
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+)
+from ray.data._internal.execution.backpressure_policy.backpressure_policy import BackpressurePolicy
+from ray.data._internal.execution.interfaces import PhysicalOperator
+
+
+class ShortQueues(BackpressurePolicy):
+    """Not more tasks than the cluster has CPUs for, and between two stages about twice as many blocks as CPUs.
+
+    Ray Data bounds what waits by its bytes in the object store. But a task that waits takes about 100 kB of the
+    driver's own memory, and so does a block of short texts: up to 100 KiB, Ray keeps objects in the heap of their
+    owner. Of an archive of text alone, all tasks would be submitted at once where no CPUs are reserved for each
+    stage, and half an object store of blocks be read ahead where they are. Moreover, a worker that finds another
+    task of its stage waiting does that: the last stage, which writes, would not get a CPU before all is decoded.
+    """
+
+    def can_add_input(self, op: PhysicalOperator) -> bool:
+        """Whether one more task may be submitted."""
+        cpus = op.incremental_resource_usage().cpu
+        if not cpus:
+            return True  # of actors, Ray bounds what is under way
+        taken = sum(
+            other.num_active_tasks() * other.incremental_resource_usage().cpu for other in self._topology
+        )
+        # What a stage's tasks put out is known from the first one that has ended.
+        outputs = op.metrics.average_num_outputs_per_task or self._room()
+        return (
+            taken + cpus <= self._cpus()
+            and self._waiting(op) + op.num_active_tasks() * outputs < self._room()
+        )
+
+    def max_task_output_bytes_to_read(self, op: PhysicalOperator) -> int | None:
+        """0 where what the tasks of `op` have put out must wait with them."""
+        # A task that waits keeps its CPU: where none is reserved for the next stage, that would wait for it for ever.
+        reserved = self._data_context.op_resource_reservation_enabled
+        return 0 if reserved and self._waiting(op) >= self._room() else None
+
+    def _waiting(self, op: PhysicalOperator) -> int:
+        return int(self._topology[op].output_queue.num_blocks)
+
+    def _room(self) -> float:
+        return 2 * self._cpus()
+
+    def _cpus(self) -> float:
+        return max(1.0, self._resource_manager.get_global_limits().cpu)
+
+
+def bound_queues(context: DataContext) -> None:
+    """Add the policy to Ray's own."""
+    policies = [*ENABLED_BACKPRESSURE_POLICIES, ShortQueues]
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, policies)
+    if not context.op_resource_reservation_enabled:
+        context.downstream_capacity_backpressure_ratio = None  # it, too, would keep CPUs from the next stage
