@@ -6,39 +6,15 @@ import re
 import subprocess
 import sys
 import time
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from ray.cluster_utils import Cluster
 
-from mnerqg.data.dataset import write_split
-from mnerqg.schema import Box, Post, Span
+from tests.tiny_training import write_dataset, write_recipe
 
 TRAIN_JOB = Path(__file__).parents[2] / "jobs" / "train.py"
 SECONDS_OF_NOTICE = 60
-
-
-def write_posts(folder: Path) -> None:
-    for split, count in (("train", 160), ("valid", 10)):
-        posts = []
-        for number in range(count):
-            pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-            file = BytesIO()
-            Image.fromarray(pixels).save(file, "JPEG")
-            posts.append(
-                Post(
-                    f"{split}{number}",
-                    "Ada visits Oslo",
-                    file.getvalue(),
-                    (Span(0, 3, "PER"), Span(11, 15, "LOC")),
-                    (Box("PER", 4, 4, 40, 30),),
-                    boxes_annotated=True,
-                )
-            )
-        write_split(posts, str(folder / split))
 
 
 def wait_for(
@@ -58,15 +34,17 @@ def test_a_reclaimed_node_costs_no_more_than_the_last_steps(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    write_posts(tmp_path / "data")
-    recipe, output, log = tmp_path / "tiny.yaml", tmp_path / "run", tmp_path / "log"
-    recipe.write_text(f"""
-queries: keyword
-model: {{encoder: {tiny_model.parent / "encoder"}, max_length: 64, backbone: resnet10t, width: 32, heads: 4,
-        pyramid_width: 32, pyramid_depth: 1, image_side: 64}}
-train: {{epochs: 4, posts_per_step: 4, precision: fp32, gpus_per_worker: 0, cpus_per_worker: 2,
-        threads_per_worker: 1, workers: [1, 2], max_failures: 0}}
-""")
+    write_dataset(tmp_path / "data", train=160, valid=10)
+    output, log = tmp_path / "run", tmp_path / "log"
+    recipe = write_recipe(
+        tmp_path / "tiny.yaml",
+        tiny_model,
+        epochs=4,
+        posts_per_step=4,
+        cpus_per_worker=2,
+        workers=[1, 2],
+        max_failures=0,
+    )
     # Workers fit on the two nodes of two CPUs only, one on each; Ray Data has the third.
     cluster = Cluster(initialize_head=True, connect=False, head_node_args={"num_cpus": 0})
     try:

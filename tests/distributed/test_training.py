@@ -8,13 +8,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from mnerqg.config import Config, dump_config, load_config
 from mnerqg.data.batch import table_to_examples
@@ -24,47 +20,25 @@ from mnerqg.distributed.train_worker import TrainingJob
 from mnerqg.distributed.training import _trainer, train
 from mnerqg.errors import ConfigError, DataError, ModelError
 from mnerqg.queries import dump_queries, load_queries
-from mnerqg.schema import Box, Post, Span
+from mnerqg.schema import Post
 from mnerqg.tagger import Tagger
+from tests.tiny_training import write_dataset, write_recipe
 
 TRAIN_JOB = Path(__file__).parents[2] / "jobs" / "train.py"
 EPOCHS = 4
 
 
-def _posts(count: int) -> Iterator[Post]:
-    for number in range(count):
-        pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-        file = BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG")
-        yield Post(
-            post_id=str(number),
-            text="Ada visits Oslo" if number % 2 else "nothing to name",
-            image=file.getvalue() if number % 5 else None,
-            entities=(Span(0, 3, "PER"), Span(11, 15, "LOC")) if number % 2 else (),
-            boxes=(Box("PER", 4, 4, 40, 30),) if number % 2 else (),
-            boxes_annotated=number % 3 != 0,
-        )
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("data")
-    write_split(_posts(50), str(folder / "train"), rows_per_file=20)
-    write_split(_posts(11), str(folder / "valid"), rows_per_file=20)
+    write_dataset(folder, train=50, valid=11)
     return str(folder)
 
 
 @pytest.fixture(scope="module")
 def recipe(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(f"""
-queries: keyword
-model: {{encoder: {tiny_model.parent / "encoder"}, max_length: 64, backbone: resnet10t, width: 32, heads: 4,
-        pyramid_width: 32, pyramid_depth: 1, image_side: 64}}
-train: {{epochs: {EPOCHS}, posts_per_step: 8, precision: fp32, gpus_per_worker: 0, cpus_per_worker: 0.5,
-        threads_per_worker: 1, workers: 2}}
-""")
-    return path
+    return write_recipe(path, tiny_model, epochs=EPOCHS, posts_per_step=8, cpus_per_worker=0.5, workers=2)
 
 
 def _config(recipe: Path, *overrides: str) -> Config:
