@@ -52,6 +52,8 @@ ORDER = (
     "checkpoint",
     "tagger",
     "distributed.causes",
+    "distributed.short_queues",
+    "distributed.spot_or_on_demand",
     "distributed.splits",
     "distributed.picture_stages",
     "distributed.encoding",

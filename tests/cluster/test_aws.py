@@ -2,7 +2,10 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -12,11 +15,14 @@ import yaml
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 from moto import mock_aws
-from ray.autoscaler._private.aws.config import bootstrap_aws
-from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.providers import _get_node_provider, _get_node_provider_cls
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.node_launch_exception import NodeLaunchException
 
+from mnerqg.distributed.spot_or_on_demand import SpotOrOnDemand
 from tests.cluster.filled import CLUSTER, VALUES, fill
+
+REGION = VALUES["AWS_REGION"]
 
 
 @pytest.fixture
@@ -33,16 +39,14 @@ def check(config: dict[str, Any]) -> None:
     assert head["resources"] == {"CPU": 0}, "work on the head"
     assert "InstanceMarketOptions" not in head["node_config"], "a head that may be reclaimed"
     for name, of_type in types.items():
-        market = of_type["node_config"].get("InstanceMarketOptions", {}).get("MarketType", "on-demand")
-        assert of_type["labels"]["ray.io/market-type"] == market, f"{name} is labelled as something else"
         if of_type is not head:
+            market = of_type["node_config"].get("InstanceMarketOptions", {}).get("MarketType")
+            assert market == "spot", f"{name} is not asked for on the spot market"
             assert 0 == of_type["min_workers"] <= of_type["max_workers"], f"{name}: min and max"
-            assert set(of_type) <= {*head, "min_workers", "max_workers", "priority"}
+            assert set(of_type) <= {*head, "min_workers", "max_workers"}
     workers = [of_type for of_type in types.values() if of_type is not head]
     assert max(of_type["max_workers"] for of_type in workers) <= config["max_workers"]
-    spot, fallback = types["gpu-spot"], types["gpu-on-demand"]
-    assert spot["resources"] == fallback["resources"], "one could not stand in for the other"
-    assert spot["priority"] > fallback["priority"]
+    assert _get_node_provider_cls(config["provider"]) is SpotOrOnDemand
     assert re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", config["docker"]["image"])
     assert config["setup_commands"] == [], "Ray would install a nightly build of itself"
     commands = " ".join(config["head_start_ray_commands"])
@@ -75,7 +79,7 @@ def test_the_file_is_accepted(config: dict[str, Any]) -> None:
         ("MarketType: spot", "MarktType: spot"),
         ("InstanceMarketOptions: { MarketType: spot }", "EbsOptimized: true"),
         ("min_workers: 0", "min_workers: 30"),
-        ("priority: 10", "priority: -1"),
+        ("spot_or_on_demand.SpotOrOnDemand", "spot_or_on_demand.SpotAndOnDemand"),
         ("setup_commands: []", "#"),
         ("@sha256:", ":latest-"),
         ("--num-cpus=0", "--num-cpus=4"),
@@ -88,27 +92,81 @@ def test_a_typo_is_caught(line: str, typo: str) -> None:
         check(yaml.safe_load(text.replace(line, typo, 1)))
 
 
-@pytest.mark.slow
-@mock_aws
-def test_ray_up_launches_it(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's own launcher against a simulated EC2: network, key pair, and a machine of each type."""
+@pytest.fixture
+def launched(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[dict[str, Any], SpotOrOnDemand]]:
+    """What `ray up` makes of the file in a simulated EC2 (network, key pair), and the provider that launches."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ssh").mkdir()
-    iam = boto3.client("iam")
-    for name in ("mnerqg-head", "mnerqg-worker"):
-        iam.create_instance_profile(InstanceProfileName=name)
-    region = VALUES["AWS_REGION"]
-    ami = boto3.client("ec2", region).describe_images()["Images"][0]["ImageId"]
-    text = yaml.safe_dump(config).replace(VALUES["MNERQG_AMI"], ami)
-    launched = bootstrap_aws(prepare_config(yaml.safe_load(text)))
-    provider = AWSNodeProvider(launched["provider"], launched["cluster_name"])
-    for name, of_type in launched["available_node_types"].items():
-        tags = {"ray-node-kind": "worker", "ray-user-node-type": name, "ray-launch-config": "x"}
-        (machine,) = provider.create_node(of_type["node_config"], tags, 1).values()
-        described = boto3.client("ec2", region).describe_instances(InstanceIds=[machine.id])
-        (found,) = described["Reservations"][0]["Instances"]
-        assert found["InstanceType"] == config["available_node_types"][name]["node_config"]["InstanceType"]
-        assert (found.get("InstanceLifecycle") == "spot") == name.endswith("spot")
+    with mock_aws():
+        iam = boto3.client("iam")
+        for name in ("mnerqg-head", "mnerqg-worker"):
+            iam.create_instance_profile(InstanceProfileName=name)
+        ami = boto3.client("ec2", REGION).describe_images()["Images"][0]["ImageId"]
+        text = yaml.safe_dump(config).replace(VALUES["MNERQG_AMI"], ami)
+        prepared = prepare_config(yaml.safe_load(text))
+        filled = _get_node_provider_cls(prepared["provider"]).bootstrap_config(prepared)
+        yield filled, _get_node_provider(filled["provider"], filled["cluster_name"])
+
+
+def launch(launched: tuple[dict[str, Any], SpotOrOnDemand], kind: str) -> dict[str, Any]:
+    """A machine of the type, as EC2 describes it."""
+    config, provider = launched
+    tags = {"ray-node-kind": "worker", "ray-user-node-type": kind, "ray-launch-config": "x"}
+    (machine,) = provider.create_node(config["available_node_types"][kind]["node_config"], tags, 1).values()
+    described = boto3.client("ec2", REGION).describe_instances(InstanceIds=[machine.id])
+    return dict(described["Reservations"][0]["Instances"][0])
+
+
+@pytest.mark.slow
+def test_ray_up_launches_it(config: dict[str, Any], launched: tuple[dict[str, Any], SpotOrOnDemand]) -> None:
+    for name, of_type in config["available_node_types"].items():
+        found = launch(launched, name)
+        assert found["InstanceType"] == of_type["node_config"]["InstanceType"]
+        assert (found.get("InstanceLifecycle") == "spot") == (name != "head")
+
+
+@contextmanager
+def refusing(provider: SpotOrOnDemand, code: str, *, spot_only: bool) -> Iterator[None]:
+    """EC2 answers launches with the error `code`."""
+
+    def answer(params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]] | None:
+        if spot_only and "InstanceMarketOptions.MarketType" not in params["body"]:
+            return None
+        return SimpleNamespace(status_code=400), {
+            "Error": {"Code": code, "Message": "there is none"},
+            "ResponseMetadata": {"HTTPStatusCode": 400},
+        }
+
+    events = provider.ec2_fail_fast.meta.client.meta.events  # Ray keeps the client for the next provider
+    events.register_first("before-call.ec2.RunInstances", answer)
+    try:
+        yield
+    finally:
+        events.unregister("before-call.ec2.RunInstances", answer)
+
+
+@pytest.mark.slow
+def test_without_spot_machines_it_launches_on_demand(
+    launched: tuple[dict[str, Any], SpotOrOnDemand],
+) -> None:
+    with refusing(launched[1], "InsufficientInstanceCapacity", spot_only=True):
+        found = launch(launched, "gpu")
+    assert found["InstanceType"] == "g6.2xlarge"
+    assert "InstanceLifecycle" not in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "kind"), [("UnauthorizedOperation", "gpu"), ("InsufficientInstanceCapacity", "head")]
+)
+def test_any_other_refusal_is_the_autoscalers(
+    launched: tuple[dict[str, Any], SpotOrOnDemand], code: str, kind: str
+) -> None:
+    with refusing(launched[1], code, spot_only=False), pytest.raises(NodeLaunchException) as caught:
+        launch(launched, kind)
+    assert caught.value.category == code
 
 
 # ---- IAM ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,85 @@
+"""Tagging on a cluster that is only a head at first: nodes come because actors ask, and go when they are idle."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.archives import read_tags, write_cheap_archive
+from tests.cheap_tagger import DELAY
+from tests.cluster.fake_nodes import autoscaling_cluster, nodes
+from tests.cluster.heads import RAY, wait_until
+from tests.distributed.test_tagging_at_night import finished_writes
+
+POSTS = 3000
+SECONDS = 400
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@contextmanager
+def tagging(model: Path, folder: Path, address: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A driver that wants one or two actors with a GPU each."""
+    command = [sys.executable, "-m", "tests.tag_driver", str(model), str(folder / "archive")]
+    command += [str(folder / "tags"), "--autoscaling=true", "--actors=[1,2]", "--gpus_per_actor=1"]
+    variables = {**os.environ, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled", **environment}
+    with (folder / "log").open("wb") as log:
+        driver = subprocess.Popen(
+            [*command, "--min_rows_per_file=200"], env=variables, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        yield driver
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+
+
+def check(folder: Path, driver: subprocess.Popen[bytes]) -> None:
+    assert driver.returncode == 0, (folder / "log").read_text()[-3000:]
+    ids = read_tags(str(folder / "tags"))["post_id"].to_pylist()
+    assert len(ids) == len(set(ids)) == POSTS
+
+
+def test_nodes_come_and_go(tiny_model: Path, tmp_path: Path) -> None:
+    write_cheap_archive(str(tmp_path / "archive"), POSTS, files=4)
+    with autoscaling_cluster(tmp_path) as address:
+        assert nodes(address) == {}
+        seen: set[str] = set()
+        with tagging(tiny_model, tmp_path, address) as driver:
+            deadline = time.monotonic() + SECONDS
+            while driver.poll() is None and time.monotonic() < deadline:
+                seen |= set(nodes(address).values())
+                time.sleep(0.3)
+        check(tmp_path, driver)
+        wait_until(lambda: nodes(address) == {}, 120)
+    assert "gpu" in seen
+
+
+def test_a_machine_that_is_reclaimed_is_replaced(tiny_model: Path, tmp_path: Path) -> None:
+    write_cheap_archive(str(tmp_path / "archive"), POSTS, files=4)
+    with autoscaling_cluster(tmp_path, idle_seconds=60) as address:
+        with tagging(tiny_model, tmp_path, address, **{DELAY: "0.3"}) as driver:
+            wait_until(lambda: finished_writes(str(tmp_path / "tags")) >= 2, SECONDS)
+            lost = nodes(address)
+            for node in lost:  # as spot.py does it
+                drain = ["drain-node", f"--address={address}", f"--node-id={node}"]
+                drain += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=reclaimed"]
+                subprocess.run(
+                    [*RAY, *drain, "--deadline-remaining-seconds=3"], check=True, capture_output=True
+                )
+            driver.wait(timeout=SECONDS)
+            left = nodes(address)
+        check(tmp_path, driver)
+    assert "gpu" in lost.values()
+    assert "gpu" in left.values()
+    assert not set(lost) & set(left)
