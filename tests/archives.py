@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mnerqg import storage
+from mnerqg.data.tag_run import CHECKPOINT_FOLDER
 from mnerqg.schema import ROW_HASH, ImageStatus, TextStatus
 
 MAX_BYTES = 200_000
@@ -276,6 +277,15 @@ def write_cheap_archive(folder_uri: str, rows: int, files: int) -> None:
 
 
 # ---- reading ---------------------------------------------------------------------------------------
+
+
+def finished_writes(output: str) -> int:
+    """How many files of tags in the folder of an unfinished run have their ids recorded."""
+    folder = storage.join(output, CHECKPOINT_FOLDER)
+    try:
+        return sum("pending" not in entry.uri for entry in storage.list_files(folder))
+    except storage.StorageError:
+        return 0
 
 
 def read_tags(uri: str) -> pa.Table:

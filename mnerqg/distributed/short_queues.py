@@ -15,8 +15,10 @@ class ShortQueues(BackpressurePolicy):
     Ray Data bounds what waits by its bytes in the object store. But a task that waits takes about 100 kB of the
     driver's own memory, and so does a block of short texts: up to 100 KiB, Ray keeps objects in the heap of their
     owner. Of an archive of text alone, all tasks would be submitted at once where no CPUs are reserved for each
-    stage, and half an object store of blocks be read ahead where they are. Moreover, a worker that finds another
-    task of its stage waiting does that: the last stage, which writes, would not get a CPU before all is decoded.
+    stage (seen: 451 tasks of one stage waiting, and the first file written only after the whole archive had been
+    read), and half an object store of blocks be read ahead where they are.
+
+    Where no CPUs are reserved, what the tasks under way put out comes on top of the blocks.
     """
 
     def can_add_input(self, op: PhysicalOperator) -> bool:

@@ -1,10 +1,12 @@
 """The node types of cluster/aws.yaml as processes of this machine, under Ray's own autoscaler."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from ray._raylet import GcsClient
 from ray.autoscaler._private.fake_multi_node.node_provider import (
@@ -15,7 +17,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
 from tests.cluster.filled import fill
-from tests.cluster.heads import STORE_BYTES, head
+from tests.cluster.heads import STORE_BYTES, drain, head
 
 
 class FakeCloud(FakeMultiNodeProvider):
@@ -61,10 +63,10 @@ def _fake_config(address: str, idle_seconds: float) -> dict[str, Any]:
     types[FAKE_HEAD_NODE_TYPE] = types.pop(real["head_node_type"]) | {"max_workers": 0}
     for of_type in types.values():
         of_type["node_config"] = {}
+    for machine in ("initialization_commands", "head_start_ray_commands", "worker_start_ray_commands"):
+        real[machine] = []
     return {
-        "cluster_name": real["cluster_name"],
-        "max_workers": real["max_workers"],
-        "upscaling_speed": real["upscaling_speed"],
+        **real,
         "idle_timeout_minutes": idle_seconds / 60,
         "provider": {
             "type": "external",
@@ -78,18 +80,24 @@ def _fake_config(address: str, idle_seconds: float) -> dict[str, Any]:
         },
         "head_node_type": FAKE_HEAD_NODE_TYPE,
         "available_node_types": types,
-        "initialization_commands": [],
-        "setup_commands": [],
-        "head_setup_commands": [],
-        "worker_setup_commands": [],
-        "head_start_ray_commands": [],
-        "worker_start_ray_commands": [],
         "file_mounts": {},
-        "cluster_synced_files": [],
-        "file_mounts_sync_continuously": False,
         "auth": {},
         "docker": {},
     }
+
+
+def reclaim(address: str, seconds: int) -> dict[str, str]:
+    """What happens to spot machines: notice, and after it every node but the head is gone. Returns them as `nodes`."""
+    reclaimed = nodes(address)
+    for node in reclaimed:
+        drain(address, node, seconds)
+    time.sleep(seconds)
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        of_node = any(f"--node_id={node}" in arguments for node in reclaimed)
+        if of_node and f"--gcs-address={address}" in arguments:
+            process.kill()  # its workers go with it; a node that had nothing to do is gone already
+    return reclaimed
 
 
 def nodes(address: str) -> dict[str, str]:

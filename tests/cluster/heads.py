@@ -14,6 +14,8 @@ from pathlib import Path
 
 from ray._private.services import get_node_ip_address
 
+from tests.servers import free_ports
+
 STORE_BYTES = 100_000_000
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
@@ -42,7 +44,7 @@ def head(
         arguments: of `ray start`; a function is given the head's address.
         environment: variables besides this process's own.
     """
-    ports = {name: _free_port() for name in _PORTS}
+    ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     address = f"{get_node_ip_address()}:{ports['--port']}"
     given = [one if isinstance(one, str) else one(address) for one in arguments]
     # Not in the test's own folder: the path of a Unix socket has at most 107 characters.
@@ -80,18 +82,25 @@ _PORTS = (
 )
 
 
+def drain(address: str, node_id: str, seconds: int) -> None:
+    """Tell Ray, as cluster/spot.py does it, that a node is going to be taken away. The node itself stays."""
+    command = [*RAY, "drain-node", f"--address={address}", f"--node-id={node_id}"]
+    command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=reclaimed"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    subprocess.run(
+        [*command, f"--deadline-remaining-seconds={seconds}"],
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+
+
 def wait_until(happened: Callable[[], object], seconds: float) -> None:
     """Raises AssertionError where it has not happened by then."""
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.3)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return int(free.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

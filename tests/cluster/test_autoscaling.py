@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.archives import read_tags, write_cheap_archive
+from tests.archives import finished_writes, read_tags, write_cheap_archive
 from tests.cheap_tagger import DELAY
-from tests.cluster.fake_nodes import autoscaling_cluster, nodes
-from tests.cluster.heads import RAY, wait_until
-from tests.distributed.test_tagging_at_night import finished_writes
+from tests.cluster.fake_nodes import autoscaling_cluster, nodes, reclaim
+from tests.cluster.heads import wait_until
 
 POSTS = 3000
 SECONDS = 400
@@ -70,13 +69,7 @@ def test_a_machine_that_is_reclaimed_is_replaced(tiny_model: Path, tmp_path: Pat
     with autoscaling_cluster(tmp_path, idle_seconds=60) as address:
         with tagging(tiny_model, tmp_path, address, **{DELAY: "0.3"}) as driver:
             wait_until(lambda: finished_writes(str(tmp_path / "tags")) >= 2, SECONDS)
-            lost = nodes(address)
-            for node in lost:  # as spot.py does it
-                drain = ["drain-node", f"--address={address}", f"--node-id={node}"]
-                drain += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=reclaimed"]
-                subprocess.run(
-                    [*RAY, *drain, "--deadline-remaining-seconds=3"], check=True, capture_output=True
-                )
+            lost = reclaim(address, seconds=3)
             driver.wait(timeout=SECONDS)
             left = nodes(address)
         check(tmp_path, driver)

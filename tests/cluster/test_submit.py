@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from mnerqg.data.tag_run import SUCCESS_FILE
-from tests.archives import read_tags, write_cheap_archive
+from tests.archives import finished_writes, read_tags, write_cheap_archive
 from tests.cluster.heads import RAY, Head, head, wait_until
-from tests.distributed.test_tagging_at_night import finished_writes
 from tests.tiny_training import write_dataset, write_recipe
 
 ROOT = Path(__file__).parents[2]

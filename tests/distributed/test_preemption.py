@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
+from tests.cluster.heads import drain
 from tests.tiny_training import write_dataset, write_recipe
 
 TRAIN_JOB = Path(__file__).parents[2] / "jobs" / "train.py"
@@ -61,11 +62,7 @@ def test_a_reclaimed_node_costs_no_more_than_the_last_steps(
         try:
             wait_for(log, r"epoch 1/4: ", driver)
             reclaimed = nodes[0]
-            drain = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address]
-            drain += ["--node-id", reclaimed.node_id]
-            drain += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "reclaimed"]
-            drain += ["--deadline-remaining-seconds", str(SECONDS_OF_NOTICE)]
-            subprocess.run(drain, env=environment, check=True, capture_output=True)
+            drain(cluster.address, reclaimed.node_id, SECONDS_OF_NOTICE)
             saved = wait_for(log, r"saving epoch (\d+), step (\d+)", driver)
             time.sleep(3)
             cluster.remove_node(reclaimed, allow_graceful=False)

@@ -18,9 +18,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from mnerqg import storage
-from mnerqg.data.tag_run import CHECKPOINT_FOLDER, MANIFEST_FILE, RUN_FILE, SUCCESS_FILE
+from mnerqg.data.tag_run import MANIFEST_FILE, RUN_FILE, SUCCESS_FILE
 from tests import archives
-from tests.archives import assert_same_rows, read_tags, write_archive, write_cheap_archive
+from tests.archives import assert_same_rows, finished_writes, read_tags, write_archive, write_cheap_archive
 from tests.cheap_tagger import DELAY
 from tests.servers import ceph_environment, create_bucket, faults
 
@@ -67,14 +67,6 @@ def wait_until(
         assert process.poll() is None, f"the driver ended by itself: {log.read_text()[-3000:]}"
         assert time.monotonic() < deadline, f"nothing after {seconds} s: {log.read_text()[-3000:]}"
         time.sleep(0.05)
-
-
-def finished_writes(output: str) -> int:
-    folder = storage.join(output, CHECKPOINT_FOLDER)
-    try:
-        return sum("pending" not in entry.uri for entry in storage.list_files(folder))
-    except storage.StorageError:
-        return 0
 
 
 def is_finished(output: str) -> bool:
