@@ -28,7 +28,7 @@ import botocore.session
 import pyarrow.fs
 
 from mnerqg.errors import StorageError
-from mnerqg.s3 import UNREACHABLE, configured_endpoint, explain, s3_client
+from mnerqg.s3 import UNREACHABLE, configured_endpoint, error_answer, explain, s3_client
 
 _READ_ATTEMPTS = 4
 
@@ -354,6 +354,46 @@ def write_text(uri: str, text: str) -> None:
     write_bytes(uri, text.encode("utf-8"))
 
 
+def read_with_etag(uri: str) -> tuple[str, str] | None:
+    """The text of an object and its ETag, None where there is no object. For s3:// only. Raises StorageError."""
+    place = _object_at(uri)
+    with _reported(uri):
+        try:
+            answer = s3_client().get_object(Bucket=place.bucket, Key=place.key)
+            return answer["Body"].read().decode("utf-8"), answer["ETag"]
+        except botocore.exceptions.ClientError as error:
+            if error_answer(error)[0] == "NoSuchKey":
+                return None
+            raise
+
+
+def write_if_etag(uri: str, text: str, etag: str | None) -> str | None:
+    """Writes an object that is still as `etag` says, or is not there where that is None. For s3:// only.
+
+    Returns the new ETag, or None where the object was another one: then nothing is written. Raises StorageError.
+    """
+    place = _object_at(uri)
+    # Without its quotation marks: older Ceph gateways compare them, too.
+    condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag.strip('"')}
+    with _reported(uri):
+        try:
+            answer = s3_client().put_object(
+                Bucket=place.bucket, Key=place.key, Body=text.encode("utf-8"), **condition
+            )
+            return str(answer["ETag"])
+        except botocore.exceptions.ClientError as error:
+            code, status = error_answer(error)
+            if status in (409, 412) or code == "NoSuchKey":
+                return None
+            raise
+
+
+def _object_at(uri: str) -> S3Place:
+    place = locate(uri)
+    assert isinstance(place, S3Place), uri
+    return place
+
+
 def delete_file(uri: str) -> None:
     """Deletes a file; none there is fine. Raises StorageError."""
     place = locate(uri)
@@ -377,8 +417,8 @@ def copy_file(source: str, target: str) -> None:
             write_bytes(target, read_bytes(source))
 
 
-def delete_directory(uri: str) -> None:
-    """Deletes a directory and all it holds; none there is fine.
+def delete_directory(uri: str, *, keep: str | None = None) -> None:
+    """Deletes a directory and all it holds; none there is fine. With `keep`, a file of that name in it stays, and it.
 
     Raises StorageError for a file, for a whole bucket and for the root of the machine.
     """
@@ -389,12 +429,19 @@ def delete_directory(uri: str) -> None:
                 raise StorageError(
                     f"{uri} is the root of the machine, which is not deleted; name a directory"
                 )
-            if os.path.lexists(place):
+            if keep is not None and place.is_dir():
+                for child in place.iterdir():
+                    if child.is_dir() and not child.is_symlink():
+                        shutil.rmtree(child)
+                    elif child.name != keep:
+                        child.unlink()
+            elif os.path.lexists(place):
                 shutil.rmtree(place)
             return
         if not place.prefix:
             raise StorageError(f"{uri} is a whole bucket, which is not deleted; name a prefix in it")
-        keys = [entry.key for entry in _objects(place.bucket, place.prefix)]
+        kept = f"{place.prefix}{keep}"
+        keys = [entry.key for entry in _objects(place.bucket, place.prefix) if entry.key != kept]
         for first in range(0, len(keys), 1000):  # the most that one request may name
             batch = [{"Key": key} for key in keys[first : first + 1000]]
             answer = s3_client().delete_objects(Bucket=place.bucket, Delete={"Objects": batch, "Quiet": True})

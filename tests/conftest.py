@@ -1,7 +1,6 @@
 """Fixtures shared by all tests: S3 over HTTP, a local Ray cluster, a small model."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +9,14 @@ from moto.server import ThreadedMotoServer
 
 from mnerqg import storage
 from tests.servers import (
-    CEPH_PROGRAMS,
     FaultyProxy,
     ScriptedServer,
     ceph_environment,
     ceph_gateway,
+    ceph_missing,
     create_bucket,
     faults,
 )
-
-CEPH_SCRIPT = Path(__file__).resolve().parents[2] / "shared" / "tools" / "ceph-rgw.sh"
 
 
 @pytest.fixture(scope="session")
@@ -155,12 +152,9 @@ def faulty_s3(s3_endpoint: str) -> Iterator[FaultyProxy]:
 @pytest.fixture(scope="session")
 def ceph_endpoint() -> Iterator[str]:
     """The URL of a real S3 server, a Ceph RADOS gateway; see `ceph_s3` for the environment that goes with it."""
-    if not CEPH_SCRIPT.is_file():
-        pytest.skip(f"{CEPH_SCRIPT} is not there")
-    missing = [program for program in CEPH_PROGRAMS if shutil.which(program) is None]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}; {CEPH_SCRIPT.name} says how")
-    with ceph_gateway(CEPH_SCRIPT) as endpoint:
+    if (missing := ceph_missing()) is not None:
+        pytest.skip(missing)
+    with ceph_gateway() as endpoint:
         yield endpoint
 
 

@@ -5,6 +5,7 @@ import functools
 import http.client
 import os
 import random
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -305,28 +306,38 @@ def create_bucket() -> str:
 
 # ---- Ceph ------------------------------------------------------------------------------------------
 
-CEPH_PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
+_CEPH_PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
+_CEPH_SCRIPT = Path(__file__).resolve().parents[2] / "shared" / "tools" / "ceph-rgw.sh"
 CEPH_KEY, CEPH_SECRET = "testkey", "testsecret123"
 
 
-@contextlib.contextmanager
-def ceph_gateway(script: Path) -> Iterator[str]:
-    """The URL of a Ceph RADOS gateway with empty storage in memory; it takes half a minute to start.
+def ceph_missing() -> str | None:
+    """What keeps a Ceph gateway from running here, if anything does."""
+    if not _CEPH_SCRIPT.is_file():
+        return f"{_CEPH_SCRIPT} is not there"
+    missing = [program for program in _CEPH_PROGRAMS if shutil.which(program) is None]
+    return f"not installed: {', '.join(missing)}; {_CEPH_SCRIPT.name} says how" if missing else None
 
-    Args:
-        script: ceph-rgw.sh, which knows how.
-    """
+
+@contextlib.contextmanager
+def ceph_gateway() -> Iterator[str]:
+    """The URL of a Ceph RADOS gateway with empty storage in memory; it takes half a minute to start."""
     with tempfile.TemporaryDirectory(prefix="ceph-") as folder, contextlib.ExitStack() as stack:
-        port, monitor_port = free_ports(2)
         log = Path(folder, "up.log")
-        cluster = Path(folder, "c")  # short: it holds Unix sockets
-        stack.callback(_stop_ceph, script, cluster)
-        with log.open("wb") as output:
-            # Not a pipe: the daemons would keep it open.
-            command = ["bash", str(script), "up", str(cluster), str(port), str(monitor_port)]
-            code = subprocess.run(command, stdout=output, stderr=output, timeout=180, check=False).returncode
-        if code:
-            raise RuntimeError(f"{script} up ended with {code}: {log.read_text()[-2000:]}")
+        # Now and then the OSD's first request is refused (`wrong fsid`); the same again, from nothing, works.
+        for attempt in ("a", "b", "c"):
+            port, monitor_port = free_ports(2)
+            cluster = Path(folder, attempt)  # short: it holds Unix sockets
+            stack.callback(_stop_ceph, cluster)
+            command = ["bash", str(_CEPH_SCRIPT), "up", str(cluster), str(port), str(monitor_port)]
+            with log.open("wb") as output:  # not a pipe: the daemons would keep it open
+                code = subprocess.run(
+                    command, stdout=output, stderr=output, timeout=180, check=False
+                ).returncode
+            if not code:
+                break
+        else:
+            raise RuntimeError(f"{_CEPH_SCRIPT} up ended with {code}: {log.read_text()[-2000:]}")
         yield f"http://127.0.0.1:{port}"
 
 
@@ -347,9 +358,9 @@ def ceph_environment(endpoint: str) -> Iterator[None]:
     storage.s3_client.cache_clear()
 
 
-def _stop_ceph(script: Path, cluster: Path) -> None:
+def _stop_ceph(cluster: Path) -> None:
     pids = [file.read_text().strip() for file in cluster.glob("run/*.pid")]
-    subprocess.run(["bash", str(script), "down", str(cluster)], check=True)
+    subprocess.run(["bash", str(_CEPH_SCRIPT), "down", str(cluster)], check=True)
     deadline = time.monotonic() + 60
     while any(_is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)  # they still write to the directory

@@ -31,6 +31,7 @@ ORDER = (
     "data.jsonlines",
     "data.archive",
     "data.tags",
+    "data.run_lock",
     "data.tag_run",
     "model_files",
     "posts",

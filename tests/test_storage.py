@@ -117,6 +117,16 @@ def test_check_writable(base: str, tmp_path: Path) -> None:
         storage.check_writable(str(tmp_path / "file" / "a"))
 
 
+def test_delete_directory_but_one_file(base: str) -> None:
+    for names in (("keep",), ("file",), ("folder", "keep"), ("keep-not",)):
+        storage.write_text(storage.join(base, "a", *names), "x")
+    storage.delete_directory(storage.join(base, "a"), keep="keep")
+    assert storage.list_files(storage.join(base, "a")) == [
+        storage.FileEntry(storage.join(base, "a", "keep"), 1)
+    ]
+    storage.delete_directory(storage.join(base, "nothing"), keep="keep")
+
+
 def test_delete_directory(base: str) -> None:
     keep = storage.join(base, "ab", "keep")
     for uri in (storage.join(base, "a", "x"), storage.join(base, "a", "y", "z"), keep):

@@ -5,6 +5,7 @@
     _checkpoint/     Ray Data's: one file of row_hash values for every finished write; gone at the end
     _manifest.json   files, rows, counts by status and type, reasons of failures, time
     _SUCCESS         empty, written last and only where everything is in order
+    _lock.json       while a job writes there (`run_lock`)
 
 Spark, pandas and Ray leave out names that begin with `_`; DuckDB's `**` does not, so the ids go at the end.
 
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 
 from mnerqg import storage
 from mnerqg.data.archive import Archive
+from mnerqg.data.run_lock import LOCK_FILE
 from mnerqg.data.tags import TagCounts, count_rows, open_parquet
 from mnerqg.errors import DataError, RunError, StorageError
 from mnerqg.schema import ROW_HASH
@@ -163,7 +165,7 @@ def claim(output: str, identity: RunIdentity, request: Mapping[str, Any], *, res
     if state.run_id is not None and not restart:
         return state.run_id
     if state.run_id is not None:  # only what is a run's: the folder may hold somebody's hidden files
-        storage.delete_directory(output)
+        storage.delete_directory(output, keep=LOCK_FILE)
     run_id = uuid.uuid4().hex[:12]
     run = {
         "run_id": run_id,

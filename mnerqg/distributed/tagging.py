@@ -23,6 +23,7 @@ from mnerqg.config import TagConfig
 from mnerqg.data import tag_run
 from mnerqg.data.archive import Archive, open_archive
 from mnerqg.data.images import ImageLimits
+from mnerqg.data.run_lock import locked
 from mnerqg.data.tag_run import RowHashes, RunIdentity, RunState
 from mnerqg.distributed.causes import first_cause
 from mnerqg.distributed.jsonlines_source import read_json_lines
@@ -182,14 +183,15 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
     Raises:
         ConfigError: the cluster is too small for the stages.
         StorageError: the output cannot be read or written.
-        RunError: the run failed, rows out are not rows in, or too many pictures failed; nothing is marked as
-            finished.
+        RunError: another job is writing there, the run failed, rows out are not rows in, or too many pictures failed;
+            nothing is marked as finished.
     """
     if plan.state.manifest is not None:
         tag_run.tidy(plan.output)  # the death may have come between the mark and that
         return plan.state.manifest
     resources = plan_resources(plan.config, ray.cluster_resources())
-    with only_run(plan.output) as monitor:
+    here = ray.get_runtime_context().get_node_id()
+    with only_run(plan.output) as monitor, locked(plan.output, here, _is_of_this_cluster):
         run_id = tag_run.claim(plan.output, plan.identity, plan.request, restart=plan.restart)
         done = tag_run.reconcile(plan.output)
         wanted = tag_run.retryable_rows(plan.identity.base) if plan.identity.base else None
@@ -224,6 +226,10 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
             "model_busy": round(busy / ready, 3) if ready else None,
         }
         return tag_run.finish(plan.output, plan.identity, facts, max_failed=plan.config.max_failed)
+
+
+def _is_of_this_cluster(node: str) -> bool:
+    return any(known["NodeID"] == node for known in ray.nodes())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnerqg import storage
+from mnerqg.data.run_lock import LOCK_FILE
 from mnerqg.data.tag_run import (
     CHECKPOINT_FOLDER,
     RunIdentity,
@@ -123,9 +124,10 @@ def test_claim_resume_and_restart(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match=f"something else .{words}.; choose .* --restart"):
             claim(output, other, {}, restart=False)
     write(output, "w_000000", [1, 2])
+    (tmp_path / "tags" / LOCK_FILE).write_text("held by this job")
     second = claim(output, replace(IDENTITY, model_id="z"), {}, restart=True)
     assert second != first
-    assert [path.name for path in (tmp_path / "tags").iterdir()] == ["_run.json"]
+    assert {path.name for path in (tmp_path / "tags").iterdir()} == {"_run.json", LOCK_FILE}
 
 
 def test_restart_of_nothing_leaves_what_is_hidden(tmp_path: Path) -> None:

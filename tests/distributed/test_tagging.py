@@ -15,6 +15,7 @@ import pytest
 
 from mnerqg import storage
 from mnerqg.config import ColumnsConfig, PicturesConfig, TagConfig
+from mnerqg.data.run_lock import locked
 from mnerqg.distributed import tag_monitor
 from mnerqg.distributed.tag_monitor import only_run
 from mnerqg.distributed.tag_resources import plan_resources
@@ -438,6 +439,12 @@ def test_one_run_at_a_time(tmp_path: Path, tiny_model: Path, monkeypatch: pytest
     assert not Path(output).exists()
     with only_run(output):  # given back
         pass
+    with (
+        locked(output, "another cluster"),
+        pytest.raises(RunError, match=r"another job, on .* is writing into"),
+    ):
+        cheap(SMALL, tiny_model, str(tmp_path / "archive"), output)
+    assert list(Path(output).iterdir()) == []
 
 
 class OneAtATime:

@@ -158,7 +158,7 @@ def test_grounding_with_a_labeller_that_begins_with_phrases(
     experiments.main(command)
     assert calls == []
     assert "===" not in capsys.readouterr().out
-    experiments.main([*command, "--seeds", "0,1"])
+    experiments.main([*command, "--seeds", "1"])
     assert [call[1] for call in calls if call[0] == "train"] == [
         *("fa_vg_weak-seed1", "weak-seed1", "fa_vg-seed1", "oracle-seed1")
     ]
@@ -252,20 +252,20 @@ train: {{epochs: 1, posts_per_step: 4, precision: fp32, gpus_per_worker: 0, cpus
 """)
     command = ["--table", "5", "--config", str(recipe), "--data", str(tmp_path / "data")]
     command += ["--output", str(output), "--split", "valid", "--train.boxed_share", "1.0"]
-    experiments.main([*command, "--seeds", "0,1"])
+    experiments.main([*command, "--seeds", "1"])
     printed = capsys.readouterr().out
-    assert "=== train the labeller (5 left after it) ===" in printed
+    assert "=== train the labeller (2 left after it) ===" in printed
     assert (output / "table5.md").read_text().strip() in printed
     record = json.loads((output / "table5.json").read_text())
     assert [(row["system"], row["seeds"]) for row in record["rows"]] == [
-        ("two_stage", [0, 1]),
-        ("weak", [0, 1]),
+        ("two_stage", [1]),
+        ("weak", [1]),
     ]
     assert record["posts"] == 6
     assert 0 < record["rows"][0]["p_over_posts"] <= 1
 
     before = modified(output / "runs") | modified(output / "labelled")
-    experiments.main([*command, "--seeds", "0,1"])
+    experiments.main([*command, "--seeds", "1"])
     assert modified(output / "runs") | modified(output / "labelled") == before
     assert "===" not in capsys.readouterr().out
     assert json.loads((output / "table5.json").read_text()) == record

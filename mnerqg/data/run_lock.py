@@ -1,0 +1,196 @@
+"""Keeps a second job, of whatever cluster, from writing into a run's directory.
+
+Of two jobs in one run, the one that ends last would take the other's finished tags for what a death has left, and
+delete them. On a file system the lock is the kernel's (`flock`) and goes with the process. In S3 it is an object that
+its holder writes anew every few seconds, by conditional requests: a holder that is silent for a minute is dead.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mnerqg import storage
+from mnerqg.errors import RunError, StorageError
+
+LOCK_FILE = "_lock.json"
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked(
+    output: str,
+    node: str,
+    is_known: Callable[[str], bool] | None = None,
+    *,
+    renew_s: float = 10,
+    silent_s: float = 60,
+) -> Iterator[None]:
+    """The right to write into `output`, until the end of the `with` block.
+
+    Should the lock be lost in S3 (this process stood still for longer than `silent_s`, and another job took over), the
+    main thread is interrupted and the block ends in the RunError.
+
+    Args:
+        output: URI of the run's directory.
+        node: of this job; told to those who are refused.
+        is_known: whether a node belongs to this job's own cluster, where it is known by other means that the holder is
+            dead. Others' silence has to be waited for.
+        renew_s: seconds between two signs of life.
+        silent_s: seconds without one after which a holder counts as dead.
+
+    Raises:
+        RunError: another job holds the lock, or has taken it over.
+        StorageError: the lock cannot be read or written.
+    """
+    uri = storage.join(output, LOCK_FILE)
+    place = storage.locate(uri)
+    if isinstance(place, Path):
+        with _locked_file(place, output, node):
+            yield
+        return
+    lease = _Lease(uri, output, node, renew_s)
+    lease.take(is_known, silent_s)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if lease.lost:
+            raise RunError(
+                f"another job has taken over {output}, since this one gave no sign of life; leave it to that one"
+            ) from None
+        raise
+    finally:
+        lease.give_back()
+
+
+def _contents(token: str, node: str) -> str:
+    now = datetime.now(UTC).isoformat()
+    return json.dumps({"token": token, "host": socket.gethostname(), "node": node, "alive": now}) + "\n"
+
+
+def _refusal(output: str, contents: str) -> RunError:
+    with suppress(ValueError, KeyError, TypeError):
+        holder = json.loads(contents)
+        return RunError(
+            f"another job, on {holder['host']}, is writing into {output} (last sign of it: {holder['alive'][:19]} "
+            "UTC); wait for it, or stop it with `ray job stop`"
+        )
+    return RunError(f"another job is writing into {output}; wait for it, or stop it with `ray job stop`")
+
+
+# ---- on a file system ------------------------------------------------------------------------------
+
+
+@contextmanager
+def _locked_file(path: Path, output: str, node: str) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = path.open("a+", encoding="utf-8")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise _refusal(output, file.read()) from None
+            # Between the two calls its last holder may have removed it.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+            file.close()
+        file.truncate(0)
+        file.write(_contents(uuid.uuid4().hex, node))
+        file.flush()
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be locked: {error.strerror}; check the file system of {output}"
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+# ---- in S3 -----------------------------------------------------------------------------------------
+
+
+class _Lease:
+    def __init__(self, uri: str, output: str, node: str, renew_s: float) -> None:
+        self.lost = False
+        self._uri, self._output, self._node, self._renew_s = uri, output, node, renew_s
+        self._token = uuid.uuid4().hex
+        self._etag: str | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def take(self, is_known: Callable[[str], bool] | None, silent_s: float) -> None:
+        """Raises RunError where another job is alive there."""
+        there = storage.read_with_etag(self._uri)
+        if there is not None and not (is_known and is_known(_node_of(there[0]))):
+            there = self._wait_for_silence(there, silent_s)
+        if not self._write(None if there is None else there[1]):
+            there = storage.read_with_etag(self._uri)
+            raise _refusal(self._output, there[0] if there else "")
+        self._thread.start()
+
+    def give_back(self) -> None:
+        """Removes the lock if it is still ours."""
+        self._ended.set()
+        self._thread.join()
+        with suppress(StorageError):  # it goes silent, which is as good
+            if self._etag_of_ours() is not None:
+                storage.delete_file(self._uri)
+
+    def _wait_for_silence(self, there: tuple[str, str], silent_s: float) -> tuple[str, str] | None:
+        logger.info(
+            "%s is locked by a job that is not of this cluster; waiting %g s for a sign of it",
+            self._output,
+            silent_s,
+        )
+        deadline = time.monotonic() + silent_s
+        now: tuple[str, str] | None = there
+        while time.monotonic() < deadline:
+            time.sleep(self._renew_s / 2)
+            now = storage.read_with_etag(self._uri)
+            if now is None:
+                break
+            if now[1] != there[1]:
+                raise _refusal(self._output, now[0])
+        return now
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self._renew_s):
+            try:
+                if not self._write(self._etag):
+                    self.lost = True
+                    # Whatever the main thread waits for, it must not go on writing.
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    return
+            except StorageError as error:  # the store may be away for a while; and it is for the others, too
+                logger.warning("no sign of life in %s: %s", self._uri, error)
+
+    def _write(self, etag: str | None) -> bool:
+        """Whether the lock was as expected, and is ours now."""
+        self._etag = storage.write_if_etag(self._uri, _contents(self._token, self._node), etag)
+        if self._etag is None:  # also where the client repeated a request whose first answer was lost
+            self._etag = self._etag_of_ours()
+        return self._etag is not None
+
+    def _etag_of_ours(self) -> str | None:
+        there = storage.read_with_etag(self._uri)
+        return there[1] if there is not None and self._token in there[0] else None
+
+
+def _node_of(contents: str) -> str:
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(contents)["node"])
+    return ""
