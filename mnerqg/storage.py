@@ -31,6 +31,8 @@ from mnerqg.errors import StorageError
 from mnerqg.s3 import UNREACHABLE, configured_endpoint, error_answer, explain, s3_client
 
 _READ_ATTEMPTS = 4
+# Of requests whose answer is of no use any more after a minute.
+_AT_ONCE = {"attempts": 4, "timeout_s": 5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,12 +357,15 @@ def write_text(uri: str, text: str) -> None:
 
 
 def read_with_etag(uri: str) -> tuple[str, str] | None:
-    """The text of an object and its ETag, None where there is no object. For s3:// only. Raises StorageError."""
+    """The text of an object and its ETag, None where there is no object; within seconds or not at all.
+
+    For s3:// only. Raises StorageError.
+    """
     place = _object_at(uri)
     with _reported(uri):
         try:
-            answer = s3_client().get_object(Bucket=place.bucket, Key=place.key)
-            return answer["Body"].read().decode("utf-8"), answer["ETag"]
+            answer = s3_client(**_AT_ONCE).get_object(Bucket=place.bucket, Key=place.key)
+            return answer["Body"].read().decode("utf-8", "replace"), answer["ETag"]
         except botocore.exceptions.ClientError as error:
             if error_answer(error)[0] == "NoSuchKey":
                 return None
@@ -368,8 +373,9 @@ def read_with_etag(uri: str) -> tuple[str, str] | None:
 
 
 def write_if_etag(uri: str, text: str, etag: str | None) -> str | None:
-    """Writes an object that is still as `etag` says, or is not there where that is None. For s3:// only.
+    """Writes an object that is still as `etag` says, or is not there where that is None; within seconds or not at all.
 
+    For s3:// only.
     Returns the new ETag, or None where the object was another one: then nothing is written. Raises StorageError.
     """
     place = _object_at(uri)
@@ -377,7 +383,7 @@ def write_if_etag(uri: str, text: str, etag: str | None) -> str | None:
     condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag.strip('"')}
     with _reported(uri):
         try:
-            answer = s3_client().put_object(
+            answer = s3_client(**_AT_ONCE).put_object(
                 Bucket=place.bucket, Key=place.key, Body=text.encode("utf-8"), **condition
             )
             return str(answer["ETag"])
@@ -440,7 +446,7 @@ def delete_directory(uri: str, *, keep: str | None = None) -> None:
             return
         if not place.prefix:
             raise StorageError(f"{uri} is a whole bucket, which is not deleted; name a prefix in it")
-        kept = f"{place.prefix}{keep}"
+        kept = None if keep is None else place.prefix + keep
         keys = [entry.key for entry in _objects(place.bucket, place.prefix) if entry.key != kept]
         for first in range(0, len(keys), 1000):  # the most that one request may name
             batch = [{"Key": key} for key in keys[first : first + 1000]]

@@ -82,6 +82,8 @@ def s3_error(status: int, code: str) -> tuple[int, dict[str, str], bytes]:
 
 FAULTS = ("slow_down", "internal_error", "drop", "stall", "cut")
 """503 and 500 as S3 words them, no answer at all, none after a wait, and half of the body."""
+LOST_ANSWER = "lost_answer"
+"""Also understood: what was asked is done, but no answer comes."""
 
 _HOP_BY_HOP = {
     *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
@@ -93,13 +95,14 @@ class FaultyProxy:
     """An HTTP/1.1 proxy on 127.0.0.1 in front of an S3 server that spoils a share of the requests.
 
     A spoilt request never reaches the server, so that trying again is all that a client has to do; only "cut",
-    which befalls GET alone, spoils a real answer. `share`, `kinds` and `stall_s` may be changed at any time.
+    which befalls GET alone, and LOST_ANSWER spoil a real answer. `share`, `kinds` and `stall_s` may be changed at
+    any time.
 
     Args:
         upstream: the server's URL.
         share: of the requests that get a fault.
         seed: of the faults; which request gets one depends on the order in which they come.
-        kinds: of `FAULTS`, all equally likely.
+        kinds: of `FAULTS` and LOST_ANSWER, all equally likely.
         stall_s: how long a stalled request waits for its end.
     """
 
@@ -188,6 +191,9 @@ class _ProxyHandler(BaseHTTPRequestHandler):
                 self._refuse(500, "InternalError")
             case "cut":
                 self._cut(self._ask(body))
+            case "lost_answer":
+                self._ask(body).read()
+                self.close_connection = True
             case kind:
                 self.proxy.closing.wait(self.proxy.stall_s if kind == "stall" else 0)
                 self.close_connection = True
@@ -286,9 +292,11 @@ def _chunk(data: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def faults(endpoint: str, share: float = 0.05, seed: int = 1) -> Iterator[FaultyProxy]:
+def faults(
+    endpoint: str, share: float = 0.05, seed: int = 1, kinds: Sequence[str] = FAULTS
+) -> Iterator[FaultyProxy]:
     """A proxy that spoils a share of the requests, between this process (and its children) and the S3 server."""
-    proxy = FaultyProxy(endpoint, share=share, seed=seed)
+    proxy = FaultyProxy(endpoint, share=share, seed=seed, kinds=kinds)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.url)
         storage.s3_client.cache_clear()
@@ -324,10 +332,11 @@ def ceph_gateway() -> Iterator[str]:
     """The URL of a Ceph RADOS gateway with empty storage in memory; it takes half a minute to start."""
     with tempfile.TemporaryDirectory(prefix="ceph-") as folder, contextlib.ExitStack() as stack:
         log = Path(folder, "up.log")
-        # Now and then the OSD's first request is refused (`wrong fsid`); the same again, from nothing, works.
-        for attempt in ("a", "b", "c"):
+        # One start in three fails within seconds: Ceph 16 sends its monitor a command before it has been told the
+        # cluster's id (`wrong fsid`).
+        for attempt in range(10):
             port, monitor_port = free_ports(2)
-            cluster = Path(folder, attempt)  # short: it holds Unix sockets
+            cluster = Path(folder, str(attempt))  # short: it holds Unix sockets
             stack.callback(_stop_ceph, cluster)
             command = ["bash", str(_CEPH_SCRIPT), "up", str(cluster), str(port), str(monitor_port)]
             with log.open("wb") as output:  # not a pipe: the daemons would keep it open

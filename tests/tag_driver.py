@@ -1,11 +1,12 @@
 """A tagging job with the cheap model, to be killed: `python -m tests.tag_driver MODEL INPUT OUTPUT [--key value]`.
 
-RAY_ADDRESS says which cluster; without it the driver starts its own. The environment's AWS_* and MNERQG_TEST_*
-variables reach the workers, too.
+RAY_ADDRESS says which cluster; without it, or with `local`, the driver starts its own. The environment's AWS_* and
+MNERQG_TEST_* variables reach the workers, too.
 """
 
 import json
 import os
+from typing import Any
 
 import ray
 import ray.data
@@ -20,7 +21,9 @@ def main(argv: list[str]) -> None:
     model, archive, output, *overrides = argv
     config = load_config(TagConfig, "", overrides)
     passed = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "MNERQG_TEST_"))}
-    own = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": 4, "object_store_memory": 200_000_000}
+    own: dict[str, Any] = {}
+    if os.environ.get("RAY_ADDRESS", "local") == "local":
+        own = {"address": "local", "num_cpus": 4, "object_store_memory": 200_000_000}
     ray.init(include_dashboard=None if not own else False, runtime_env={"env_vars": passed}, **own)
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = 300
     manifest = tag_archive(plan_tagging(config, model, archive, output), load_tagger=CheapTagger.load)  # type: ignore[arg-type]

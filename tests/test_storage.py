@@ -117,6 +117,22 @@ def test_check_writable(base: str, tmp_path: Path) -> None:
         storage.check_writable(str(tmp_path / "file" / "a"))
 
 
+@pytest.mark.parametrize("store", ["s3_bucket", pytest.param("ceph_s3", marks=pytest.mark.real_s3)])
+def test_conditional_writes(store: str, request: pytest.FixtureRequest) -> None:
+    """Of two writers that have seen the same, one writes."""
+    uri = f"{request.getfixturevalue(store)}/lock"
+    assert storage.read_with_etag(uri) is None
+    assert storage.write_if_etag(uri, "nothing to replace", '"0123456789abcdef0123456789abcdef"') is None
+    first = storage.write_if_etag(uri, "a", None)
+    assert first is not None
+    assert storage.write_if_etag(uri, "b", None) is None
+    assert storage.read_with_etag(uri) == ("a", first)
+    second = storage.write_if_etag(uri, "c", first)
+    assert second not in (None, first)
+    assert storage.write_if_etag(uri, "d", first) is None
+    assert storage.read_with_etag(uri) == ("c", second)
+
+
 def test_delete_directory_but_one_file(base: str) -> None:
     for names in (("keep",), ("file",), ("folder", "keep"), ("keep-not",)):
         storage.write_text(storage.join(base, "a", *names), "x")
@@ -125,6 +141,9 @@ def test_delete_directory_but_one_file(base: str) -> None:
         storage.FileEntry(storage.join(base, "a", "keep"), 1)
     ]
     storage.delete_directory(storage.join(base, "nothing"), keep="keep")
+    storage.write_text(storage.join(base, "a", "None"), "x")
+    storage.delete_directory(storage.join(base, "a"))
+    assert not storage.exists(storage.join(base, "a"))
 
 
 def test_delete_directory(base: str) -> None:

@@ -5,11 +5,10 @@ delete them. On a file system the lock is the kernel's (`flock`) and goes with t
 its holder writes anew every few seconds, by conditional requests: a holder that is silent for a minute is dead.
 """
 
+import errno
 import fcntl
 import json
 import logging
-import os
-import signal
 import socket
 import threading
 import time
@@ -23,6 +22,7 @@ from mnerqg import storage
 from mnerqg.errors import RunError, StorageError
 
 LOCK_FILE = "_lock.json"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 def locked(
     output: str,
     node: str,
+    on_loss: Callable[[], None],
     is_known: Callable[[str], bool] | None = None,
     *,
     renew_s: float = 10,
@@ -38,19 +39,18 @@ def locked(
 ) -> Iterator[None]:
     """The right to write into `output`, until the end of the `with` block.
 
-    Should the lock be lost in S3 (this process stood still for longer than `silent_s`, and another job took over), the
-    main thread is interrupted and the block ends in the RunError.
-
     Args:
         output: URI of the run's directory.
         node: of this job; told to those who are refused.
+        on_loss: called in another thread when the lock in S3 is lost: this process gave no sign of life for longer than
+            `silent_s`, since it stood still or was cut off, and another job took over. It must end the writing.
         is_known: whether a node belongs to this job's own cluster, where it is known by other means that the holder is
-            dead. Others' silence has to be waited for.
+            dead. The silence of others has to be waited for.
         renew_s: seconds between two signs of life.
         silent_s: seconds without one after which a holder counts as dead.
 
     Raises:
-        RunError: another job holds the lock, or has taken it over.
+        RunError: another job holds the lock.
         StorageError: the lock cannot be read or written.
     """
     uri = storage.join(output, LOCK_FILE)
@@ -59,16 +59,10 @@ def locked(
         with _locked_file(place, output, node):
             yield
         return
-    lease = _Lease(uri, output, node, renew_s)
+    lease = _Lease(uri, output, node, on_loss, renew_s)
     lease.take(is_known, silent_s)
     try:
         yield
-    except KeyboardInterrupt:
-        if lease.lost:
-            raise RunError(
-                f"another job has taken over {output}, since this one gave no sign of life; leave it to that one"
-            ) from None
-        raise
     finally:
         lease.give_back()
 
@@ -79,13 +73,12 @@ def _contents(token: str, node: str) -> str:
 
 
 def _refusal(output: str, contents: str) -> RunError:
+    remedy = "wait for it, or stop it with `ray job stop`"
     with suppress(ValueError, KeyError, TypeError):
         holder = json.loads(contents)
-        return RunError(
-            f"another job, on {holder['host']}, is writing into {output} (last sign of it: {holder['alive'][:19]} "
-            "UTC); wait for it, or stop it with `ray job stop`"
-        )
-    return RunError(f"another job is writing into {output}; wait for it, or stop it with `ray job stop`")
+        who = f"on {holder['host']}, is writing into {output} (last sign of it: {holder['alive'][:19]} UTC)"
+        return RunError(f"another job, {who}; {remedy}")
+    return RunError(f"another job is writing into {output}; {remedy}")
 
 
 # ---- on a file system ------------------------------------------------------------------------------
@@ -93,51 +86,49 @@ def _refusal(output: str, contents: str) -> RunError:
 
 @contextmanager
 def _locked_file(path: Path, output: str, node: str) -> Iterator[None]:
+    """The file stays: were it removed, two jobs could hold locks on two files of the same name."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = path.open("a+", encoding="utf-8")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise _refusal(output, file.read()) from None
-            # Between the two calls its last holder may have removed it.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                break
-            file.close()
+        file = path.open("a+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}; check the path") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise _refusal(output, file.read()) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise StorageError(f"{path} cannot be locked: {error.strerror}; check the path") from error
+            logger.warning(
+                "%s cannot be locked (%s): a job of another cluster is not noticed", path, error.strerror
+            )
         file.truncate(0)
         file.write(_contents(uuid.uuid4().hex, node))
         file.flush()
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be locked: {error.strerror}; check the file system of {output}"
-        ) from error
-    try:
         yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
 
 
 # ---- in S3 -----------------------------------------------------------------------------------------
 
 
 class _Lease:
-    def __init__(self, uri: str, output: str, node: str, renew_s: float) -> None:
-        self.lost = False
-        self._uri, self._output, self._node, self._renew_s = uri, output, node, renew_s
+    def __init__(self, uri: str, output: str, node: str, on_loss: Callable[[], None], renew_s: float) -> None:
+        self._uri, self._output, self._node = uri, output, node
+        self._on_loss, self._renew_s = on_loss, renew_s
         self._token = uuid.uuid4().hex
-        self._etag: str | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._etag: str | None = None
 
     def take(self, is_known: Callable[[str], bool] | None, silent_s: float) -> None:
         """Raises RunError where another job is alive there."""
         there = storage.read_with_etag(self._uri)
         if there is not None and not (is_known and is_known(_node_of(there[0]))):
             there = self._wait_for_silence(there, silent_s)
-        if not self._write(None if there is None else there[1]):
+        self._etag = self._write(None if there is None else there[1])
+        if self._etag is None:
             there = storage.read_with_etag(self._uri)
             raise _refusal(self._output, there[0] if there else "")
         self._thread.start()
@@ -170,20 +161,22 @@ class _Lease:
     def _keep(self) -> None:
         while not self._ended.wait(self._renew_s):
             try:
-                if not self._write(self._etag):
-                    self.lost = True
-                    # Whatever the main thread waits for, it must not go on writing.
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                    return
-            except StorageError as error:  # the store may be away for a while; and it is for the others, too
+                etag = self._write(self._etag)
+            except (
+                Exception
+            ) as error:  # the store may be away; whether the lock is lost, the next answer says
                 logger.warning("no sign of life in %s: %s", self._uri, error)
+                continue
+            if etag is None:
+                self._on_loss()
+                return
+            self._etag = etag
 
-    def _write(self, etag: str | None) -> bool:
-        """Whether the lock was as expected, and is ours now."""
-        self._etag = storage.write_if_etag(self._uri, _contents(self._token, self._node), etag)
-        if self._etag is None:  # also where the client repeated a request whose first answer was lost
-            self._etag = self._etag_of_ours()
-        return self._etag is not None
+    def _write(self, etag: str | None) -> str | None:
+        """The new ETag where the lock was as expected, and is ours now."""
+        written = storage.write_if_etag(self._uri, _contents(self._token, self._node), etag)
+        # Also where the client repeated a request whose first answer was lost.
+        return written or self._etag_of_ours()
 
     def _etag_of_ours(self) -> str | None:
         there = storage.read_with_etag(self._uri)

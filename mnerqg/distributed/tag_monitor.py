@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mnerqg import storage
 from mnerqg.errors import RunError
 
 _NAMESPACE = "mnerqg"
@@ -49,10 +50,10 @@ def only_run(output: str) -> Iterator[Any]:
     Raises:
         RunError: another job of the cluster is writing there.
     """
-    name = f"tagging-{hashlib.sha256(output.rstrip('/').encode()).hexdigest()[:24]}"
+    name = f"tagging-{hashlib.sha256(storage.path_of(output).rstrip('/').encode()).hexdigest()[:24]}"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = ray.remote(Monitor).options(
-        name=name, namespace=_NAMESPACE, num_cpus=0, scheduling_strategy=here
+        name=name, namespace=_NAMESPACE, num_cpus=0, max_restarts=-1, scheduling_strategy=here
     )
     monitor = _create(options, output)
     try:

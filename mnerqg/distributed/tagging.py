@@ -8,9 +8,12 @@ dies, and when it is finished.
 """
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,7 +177,8 @@ def _policy(config: TagConfig, archive_folder: str) -> PicturePolicy:
 def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = None) -> dict[str, Any]:
     """Tag the archive on the running cluster and return the manifest.
 
-    Whatever ends it, the same call goes on where it stopped. A finished run's tags are left as they are.
+    Whatever ends it, the same call goes on where it stopped. A finished run's tags are left as they are. Where another
+    job takes the output over, since this process stood still for a minute, it ends the process.
 
     Args:
         plan: from `plan_tagging`.
@@ -191,7 +195,13 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
         return plan.state.manifest
     resources = plan_resources(plan.config, ray.cluster_resources())
     here = ray.get_runtime_context().get_node_id()
-    with only_run(plan.output) as monitor, locked(plan.output, here, _is_of_this_cluster):
+    with (
+        only_run(plan.output) as monitor,
+        locked(plan.output, here, partial(_end_process, plan.output), _is_of_this_cluster),
+    ):
+        state = tag_run.read_state(plan.output)
+        if state.manifest is not None and state.identity == plan.identity:
+            return state.manifest  # another job has finished it since it was planned
         run_id = tag_run.claim(plan.output, plan.identity, plan.request, restart=plan.restart)
         done = tag_run.reconcile(plan.output)
         wanted = tag_run.retryable_rows(plan.identity.base) if plan.identity.base else None
@@ -226,6 +236,16 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
             "model_busy": round(busy / ready, 3) if ready else None,
         }
         return tag_run.finish(plan.output, plan.identity, facts, max_failed=plan.config.max_failed)
+
+
+def _end_process(output: str) -> None:
+    """A job that has lost its output must not write any more; after a death everything can go on."""
+    print(
+        f"error: another job has taken over {output}, since this one gave no sign of life; leave it to that one",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(RunError.exit_code)
 
 
 def _is_of_this_cluster(node: str) -> bool:

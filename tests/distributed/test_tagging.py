@@ -15,7 +15,7 @@ import pytest
 
 from mnerqg import storage
 from mnerqg.config import ColumnsConfig, PicturesConfig, TagConfig
-from mnerqg.data.run_lock import locked
+from mnerqg.data.run_lock import LOCK_FILE, locked
 from mnerqg.distributed import tag_monitor
 from mnerqg.distributed.tag_monitor import only_run
 from mnerqg.distributed.tag_resources import plan_resources
@@ -440,11 +440,14 @@ def test_one_run_at_a_time(tmp_path: Path, tiny_model: Path, monkeypatch: pytest
     with only_run(output):  # given back
         pass
     with (
-        locked(output, "another cluster"),
+        locked(output, "another cluster", print),
         pytest.raises(RunError, match=r"another job, on .* is writing into"),
     ):
         cheap(SMALL, tiny_model, str(tmp_path / "archive"), output)
-    assert list(Path(output).iterdir()) == []
+    assert [path.name for path in Path(output).iterdir()] == [LOCK_FILE]
+    plan = plan_tagging(SMALL, str(tiny_model), str(tmp_path / "archive"), output)
+    manifest = cheap(SMALL, tiny_model, str(tmp_path / "archive"), output)
+    assert tag_archive(plan) == manifest  # finished by another job since it was planned
 
 
 class OneAtATime:

@@ -1,0 +1,142 @@
+"""The nightly job over many nights, with all that happens in a month: in the end every night is complete, exactly once.
+
+Six nights by default; `MNERQG_TEST_NIGHTS=30 pytest tests/cluster/test_nights.py` is the whole month.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from mnerqg import storage
+from mnerqg.config import ColumnsConfig, TagConfig
+from mnerqg.data.tag_run import SUCCESS_FILE
+from mnerqg.distributed.tagging import plan_tagging, tag_archive
+from mnerqg.errors import RunError
+from tests.archives import finished_writes, read_tags, write_archive
+from tests.cheap_tagger import DELAY, CheapTagger
+from tests.cluster.heads import wait_until
+from tests.servers import FaultyProxy
+
+COUNT = int(os.environ.get("MNERQG_TEST_NIGHTS", "6"))
+NIGHTS = [f"{date(2026, 11, 1) + timedelta(days=day)}" for day in range(COUNT)]
+KILLED, NODE_DIES, STORE_FAILS, RUN_TWICE = (NIGHTS[COUNT * place // 6] for place in (1, 2, 3, 4))
+POSTS = 120
+CONFIG = TagConfig(
+    columns=ColumnsConfig(pass_through=("row",)),
+    min_rows_per_file=20,
+    max_failed=0.5,
+    actors=1,
+    cpus_per_actor=0.5,
+)
+OPTIONS = ("--columns.pass_through=[row]", "--min_rows_per_file=20", "--max_failed=0.5", "--actors=1")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+class Month:
+    """The archive and the tags of the nights."""
+
+    def __init__(self, bucket: str, model: str, folder: Path) -> None:
+        self.posts, self.tags, self.model, self.folder = f"{bucket}/posts", f"{bucket}/tags", model, folder
+
+    def places(self, night: str) -> tuple[str, str]:
+        return f"{self.posts}/date={night}", f"{self.tags}/date={night}"
+
+    @contextmanager
+    def driver(self, night: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The job in a process of its own, slow enough to meet what is going to happen to it."""
+        command = [sys.executable, "-m", "tests.tag_driver", self.model, *self.places(night), *OPTIONS]
+        variables = {**os.environ, DELAY: "0.3", **environment}
+        with (self.folder / f"{night}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*command, "--cpus_per_actor=0.5"], env=variables, stdout=log, stderr=subprocess.STDOUT
+            )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def run(self, night: str) -> None:
+        """The job as on any other night."""
+        tag_archive(plan_tagging(CONFIG, self.model, *self.places(night)), load_tagger=CheapTagger.load)  # type: ignore[arg-type]
+
+    def wait_for_writes(self, night: str, count: int) -> None:
+        wait_until(lambda: finished_writes(self.places(night)[1]) >= count, 240)
+
+
+def test_every_night_is_complete_exactly_once(
+    ray_cluster: None, s3_endpoint: str, s3_bucket: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    month = Month(s3_bucket, str(tiny_model), tmp_path)
+    for number, night in enumerate(NIGHTS):
+        write_archive(month.places(night)[0], POSTS, files=2, seed=number, bad_share=0.05, side=(80, 60))
+    address = ray.get_runtime_context().gcs_address
+    for night in NIGHTS:
+        if night == KILLED:
+            with month.driver(night, RAY_ADDRESS=address) as driver:
+                month.wait_for_writes(night, 1)
+                driver.kill()
+                driver.wait()
+        elif night == NODE_DIES:
+            on_a_cluster_that_loses_a_node(month, night)
+        elif night == STORE_FAILS:
+            while_the_store_is_away(month, night, s3_endpoint, address)
+        elif night == RUN_TWICE:
+            on_two_clusters_at_once(month, night)
+        month.run(night)
+
+    for night in NIGHTS:
+        tags = month.places(night)[1]
+        assert storage.exists(storage.join(tags, SUCCESS_FILE)), night
+        assert sorted(read_tags(tags)["row"].to_pylist()) == list(range(POSTS)), night
+
+
+def on_a_cluster_that_loses_a_node(month: Month, night: str) -> None:
+    """Whatever becomes of the job: the node that it worked on is gone for good."""
+    node = {"num_cpus": 2, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, connect=False, head_node_args=node)
+    try:
+        lost = cluster.add_node(**node)
+        with month.driver(night, RAY_ADDRESS=cluster.address) as driver:
+            month.wait_for_writes(night, 1)
+            cluster.remove_node(lost, allow_graceful=False)
+            driver.wait(timeout=300)
+    finally:
+        cluster.shutdown()
+
+
+def on_two_clusters_at_once(month: Month, night: str) -> None:
+    """The second one is refused, and after the first has finished there is nothing left to be done."""
+    tags = month.places(night)[1]
+    with month.driver(night, RAY_ADDRESS="local", **{DELAY: "4"}) as driver:  # several signs of life long
+        month.wait_for_writes(night, 1)
+        with pytest.raises(RunError, match="another job, on"):
+            month.run(night)
+        assert driver.wait(timeout=300) == 0
+    before = storage.list_files(tags)
+    month.run(night)
+    assert storage.list_files(tags) == before
+
+
+def while_the_store_is_away(month: Month, night: str, endpoint: str, address: str) -> None:
+    """After the first write every request fails, until the job gives up."""
+    proxy = FaultyProxy(endpoint, share=0.0, seed=0, kinds=("internal_error",))
+    try:
+        with month.driver(night, RAY_ADDRESS=address, AWS_ENDPOINT_URL=proxy.url) as driver:
+            month.wait_for_writes(night, 1)
+            proxy.share = 1.0
+            assert driver.wait(timeout=400) == 1
+        assert proxy.faults["internal_error"] > 0
+    finally:
+        proxy.close()
+    log = (month.folder / f"{night}.log").read_text()
+    assert "run the same command again" in log.splitlines()[-1]
