@@ -81,6 +81,11 @@ class ModelConfig(Section):
         """Whether there are heads for entities; only FA-VG has none."""
         return self.inputs != "picture"
 
+    @property
+    def answers_spans(self) -> bool:
+        """Whether entities are pairs of a start and an end, and not runs of tags."""
+        return self.answers_entities and self.tagger == "mrc"
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.grounding and self.inputs == "text":
@@ -171,6 +176,10 @@ class TrainConfig(Section):
     """Train on the first so many posts of the split; null: on all."""
     max_valid_posts: PositiveInt | None = None
     """Choose the best epoch on the first so many posts of the validation split; null: on all."""
+    fit_span_thresholds: bool = True
+    """After each epoch `decode.span_threshold` and `match_threshold` become the one of ten values, from 0.05 to 0.5,
+    with the best F1 on the validation posts [chosen]. At 0.5 precision is far above recall: an entity needs start,
+    end and match above it."""
     start_from: str | None = None
     """URI of a model directory of the same network, whose weights training begins with (transfer)."""
     boxes: Literal["manual", "weak", "manual_where_present"] = "manual"

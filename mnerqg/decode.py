@@ -1,7 +1,9 @@
 """From logits to entities with character offsets and boxes in pixels (DESIGN §4 "Decoding")."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torchvision.ops
@@ -50,6 +52,14 @@ class Decoder:
         self.types = tuple(types)
         self._table = torch.from_numpy(anchors.table())
         self._network = network
+
+    def at(self, threshold: float) -> Self:
+        """The same with another threshold for start, end and match."""
+        found = copy(self)
+        found.config = self.config.model_copy(
+            update={"span_threshold": threshold, "match_threshold": threshold}
+        )
+        return found
 
     @torch.no_grad()
     def __call__(

@@ -142,6 +142,7 @@ def test_no_posts(tagger: Tagger) -> None:
     assert tagger.tag([]) == []
     assert tagger.tag_prepared([]) == []
     assert tagger.score([]) == Counts(TYPES)
+    assert tagger.score_at([], [0.1, 0.2]) == [Counts(TYPES), Counts(TYPES)]
 
 
 def test_tagging_leaves_the_models_mode(tagger: Tagger) -> None:
@@ -173,6 +174,25 @@ def test_every_post_is_scored_once(tagger: Tagger, batch_size: int) -> None:
     ]  # fmt: skip
     scores = tagger.score(iter(posts), batch_size=batch_size).scores()
     assert (scores["posts"], scores["entities"], scores["grounded_queries"]) == (9, 9, 9)
+
+
+def test_scores_at_several_thresholds(tagger: Tagger) -> None:
+    """As those of so many models that have one of the thresholds each."""
+    posts = [Post(str(number), "Ada in Oslo", photo(), (Span(0, 3, "PER"),)) for number in range(3)]
+    thresholds = [0.005, 0.012, 0.9]
+    found = tagger.score_at(posts, thresholds)
+    for counts, threshold in zip(found, thresholds, strict=True):
+        decode = tagger.config.decode.model_copy(
+            update={"span_threshold": threshold, "match_threshold": threshold}
+        )
+        alone = Tagger(
+            model=tagger.model,
+            text_encoder=tagger.text_encoder,
+            config=tagger.config.model_copy(update={"decode": decode}),
+            model_id=tagger.model_id,
+        )
+        assert counts == alone.score(posts)
+    assert found[0] != found[2]
 
 
 def test_scores_agree_with_tags(tagger: Tagger) -> None:

@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,7 @@ _STATE_FILE = "training_state.pt"
 # Means over the steps of an epoch; the gradient's norm is that before it is clipped.
 _FIGURES = ("loss", "loss_grounding", "loss_existence", "loss_spans", "mean_balance", "gradient_norm")
 _CHUNK_BATCHES = 8  # batches of alike length are cut from this many batches of shuffled posts
+_SPAN_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 _SAY_SECONDS = 20.0
 # Whether a node is about to be reclaimed: all workers wait for each other to ask it.
 _SECONDS_BETWEEN_QUESTIONS = 10.0
@@ -81,6 +82,7 @@ class _Worker:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.config, self.job = config, job
+        self.decode = config.decode
         self.device = ray.train.torch.get_device()
         torch.manual_seed(config.train.seed)
         queries = parse_queries(job.queries, source="queries")
@@ -198,7 +200,10 @@ class _Worker:
         return loss, float(norm)
 
     def _validate(self) -> dict[str, float]:
-        """Exact scores: the workers' shares of the split are disjoint and complete."""
+        """Exact scores, at the best span threshold where that is to be found; it goes into the models to be saved.
+
+        The workers' shares of the split are disjoint and complete.
+        """
         tagger = Tagger(
             model=self.model,
             text_encoder=self.text_encoder,
@@ -213,9 +218,21 @@ class _Worker:
             shares=self.world,
             limit=self.config.train.max_valid_posts,
         )
-        counts = tagger.score(posts)
+        if not (self.config.train.fit_span_thresholds and self.config.model.answers_spans):
+            return self._scores(tagger.types, tagger.score(posts))
+        at_each = tagger.score_at(posts, _SPAN_THRESHOLDS)
+        scores = [self._scores(tagger.types, counts) for counts in at_each]
+        best = max(range(len(scores)), key=lambda index: (scores[index]["f1"], index))
+        threshold = _SPAN_THRESHOLDS[best]
+        self.decode = self.config.decode.model_copy(
+            update={"span_threshold": threshold, "match_threshold": threshold}
+        )
+        return {**scores[best], "span_threshold": threshold}
+
+    def _scores(self, types: Sequence[str], counts: Counts) -> dict[str, float]:
+        """Those of all workers together."""
         values = _sum_over_workers(torch.from_numpy(counts.to_array()).to(self.device))
-        return Counts.from_array(tagger.types, values.cpu().numpy()).scores()
+        return Counts.from_array(types, values.cpu().numpy()).scores()
 
     def _report(self, epoch: int, record: dict[str, Any]) -> None:
         last = epoch + 1 == self.config.train.epochs
@@ -265,7 +282,7 @@ class _Worker:
             directory,
             model=self.model,
             text_encoder=self.text_encoder,
-            config=self.config,
+            config=self.config.model_copy(update={"decode": self.decode}),
             metrics=metrics,
         )
         return directory

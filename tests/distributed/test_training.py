@@ -14,7 +14,7 @@ import pytest
 
 from mnerqg.config import Config, dump_config, load_config
 from mnerqg.data.batch import table_to_examples
-from mnerqg.data.dataset import write_split
+from mnerqg.data.dataset import read_posts, write_split
 from mnerqg.data.text import load_text_encoder
 from mnerqg.distributed.train_worker import TrainingJob
 from mnerqg.distributed.training import _trainer, train
@@ -122,6 +122,11 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
     for name in ("best", "best_grounding", "last"):
         assert Tagger.load(output / name).tag([Post("x", "Ada")])[0].post_id == "x"
     assert not list((output / "best").glob("training_state*"))
+    chosen = Tagger.load(output / "best", device="cpu")
+    assert (
+        chosen.config.decode.span_threshold == chosen.config.decode.match_threshold == best["span_threshold"]
+    )
+    assert chosen.score(read_posts(data, "valid")).scores()["f1"] == pytest.approx(best["f1"])
 
     # The same command again returns at once; other settings are refused, another placement is not.
     assert train(_config(recipe, "--train.workers", "1"), data, str(output))["epoch"] == best["epoch"]
