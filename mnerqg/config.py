@@ -131,7 +131,10 @@ class LossConfig(Section):
 
 
 class DecodeConfig(Section):
-    """How scores become entities and regions (DESIGN §4 "Decoding")."""
+    """How scores become entities and regions (DESIGN §4 "Decoding").
+
+    Of a trained model the first two are those of `train.fit_span_thresholds`, unless that is false.
+    """
 
     span_threshold: Probability = 0.5
     match_threshold: Probability = 0.5
