@@ -5,31 +5,25 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from cluster import spot
+from tests.cluster.heads import wait_until
 
 SCRIPT = Path(__file__).parents[2] / "cluster" / "spot.py"
 
 
-def wait_until(happened: Callable[[], object], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.2)
-
-
-@ray.remote(num_cpus=1)
-def be_busy() -> None:
-    time.sleep(60)
+BUSY = """
+import ray, time
+ray.init()
+ray.get(ray.remote(num_cpus=1)(lambda: time.sleep(300)).remote())
+"""
 
 
 class Metadata(BaseHTTPRequestHandler):
@@ -87,19 +81,24 @@ def test_no_metadata_is_no_notice() -> None:
 def test_ray_is_told(metadata: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     Metadata.notices = [f"{datetime.now(UTC) + timedelta(seconds=90):%Y-%m-%dT%H:%M:%SZ}"]
+    # Not of this process, which has another cluster when the whole suite runs.
     cluster = Cluster(
-        initialize_head=True, connect=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        initialize_head=True, connect=False, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    state = cluster.global_state
+    work = subprocess.Popen([sys.executable, "-c", BUSY], env=environment)  # an idle node goes at once
     try:
-        work = be_busy.remote()  # an idle node goes at once
-        wait_until(lambda: not ray.available_resources().get("CPU"), 30)
+        wait_until(
+            lambda: not any(free.get("CPU") for free in state.available_resources_per_node().values()), 60
+        )
         command = [sys.executable, str(SCRIPT), "watch", "--metadata", metadata]
-        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
         subprocess.run(command, env=environment, check=True, timeout=60)
-        wait_until(ray._private.state.state.get_draining_nodes, 10)
-        (deadline,) = ray._private.state.state.get_draining_nodes().values()
-        assert not ray.wait([work], timeout=0)[0]
+        wait_until(state.get_draining_nodes, 10)
+        (deadline,) = state.get_draining_nodes().values()
+        assert work.poll() is None
         assert deadline / 1000 == pytest.approx(datetime.now(UTC).timestamp() + 90, abs=30)
     finally:
-        ray.shutdown()
+        work.kill()
+        work.wait()
         cluster.shutdown()

@@ -1,6 +1,6 @@
 """The nightly job over many nights, with all that happens in a month: in the end every night is complete, exactly once.
 
-Six nights by default; `MNERQG_TEST_NIGHTS=30 pytest tests/cluster/test_nights.py` is the whole month.
+Six nights by default; `MNERQG_TEST_NIGHTS=30 pytest tests/distributed/test_nights.py` is the whole month.
 """
 
 import os
@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 
 from mnerqg import storage
 from mnerqg.config import ColumnsConfig, TagConfig
+from mnerqg.data.run_lock import LOCK_FILE
 from mnerqg.data.tag_run import SUCCESS_FILE
 from mnerqg.distributed.tagging import plan_tagging, tag_archive
 from mnerqg.errors import RunError
@@ -117,8 +118,8 @@ def on_a_cluster_that_loses_a_node(month: Month, night: str) -> None:
 def on_two_clusters_at_once(month: Month, night: str) -> None:
     """The second one is refused, and after the first has finished there is nothing left to be done."""
     tags = month.places(night)[1]
-    with month.driver(night, RAY_ADDRESS="local", **{DELAY: "4"}) as driver:  # several signs of life long
-        month.wait_for_writes(night, 1)
+    with month.driver(night, RAY_ADDRESS="local", **{DELAY: "2"}) as driver:  # several signs of life long
+        wait_until(lambda: storage.exists(storage.join(tags, LOCK_FILE)), 240)
         with pytest.raises(RunError, match="another job, on"):
             month.run(night)
         assert driver.wait(timeout=300) == 0
