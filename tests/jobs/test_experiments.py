@@ -158,7 +158,7 @@ def test_grounding_with_a_labeller_that_begins_with_phrases(
     experiments.main(command)
     assert calls == []
     assert "===" not in capsys.readouterr().out
-    experiments.main([*command, "--seeds", "1"])
+    experiments.main([*command, "--seeds", "0,1"])
     assert [call[1] for call in calls if call[0] == "train"] == [
         *("fa_vg_weak-seed1", "weak-seed1", "fa_vg-seed1", "oracle-seed1")
     ]
