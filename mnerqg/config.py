@@ -146,6 +146,10 @@ class DecodeConfig(Section):
     nms_iou: Probability = 0.5
     """With several regions: of two of a query that overlap by more the less confident one is dropped [chosen]."""
 
+    def at(self, threshold: float) -> Self:
+        """The same with another threshold for start, end and match."""
+        return self.model_copy(update={"span_threshold": threshold, "match_threshold": threshold})
+
 
 class AugmentConfig(Section):
     """Augmentation of training pictures; boxes move alike [chosen]."""

@@ -1,9 +1,7 @@
 """From logits to entities with character offsets and boxes in pixels (DESIGN §4 "Decoding")."""
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 import torchvision.ops
@@ -53,15 +51,6 @@ class Decoder:
         self._table = torch.from_numpy(anchors.table())
         self._network = network
 
-    def at(self, threshold: float) -> Self:
-        """The same with another threshold for start, end and match."""
-        found = copy(self)
-        found.config = self.config.model_copy(
-            update={"span_threshold": threshold, "match_threshold": threshold}
-        )
-        return found
-
-    @torch.no_grad()
     def __call__(
         self, output: Output, batch: Batch, examples: Sequence[Example], texts: Sequence[str]
     ) -> list[Decoded]:
@@ -73,24 +62,45 @@ class Decoder:
             examples: P examples; those with a picture have their letterbox.
             texts: P original texts.
         """
-        spans = self._entities(output, batch, examples, texts)
+        return self.at_each([self.config], output, batch, examples, texts)[0]
+
+    @torch.no_grad()
+    def at_each(
+        self,
+        configs: Sequence[DecodeConfig],
+        output: Output,
+        batch: Batch,
+        examples: Sequence[Example],
+        texts: Sequence[str],
+    ) -> list[list[Decoded]]:
+        """As a call, with the span and match threshold of each of `configs`; all else is the decoder's own."""
         regions = self._regions(output, examples)
         existence: list[list[float]] = [[] for _ in examples]
         if output.existence_logits is not None:
             existence = output.existence_logits.float().softmax(-1)[..., 1].tolist()
         return [
-            Decoded(self._resolve(candidates), *found, tuple(exists))
-            for candidates, found, exists in zip(spans, regions, existence, strict=True)
+            [
+                Decoded(self._resolve(candidates), *found, tuple(exists))
+                for candidates, found, exists in zip(
+                    self._entities(config, output, batch, examples, texts), regions, existence, strict=True
+                )
+            ]
+            for config in configs
         ]
 
     def _entities(
-        self, output: Output, batch: Batch, examples: Sequence[Example], texts: Sequence[str]
+        self,
+        config: DecodeConfig,
+        output: Output,
+        batch: Batch,
+        examples: Sequence[Example],
+        texts: Sequence[str],
     ) -> list[list[Entity]]:
         if isinstance(self._network, SequenceTagger):
             return self._tagged(self._network, output, batch, examples, texts)
         if output.start_logits is None:
             return [[] for _ in examples]
-        return self._spans(output, batch, examples, texts)
+        return self._spans(config, output, batch, examples, texts)
 
     def _regions(
         self, output: Output, examples: Sequence[Example]
@@ -175,21 +185,26 @@ class Decoder:
         return found
 
     def _spans(
-        self, output: Output, batch: Batch, examples: Sequence[Example], texts: Sequence[str]
+        self,
+        config: DecodeConfig,
+        output: Output,
+        batch: Batch,
+        examples: Sequence[Example],
+        texts: Sequence[str],
     ) -> list[list[Entity]]:
         """Every candidate of every post: start, end and match above their thresholds, score = product."""
         assert output.start_logits is not None
         assert output.end_logits is not None
         start_scores = output.start_logits.float().softmax(-1)[..., 1]
         end_scores = output.end_logits.float().softmax(-1)[..., 1]
-        threshold = self.config.span_threshold
+        threshold = config.span_threshold
         pairs = candidate_pairs(
             (start_scores > threshold) & batch.begins_word, (end_scores > threshold) & batch.ends_word
         )
         match_scores = self._match_scores(output, pairs)
         post, query, start, end = pairs.unbind(-1)
         scores = start_scores[post, query, start] * end_scores[post, query, end] * match_scores
-        kept = match_scores > self.config.match_threshold
+        kept = match_scores > config.match_threshold
         offsets = batch.sentence_offset.tolist()
         spans: list[list[Entity]] = [[] for _ in examples]
         for (p, k, i, j), score in zip(pairs[kept].tolist(), scores[kept].tolist(), strict=True):

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 
 from mnerqg.checkpoint import ModelDirectory, load_model
-from mnerqg.config import Config
+from mnerqg.config import Config, DecodeConfig
 from mnerqg.data.annotations import best_region
 from mnerqg.data.batch import Example, encode_post
 from mnerqg.data.images import ImageLimits
@@ -110,11 +110,11 @@ class Tagger:
 
     def predict(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Decoded]:
         """The model's answers for one batch of examples with their original texts."""
-        return self._predict(examples, texts, [self._decode])[0]
+        return self._predict(examples, texts, [self.config.decode])[0]
 
     @torch.inference_mode()
     def _predict(
-        self, examples: Sequence[Example], texts: Sequence[str], decoders: Sequence[Decoder]
+        self, examples: Sequence[Example], texts: Sequence[str], configs: Sequence[DecodeConfig]
     ) -> list[list[Decoded]]:
         was_training = self.model.training
         self.model.eval()
@@ -122,27 +122,27 @@ class Tagger:
         bf16 = self.device.type == "cuda" and self.config.train.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             output = self.model(batch)
-        answers = [decode(output, batch, examples, texts) for decode in decoders]
+        answers = self._decode.at_each(configs, output, batch, examples, texts)
         self.model.train(was_training)
         return answers
 
     def score(self, posts: Iterator[Post] | Sequence[Post], *, batch_size: int = 16) -> Counts:
         """Score annotated posts, each exactly once."""
-        return self._score(posts, [self._decode], batch_size)[0]
+        return self._score(posts, [self.config.decode], batch_size)[0]
 
     def score_at(
         self, posts: Iterator[Post] | Sequence[Post], thresholds: Sequence[float], *, batch_size: int = 16
     ) -> list[Counts]:
         """As `score`, for each of the values of `span_threshold` and `match_threshold`; the network runs once."""
-        return self._score(posts, [self._decode.at(threshold) for threshold in thresholds], batch_size)
+        return self._score(posts, [self.config.decode.at(threshold) for threshold in thresholds], batch_size)
 
     def _score(
-        self, posts: Iterator[Post] | Sequence[Post], decoders: Sequence[Decoder], batch_size: int
+        self, posts: Iterator[Post] | Sequence[Post], configs: Sequence[DecodeConfig], batch_size: int
     ) -> list[Counts]:
-        counts = [Counts(self.types) for _ in decoders]
+        counts = [Counts(self.types) for _ in configs]
         rest = iter(posts)
         while batch := list(itertools.islice(rest, batch_size)):
-            for total, answers in zip(counts, self._answers(batch, decoders), strict=True):
+            for total, answers in zip(counts, self._answers(batch, configs), strict=True):
                 for post, answer in zip(batch, answers, strict=True):
                     total.add_post(post, answer.entities, answer.best_regions, answer.regions)
         return counts
@@ -150,25 +150,25 @@ class Tagger:
     def score_each(self, posts: Sequence[Post]) -> list[Counts]:
         """The scores of each post of one batch."""
         each = [Counts(self.types) for _ in posts]
-        (answers,) = self._answers(posts, [self._decode])
+        (answers,) = self._answers(posts, [self.config.decode])
         for counts, post, answer in zip(each, posts, answers, strict=True):
             counts.add_post(post, answer.entities, answer.best_regions, answer.regions)
         return each
 
     def best_regions(self, posts: Sequence[Post]) -> list[tuple[Region, ...]]:
         """The most confident box of every type for each post, whatever its score; none without a picture."""
-        (answers,) = self._answers(posts, [self._decode])
+        (answers,) = self._answers(posts, [self.config.decode])
         return [answer.best_regions for answer in answers]
 
-    def _answers(self, posts: Sequence[Post], decoders: Sequence[Decoder]) -> list[list[Decoded]]:
-        """Each decoder's answers for one batch of posts, which may have phrases or a region to look at."""
+    def _answers(self, posts: Sequence[Post], configs: Sequence[DecodeConfig]) -> list[list[Decoded]]:
+        """The answers with each of `configs` for one batch of posts, which may have phrases or a region to look at."""
         is_cut = self.config.model.picture == "region"
         examples = []
         for post in posts:
             region = best_region(post) if is_cut else None
             prepared = prepare_post(post, self.config.model.image_side, self.limits, region)
             examples.append(self._example(prepared, post.phrases))
-        return self._predict(examples, [post.text or "" for post in posts], decoders)
+        return self._predict(examples, [post.text or "" for post in posts], configs)
 
     def _example(self, post: PreparedPost, phrases: Sequence[Phrase] = ()) -> Example:
         example = encode_post(post.text, phrases, self.text_encoder)

@@ -182,9 +182,7 @@ def test_scores_at_several_thresholds(tagger: Tagger) -> None:
     thresholds = [0.005, 0.012, 0.9]
     found = tagger.score_at(posts, thresholds)
     for counts, threshold in zip(found, thresholds, strict=True):
-        decode = tagger.config.decode.model_copy(
-            update={"span_threshold": threshold, "match_threshold": threshold}
-        )
+        decode = tagger.config.decode.at(threshold)
         alone = Tagger(
             model=tagger.model,
             text_encoder=tagger.text_encoder,

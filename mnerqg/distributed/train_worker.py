@@ -224,9 +224,7 @@ class _Worker:
         scores = [self._scores(tagger.types, counts) for counts in at_each]
         best = max(range(len(scores)), key=lambda index: (scores[index]["f1"], index))
         threshold = _SPAN_THRESHOLDS[best]
-        self.decode = self.config.decode.model_copy(
-            update={"span_threshold": threshold, "match_threshold": threshold}
-        )
+        self.decode = self.config.decode.at(threshold)
         return {**scores[best], "span_threshold": threshold}
 
     def _scores(self, types: Sequence[str], counts: Counts) -> dict[str, float]:
