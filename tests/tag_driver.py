@@ -6,6 +6,11 @@ MNERQG_TEST_* variables reach the workers, too.
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,6 +20,21 @@ from mnerqg import cli
 from mnerqg.config import TagConfig, load_config
 from mnerqg.distributed.tagging import plan_tagging, tag_archive
 from tests.cheap_tagger import CheapTagger
+
+
+@contextmanager
+def driver(*arguments: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Such a job, of the cluster at RAY_ADDRESS; it is gone afterwards."""
+    command = [sys.executable, "-m", "tests.tag_driver", *arguments]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
 
 def main(argv: list[str]) -> None:

@@ -162,9 +162,8 @@ class _Lease:
         while not self._ended.wait(self._renew_s):
             try:
                 etag = self._write(self._etag)
-            except (
-                Exception
-            ) as error:  # the store may be away; whether the lock is lost, the next answer says
+            except Exception as error:
+                # The store may be away. Whether the lock is lost, its next answer says.
                 logger.warning("no sign of life in %s: %s", self._uri, error)
                 continue
             if etag is None:

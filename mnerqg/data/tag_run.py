@@ -5,7 +5,7 @@
     _checkpoint/     Ray Data's: one file of row_hash values for every finished write; gone at the end
     _manifest.json   files, rows, counts by status and type, reasons of failures, time
     _SUCCESS         empty, written last and only where everything is in order
-    _lock.json       while a job writes there (`run_lock`)
+    _lock.json       who is writing there (`run_lock`)
 
 Spark, pandas and Ray leave out names that begin with `_`; DuckDB's `**` does not, so the ids go at the end.
 

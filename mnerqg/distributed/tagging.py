@@ -201,6 +201,7 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
     ):
         state = tag_run.read_state(plan.output)
         if state.manifest is not None and state.identity == plan.identity:
+            tag_run.tidy(plan.output)
             return state.manifest  # another job has finished it since it was planned
         run_id = tag_run.claim(plan.output, plan.identity, plan.request, restart=plan.restart)
         done = tag_run.reconcile(plan.output)

@@ -5,9 +5,7 @@ Six nights by default; `MNERQG_TEST_NIGHTS=30 pytest tests/distributed/test_nigh
 
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from tests.archives import finished_writes, read_tags, write_archive
 from tests.cheap_tagger import DELAY, CheapTagger
 from tests.cluster.heads import wait_until
 from tests.servers import FaultyProxy
+from tests.tag_driver import driver
 
 COUNT = int(os.environ.get("MNERQG_TEST_NIGHTS", "6"))
 NIGHTS = [f"{date(2026, 11, 1) + timedelta(days=day)}" for day in range(COUNT)]
@@ -37,7 +36,13 @@ CONFIG = TagConfig(
     actors=1,
     cpus_per_actor=0.5,
 )
-OPTIONS = ("--columns.pass_through=[row]", "--min_rows_per_file=20", "--max_failed=0.5", "--actors=1")
+OPTIONS = (
+    "--columns.pass_through=[row]",
+    "--min_rows_per_file=20",
+    "--max_failed=0.5",
+    "--actors=1",
+    "--cpus_per_actor=0.5",
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -51,20 +56,10 @@ class Month:
     def places(self, night: str) -> tuple[str, str]:
         return f"{self.posts}/date={night}", f"{self.tags}/date={night}"
 
-    @contextmanager
-    def driver(self, night: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    def driver(self, night: str, **environment: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
         """The job in a process of its own, slow enough to meet what is going to happen to it."""
-        command = [sys.executable, "-m", "tests.tag_driver", self.model, *self.places(night), *OPTIONS]
-        variables = {**os.environ, DELAY: "0.3", **environment}
-        with (self.folder / f"{night}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [*command, "--cpus_per_actor=0.5"], env=variables, stdout=log, stderr=subprocess.STDOUT
-            )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+        log = self.folder / f"{night}.log"
+        return driver(self.model, *self.places(night), *OPTIONS, log=log, **{DELAY: "0.3", **environment})
 
     def run(self, night: str) -> None:
         """The job as on any other night."""
@@ -83,10 +78,10 @@ def test_every_night_is_complete_exactly_once(
     address = ray.get_runtime_context().gcs_address
     for night in NIGHTS:
         if night == KILLED:
-            with month.driver(night, RAY_ADDRESS=address) as driver:
+            with month.driver(night, RAY_ADDRESS=address) as job:
                 month.wait_for_writes(night, 1)
-                driver.kill()
-                driver.wait()
+                job.kill()
+                job.wait()
         elif night == NODE_DIES:
             on_a_cluster_that_loses_a_node(month, night)
         elif night == STORE_FAILS:
@@ -107,10 +102,10 @@ def on_a_cluster_that_loses_a_node(month: Month, night: str) -> None:
     cluster = Cluster(initialize_head=True, connect=False, head_node_args=node)
     try:
         lost = cluster.add_node(**node)
-        with month.driver(night, RAY_ADDRESS=cluster.address) as driver:
+        with month.driver(night, RAY_ADDRESS=cluster.address) as job:
             month.wait_for_writes(night, 1)
             cluster.remove_node(lost, allow_graceful=False)
-            driver.wait(timeout=300)
+            job.wait(timeout=300)
     finally:
         cluster.shutdown()
 
@@ -118,11 +113,11 @@ def on_a_cluster_that_loses_a_node(month: Month, night: str) -> None:
 def on_two_clusters_at_once(month: Month, night: str) -> None:
     """The second one is refused, and after the first has finished there is nothing left to be done."""
     tags = month.places(night)[1]
-    with month.driver(night, RAY_ADDRESS="local", **{DELAY: "2"}) as driver:  # several signs of life long
+    with month.driver(night, RAY_ADDRESS="local", **{DELAY: "2"}) as job:  # several signs of life long
         wait_until(lambda: storage.exists(storage.join(tags, LOCK_FILE)), 240)
         with pytest.raises(RunError, match="another job, on"):
             month.run(night)
-        assert driver.wait(timeout=300) == 0
+        assert job.wait(timeout=300) == 0
     before = storage.list_files(tags)
     month.run(night)
     assert storage.list_files(tags) == before
@@ -132,10 +127,10 @@ def while_the_store_is_away(month: Month, night: str, endpoint: str, address: st
     """After the first write every request fails, until the job gives up."""
     proxy = FaultyProxy(endpoint, share=0.0, seed=0, kinds=("internal_error",))
     try:
-        with month.driver(night, RAY_ADDRESS=address, AWS_ENDPOINT_URL=proxy.url) as driver:
+        with month.driver(night, RAY_ADDRESS=address, AWS_ENDPOINT_URL=proxy.url) as job:
             month.wait_for_writes(night, 1)
             proxy.share = 1.0
-            assert driver.wait(timeout=400) == 1
+            assert job.wait(timeout=400) == 1
         assert proxy.faults["internal_error"] > 0
     finally:
         proxy.close()

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tests import archives
 from tests.archives import assert_same_rows, finished_writes, read_tags, write_archive, write_cheap_archive
 from tests.cheap_tagger import DELAY
 from tests.servers import ceph_environment, ceph_missing, create_bucket, faults
+from tests.tag_driver import driver
 
 POSTS = 800
 SETTINGS = (
@@ -37,21 +37,6 @@ PATIENT = ("--pictures.attempts=8", "--pictures.timeout_s=3")
 
 # A dozen jobs one after another, each of which imports torch in several processes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-
-@contextmanager
-def driver(*arguments: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A driver of the cluster at RAY_ADDRESS, in a process of its own that a test may kill."""
-    command = [sys.executable, "-m", "tests.tag_driver", *arguments]
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
 
 
 def run_to_end(*arguments: str, log: Path, **environment: str) -> int:
