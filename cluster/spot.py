@@ -1,9 +1,8 @@
-"""Tell Ray that this node is about to be taken away, so that nothing new is placed on it and training saves itself.
+"""Tell Ray that this machine is about to be taken away, so that nothing new is placed on it and training saves itself.
 
-    python spot.py watch                 beside Ray on an EC2 spot machine: waits for the notice of its reclaim
-    python spot.py drain --seconds 30    as a Kubernetes preStop hook: the pod is going to be stopped
-
-Ray then drains the node (reason: preemption). `ray.train.get_preemption_info` fires in the workers of a training run.
+Runs beside Ray on an EC2 spot machine, waits for the notice of its reclaim, and has Ray drain the node (reason:
+preemption): `ray.train.get_preemption_info` fires in the workers of a training run. On Kubernetes Ray does that itself,
+when it is told to end.
 """
 
 import argparse
@@ -22,16 +21,12 @@ _TOKEN_SECONDS = 21_600
 
 
 def main() -> None:
-    """Drain this node now, or when EC2 says that it will be reclaimed."""
+    """Wait for EC2's notice, then drain this node."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("watch", "drain"))
-    parser.add_argument("--seconds", type=int, default=30, help="until the node is gone (drain)")
-    parser.add_argument("--metadata", default=_METADATA, help="address of the instance metadata (watch)")
-    arguments = parser.parse_args()
-    seconds = wait_for_notice(arguments.metadata) if arguments.what == "watch" else arguments.seconds
-    drain(seconds)
+    parser.add_argument("--metadata", default=_METADATA, help="address of the instance metadata")
+    drain(wait_for_notice(parser.parse_args().metadata))
 
 
 def wait_for_notice(metadata: str, poll_seconds: float = _POLL_SECONDS) -> int:

@@ -205,6 +205,9 @@ class TrainConfig(Section):
     """Keep CPUs of the cluster free beside the workers: Ray Data decodes and augments on them."""
     threads_per_worker: PositiveInt | None = None
     """torch threads of a worker; null: as many as cpus_per_worker."""
+    minutes_between_checkpoints: PositiveFloat = 10.0
+    """Within an epoch, beside the one at its end: so much is lost with a worker, or when an elastic range takes one
+    more [chosen]."""
     max_failures: int = 3
     """Lost workers after which the run is given up; -1: never. Preemptions are not counted."""
 

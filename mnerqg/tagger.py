@@ -66,10 +66,16 @@ class Tagger:
         `queries` are asked in the place of those it was trained with: types may be among them that it never saw.
 
         Raises:
-            ModelError: a file missing, damaged or of another format version, or queries that it cannot be asked.
+            ModelError: a file missing, damaged or of another format version, queries that it cannot be asked, or a
+                CUDA device where torch sees none.
             StorageError: the URI cannot be read.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ModelError(
+                f"the model is to run on {device}, but torch sees no GPU; give the container NVIDIA's runtime and "
+                "NVIDIA_VISIBLE_DEVICES=all, or ask for no GPU (--gpus_per_actor 0)"
+            )
         directory: ModelDirectory = load_model(os.fspath(uri), None if queries is None else tuple(queries))
         return cls(
             model=directory.model.to(device),

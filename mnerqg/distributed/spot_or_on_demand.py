@@ -11,11 +11,15 @@ from typing import Any
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 
+# Ray tries one zone after another and tells the last one's answer: Unsupported, if that one has no such machines.
+# The role for spot machines is the account's to make, not the head's (cluster/README.md).
 _NO_SPOT = {
+    "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
     "InsufficientInstanceCapacity",
     "MaxSpotInstanceCountExceeded",
     "SpotMaxPriceTooLow",
     "UnfulfillableCapacity",
+    "Unsupported",
 }
 
 logger = logging.getLogger(__name__)

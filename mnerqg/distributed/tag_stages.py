@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,7 @@ class TagSettings:
         pass_through: fields that are copied.
         several_pictures: whether the archive holds lists of pictures.
         batch_posts: what the model sees at once.
+        device: where it runs.
         threads: of torch.
         run_id: the run that metrics are labelled with.
     """
@@ -51,6 +52,7 @@ class TagSettings:
     pass_through: tuple[pa.Field, ...]
     several_pictures: bool
     batch_posts: int
+    device: Literal["cuda", "cpu"]
     threads: int
     run_id: str
 
@@ -81,7 +83,7 @@ class TagPosts:
 
         torch.set_num_threads(settings.threads)
         self._settings = settings
-        load = load_tagger or partial(Tagger.load, queries=settings.queries)
+        load = load_tagger or partial(Tagger.load, device=settings.device, queries=settings.queries)
         self._tagger = load(settings.model)
         self._side = self._tagger.config.model.image_side
         self._tagger.tag_prepared([self._warm_up_post()])

@@ -41,7 +41,7 @@ _FIGURES = ("loss", "loss_grounding", "loss_existence", "loss_spans", "mean_bala
 _CHUNK_BATCHES = 8  # batches of alike length are cut from this many batches of shuffled posts
 _SPAN_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 _SAY_SECONDS = 20.0
-# Whether a node is about to be reclaimed: all workers wait for each other to ask it.
+# Whether a checkpoint is due, as a node is about to be reclaimed: all workers wait for each other to ask it.
 _SECONDS_BETWEEN_QUESTIONS = 10.0
 
 
@@ -91,6 +91,7 @@ class _Worker:
         self.model = build_pretrained(config.model, len(queries))
         self.balance = LossBalance(config.loss)
         self.history: list[dict[str, Any]] = []
+        self.saved_for_notice = False
         checkpoint = ray.train.get_checkpoint()
         state = self._restore(checkpoint) if checkpoint is not None else None
         if state is None and config.train.start_from is not None:
@@ -142,7 +143,7 @@ class _Worker:
         totals = torch.zeros(len(_FIGURES))
         started = said = time.monotonic()
         done = self.steps_done if epoch == self.first_epoch else 0
-        step, balance, ask_at = done, 1.0, done + 2
+        step, saved, balance, ask_at = done, done, 1.0, done + 2
         # Of a resumed epoch the rest, in a new order: its first steps cannot be told from the others any more.
         batches = islice(self._batches(epoch), self.steps - done if done else None)
         for step, examples in enumerate(batches, start=done + 1):
@@ -158,8 +159,11 @@ class _Worker:
             if time.monotonic() - said > _SAY_SECONDS:
                 said = time.monotonic()
                 self._say_progress(epoch, step, (totals / (step - done)).tolist(), pace)
-            if step == ask_at and not self._saved_before_preemption(epoch, step):
-                ask_at += self._steps_in(_SECONDS_BETWEEN_QUESTIONS, pace)
+            if step == ask_at:
+                pace = self._mean_over_workers(pace)  # so that all of them come to the same answers
+                if self._saved(epoch, step, seconds_since=pace * (step - saved)):
+                    saved = step
+                ask_at += max(1, round(_SECONDS_BETWEEN_QUESTIONS / max(pace, 1e-3)))
         means = (totals / max(step - done, 1)).tolist()
         return {**dict(zip(_FIGURES, means, strict=True)), "balance": balance}
 
@@ -249,16 +253,20 @@ class _Worker:
             delete_local_checkpoint_after_upload=True,
         )
 
-    def _steps_in(self, seconds: float, pace: float) -> int:
-        """So many steps, the same number for all workers, whose own seconds a step are `pace`."""
-        mean = float(_sum_over_workers(torch.tensor(pace, device=self.device))) / self.world
-        return max(1, round(seconds / max(mean, 1e-3)))
+    def _mean_over_workers(self, value: float) -> float:
+        return float(_sum_over_workers(torch.tensor(value, device=self.device))) / self.world
 
-    def _saved_before_preemption(self, epoch: int, step: int) -> bool:
-        """Whether a node is about to be reclaimed: then there is a checkpoint of this step to go on from without it."""
-        if ray.train.get_preemption_info() is None:
+    def _saved(self, epoch: int, step: int, seconds_since: float) -> bool:
+        """Whether a checkpoint of this step was due, `seconds_since` the last one or because a node is about to be
+        reclaimed. Then there is one to go on from: by the workers that are left, or by more than there are now.
+        """
+        # Once: the notice stands until the node is gone, which is when the workers that are left begin anew.
+        reclaimed = not self.saved_for_notice and ray.train.get_preemption_info() is not None
+        self.saved_for_notice |= reclaimed
+        if not reclaimed and seconds_since < 60 * self.config.train.minutes_between_checkpoints:
             return False
-        self._say(f"a node is about to be reclaimed: saving epoch {epoch + 1}, step {step}")
+        why = "a node is about to be reclaimed: " if reclaimed else ""
+        self._say(f"{why}saving epoch {epoch + 1}, step {step}")
         record = {"epoch": epoch + 1, "step": step}
         checkpoint = None
         if self.rank == 0:
@@ -269,6 +277,9 @@ class _Worker:
             record,
             checkpoint,
             checkpoint_dir_name=f"epoch_{epoch + 1:03d}_step_{step:06d}",
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.SYNC
+            if reclaimed
+            else ray.train.CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=True,
         )
         return True

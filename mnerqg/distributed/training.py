@@ -37,7 +37,10 @@ _SHAPE = (
     *("inputs", "tagger", "grounding", "existence"),
 )
 # Where a run executes does not change what it computes: these may differ when a run is resumed.
-_PLACEMENT = ("workers", "gpus_per_worker", "cpus_per_worker", "threads_per_worker", "max_failures")
+_PLACEMENT = (
+    *("workers", "gpus_per_worker", "cpus_per_worker", "threads_per_worker"),
+    *("max_failures", "minutes_between_checkpoints"),
+)
 
 
 def train(config: Config, data: str, output: str) -> dict[str, float]:

@@ -11,6 +11,7 @@ VALUES = {
     "MNERQG_REGISTRY": "123456789012.dkr.ecr.eu-central-1.amazonaws.com",
     "MNERQG_IMAGE": f"123456789012.dkr.ecr.eu-central-1.amazonaws.com/mnerqg@sha256:{'0123456789abcdef' * 4}",
     "MNERQG_AMI": "ami-0123456789abcdef0",
+    "MNERQG_OIDC": f"oidc.eks.eu-central-1.amazonaws.com/id/{'0123456789ABCDEF' * 2}",
     "MNERQG_HEAD_PROFILE": "arn:aws:iam::123456789012:instance-profile/mnerqg-head",
     "MNERQG_WORKER_PROFILE": "arn:aws:iam::123456789012:instance-profile/mnerqg-worker",
 }

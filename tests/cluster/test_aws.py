@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import boto3
+import botocore.exceptions
 import botocore.loaders
 import pytest
 import yaml
@@ -52,6 +54,31 @@ def check(config: dict[str, Any]) -> None:
     commands = " ".join(config["head_start_ray_commands"])
     assert "--num-cpus=0" in commands
     assert "--dashboard-host=127.0.0.1" in commands
+    check_what_ray_takes_as_it_is(config)
+
+
+def check_what_ray_takes_as_it_is(config: dict[str, Any]) -> None:
+    """Its schema leaves these open, and what is not known there is not read."""
+    known = {*("type", "module", "region", "availability_zone", "security_group"), "cache_stopped_nodes"}
+    assert set(config["provider"]) <= {*known, "use_internal_ips"}
+    assert config["provider"]["cache_stopped_nodes"] is False
+    assert 1 <= config["idle_timeout_minutes"] <= 30, "idle machines are paid for"
+    assert config["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
+    docker = config["docker"]
+    options = [shlex.split(option) for option in (*docker["run_options"], *docker["worker_run_options"])]
+    environment = dict(option[1].split("=") for option in options if option[0] == "--env")
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["AWS_REGION"] == config["provider"]["region"] == REGION
+    assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert set(environment) <= {
+        *("RAY_AUTH_MODE", "RAY_ROTATION_MAX_BYTES", "RAY_ROTATION_BACKUP_COUNT"),
+        *("AWS_REGION", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
+    }
+    (watch,) = [command for command in config["worker_start_ray_commands"] if "python" in command]
+    assert watch.startswith("nohup python /opt/mnerqg/cluster/spot.py > ")
+    for of_type in config["available_node_types"].values():
+        options = of_type["node_config"]["MetadataOptions"]
+        assert options == {"HttpTokens": "required", "HttpPutResponseHopLimit": 2}
 
 
 def check_node_configs(types: dict[str, Any]) -> None:
@@ -83,6 +110,14 @@ def test_the_file_is_accepted(config: dict[str, Any]) -> None:
         ("setup_commands: []", "#"),
         ("@sha256:", ":latest-"),
         ("--num-cpus=0", "--num-cpus=4"),
+        ("cache_stopped_nodes: false", "cache_stoped_nodes: false"),
+        ("use_internal_ips: false", "use_internal_ip: false"),
+        ("idle_timeout_minutes: 5", "idle_timeout_minutes: 500"),
+        ("~/.ray/auth_token", "~/.ray/auth_tokn"),
+        ("RAY_AUTH_MODE=token", "RAY_AUTH_MOD=token"),
+        ("NVIDIA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICE"),
+        ("HttpTokens: required", "HttpTokens: requird"),
+        ("cluster/spot.py", "cluster/sport.py"),
     ],
 )
 def test_a_typo_is_caught(line: str, typo: str) -> None:
@@ -148,10 +183,11 @@ def refusing(provider: SpotOrOnDemand, code: str, *, spot_only: bool) -> Iterato
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("code", ["InsufficientInstanceCapacity", "Unsupported"])
 def test_without_spot_machines_it_launches_on_demand(
-    launched: tuple[dict[str, Any], SpotOrOnDemand],
+    launched: tuple[dict[str, Any], SpotOrOnDemand], code: str
 ) -> None:
-    with refusing(launched[1], "InsufficientInstanceCapacity", spot_only=True):
+    with refusing(launched[1], code, spot_only=True):
         found = launch(launched, "gpu")
     assert found["InstanceType"] == "g6.2xlarge"
     assert "InstanceLifecycle" not in found
@@ -187,9 +223,44 @@ def actions(*of: dict[str, Any]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["head", "worker", "trust"])
-def test_policies_name_actions_that_there_are(name: str) -> None:
-    for action in actions(*statements(name)):
+@pytest.mark.parametrize("name", ["head", "worker", "trust", "trust-pods"])
+def test_policies_name_what_there_is(name: str) -> None:
+    check_policy(fill(f"iam/{name}.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "typo"),
+    [
+        ("head", "ec2:RunInstances", "ec2:RunInstance"),
+        ("head", '"Condition"', '"Conditon"'),
+        ("head", '"Allow"', '"Alow"'),
+        ("worker", "s3:GetObject", "s3:GetObjects"),
+        ("worker", '"Resource"', '"Ressource"'),
+        ("worker", "ecr:BatchGetImage", "ercr:BatchGetImage"),
+        ("trust", "sts:AssumeRole", "sts:AsumeRole"),
+        ("trust-pods", "sts:AssumeRoleWithWebIdentity", "sts:AssumeRoleWithWebIdentiy"),
+        ("trust-pods", '"StringEquals"', '"StringEqual"'),
+    ],
+)
+def test_a_typo_in_a_policy_is_caught(name: str, word: str, typo: str) -> None:
+    text = fill(f"iam/{name}.json")
+    assert word in text
+    with pytest.raises((AssertionError, botocore.exceptions.UnknownServiceError)):
+        check_policy(text.replace(word, typo, 1))
+
+
+def check_policy(text: str) -> None:
+    """Raises where a policy has a key, an operator or an action that IAM does not know."""
+    policy = json.loads(text)
+    assert set(policy) == {"Version", "Statement"}
+    for statement in policy["Statement"]:
+        assert set(statement) - {"Sid", "Condition"} in (
+            {"Effect", "Action", "Resource"},
+            {"Effect", "Action", "Principal"},
+        )
+        assert statement["Effect"] == "Allow"
+        assert set(statement.get("Condition", {})) <= {"StringEquals"}
+    for action in actions(*policy["Statement"]):
         service, _, operation = action.partition(":")
         model = botocore.loaders.Loader().load_service_model(service, "service-2")
         known = {
@@ -222,8 +293,13 @@ def test_policies_allow_no_more_than_is_needed(config: dict[str, Any]) -> None:
 
 
 def test_readme_names_every_variable() -> None:
-    """Each is in the table, and in the envsubst line of the file that uses it."""
+    """Each is in the table, and those of aws.yaml, which has others that are not ours, in its envsubst line."""
     readme = (CLUSTER / "README.md").read_text()
+    aws = (CLUSTER / "aws.yaml").read_text()
+    wanted = set(re.findall(r"\$\{([A-Z_]+)\}", aws))
+    for text in (readme, aws):
+        (line,) = re.findall(r"envsubst '(.*)'", text)
+        assert set(line.replace("$", "").split()) == wanted
     for path in (*CLUSTER.glob("*.yaml"), *CLUSTER.glob("kuberay/*.yaml"), *CLUSTER.glob("iam/*.json")):
         for name in set(re.findall(r"\$\{([A-Z_]+)\}", path.read_text())):
             assert name in VALUES, f"{path.name}: {name}"

@@ -53,6 +53,11 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
     assert all((ROOT / name).exists() for name in allowed)
 
 
+def test_login_shells_find_ray() -> None:
+    """Ray runs `bash --login` in the container, and /etc/profile sets PATH: programs must lie where it looks."""
+    assert not re.search(r"PATH=|venv", re.sub(r"^#.*", "", DOCKERFILE.read_text(), flags=re.MULTILINE))
+
+
 def test_it_is_pinned_and_not_root() -> None:
     text = DOCKERFILE.read_text()
     (python,) = re.findall(r"^ARG PYTHON=(\S+)$", text, re.MULTILINE)

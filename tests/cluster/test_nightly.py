@@ -47,6 +47,29 @@ def test_it_tags_yesterday(python: Path) -> None:
     assert found.returncode == 7  # the job's own
 
 
+@pytest.mark.parametrize(
+    ("cluster", "night"),
+    [
+        ("mnerqg-nightly-tagging-29731770-x7k2p", "2026-07-12"),  # planned for 01:30 of the 13th
+        ("mnerqg-nightly-tagging-29731679-x7k2p", "2026-07-11"),  # 23:59 of the 12th
+        ("mnerqg-nightly-tagging-29731680-x7k2p", "2026-07-12"),  # 00:00 of the 13th
+    ],
+)
+def test_a_try_that_comes_late_is_of_the_same_night(python: Path, cluster: str, night: str) -> None:
+    found = run(python, RAY_CLUSTER_NAME=cluster, **PLACES)
+    assert f"s3://b/tags/date={night}" in found.stdout.splitlines()
+    asked_for = run(python, RAY_CLUSTER_NAME=cluster, NIGHT="2026-02-28", **PLACES)
+    assert "s3://b/tags/date=2026-02-28" in asked_for.stdout.splitlines()
+
+
+@pytest.mark.parametrize("cluster", ["", "mnerqg", "mnerqg-night-2026-11-22-x7k2p-b4c5d"])
+def test_other_clusters_tag_yesterday(python: Path, cluster: str) -> None:
+    before = datetime.now(UTC)
+    found = run(python, RAY_CLUSTER_NAME=cluster, **PLACES)
+    nights = {f"s3://b/tags/date={day - timedelta(days=1):%F}" for day in (before, datetime.now(UTC))}
+    assert nights & set(found.stdout.splitlines())
+
+
 def test_a_night_that_was_missed(python: Path) -> None:
     found = run(python, NIGHT="2026-02-28", **PLACES)
     assert "s3://b/tags/date=2026-02-28" in found.stdout.splitlines()

@@ -92,7 +92,7 @@ def test_ray_is_told(metadata: str, monkeypatch: pytest.MonkeyPatch) -> None:
         wait_until(
             lambda: not any(free.get("CPU") for free in state.available_resources_per_node().values()), 60
         )
-        command = [sys.executable, str(SCRIPT), "watch", "--metadata", metadata]
+        command = [sys.executable, str(SCRIPT), "--metadata", metadata]
         subprocess.run(command, env=environment, check=True, timeout=60)
         wait_until(state.get_draining_nodes, 10)
         (deadline,) = state.get_draining_nodes().values()

@@ -1,4 +1,6 @@
-"""A spot machine that is reclaimed during training, on local nodes: notice, checkpoint, and on with the rest."""
+"""A spot machine that is reclaimed during training, on local nodes: notice, checkpoint, on with the rest, and with
+the machine that replaces it.
+"""
 
 import json
 import os
@@ -31,11 +33,11 @@ def wait_for(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_reclaimed_node_costs_no_more_than_the_last_steps(
+def test_a_reclaimed_node_costs_no_more_than_the_last_steps_and_is_replaced(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    write_dataset(tmp_path / "data", train=160, valid=10)
+    write_dataset(tmp_path / "data", train=300, valid=10)
     output, log = tmp_path / "run", tmp_path / "log"
     recipe = write_recipe(
         tmp_path / "tiny.yaml",
@@ -44,6 +46,7 @@ def test_a_reclaimed_node_costs_no_more_than_the_last_steps(
         posts_per_step=4,
         cpus_per_worker=2,
         workers=[1, 2],
+        minutes_between_checkpoints=0.2,
         max_failures=0,
     )
     # Workers fit on the two nodes of two CPUs only, one on each; Ray Data has the third.
@@ -63,10 +66,12 @@ def test_a_reclaimed_node_costs_no_more_than_the_last_steps(
             wait_for(log, r"epoch 1/3: ", driver)
             reclaimed = nodes[0]
             drain(cluster.address, reclaimed.node_id, SECONDS_OF_NOTICE)
-            saved = wait_for(log, r"saving epoch (\d+), step (\d+)", driver)
+            saved = wait_for(log, r"reclaimed: saving epoch (\d+), step (\d+)", driver)
             time.sleep(3)
             cluster.remove_node(reclaimed, allow_graceful=False)
             resumed = wait_for(log, r"resuming after epoch (\d+), step (\d+): 1 worker", driver)
+            cluster.add_node(num_cpus=2, object_store_memory=150_000_000)
+            grown = wait_for(log, r"resuming after epoch (\d+), step (\d+): 2 worker", driver)
             assert driver.wait(timeout=500) == 0, log.read_text()[-3000:]
         finally:
             driver.kill()
@@ -76,8 +81,10 @@ def test_a_reclaimed_node_costs_no_more_than_the_last_steps(
     assert int(resumed[1]) == int(saved[1]) - 1
     assert int(saved[2]) > 0
     assert int(resumed[2]) == pytest.approx(int(saved[2]), abs=1)
+    # Ray takes the new node in by starting all workers again, in the midst of an epoch.
+    assert int(grown[2]) > 0
+    assert (int(grown[1]), int(grown[2])) > (int(resumed[1]), int(resumed[2]))
     history = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in history] == [1, 2, 3]
-    assert history[0]["workers"] == 2
-    assert history[-1]["workers"] == 1
+    assert history[0]["workers"] == history[-1]["workers"] == 2
     assert all(record["posts"] == 10 for record in history)
