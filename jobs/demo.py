@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow.dataset as ds
 
 from mnerqg.cli import run
-from mnerqg.errors import RunError
+from mnerqg.errors import ConfigError, RunError
 
 JOBS = Path(__file__).parent
 
@@ -26,6 +26,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder to write")
     output: Path = parser.parse_args(argv).output
     posts, dataset, training, tags = (output / name for name in ("posts", "dataset", "run", "tags"))
+    if output.exists() and any(output.iterdir()) and not (posts / "demo.json").is_file():
+        raise ConfigError(f"--output {output} holds files of no earlier demo; choose an empty or new folder")
     for folder in (training, tags):  # of an earlier demo
         shutil.rmtree(folder, ignore_errors=True)
     model, scores = training / "best", output / "scores.json"

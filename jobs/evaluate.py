@@ -9,8 +9,9 @@ from typing import Any
 
 import ray
 
+from mnerqg import storage
 from mnerqg.cli import run
-from mnerqg.config import EvaluateConfig, load_config
+from mnerqg.config import ActorsConfig, load_config
 from mnerqg.distributed.evaluation import evaluate, write_per_post, write_scores
 
 
@@ -24,7 +25,12 @@ def main(argv: list[str]) -> None:
         "--per-post", metavar="F.parquet", help="write counts a post and type, too, local or s3://"
     )
     arguments, overrides = parser.parse_known_args(argv)
-    config = load_config(EvaluateConfig, "", overrides)
+    config = load_config(ActorsConfig, "", overrides)
+    for uri in (arguments.output, arguments.per_post):
+        if uri is not None:
+            storage.check_writable(
+                storage.absolute(uri).rpartition("/")[0]
+            )  # before all the scoring, not after it
     ray.init(ignore_reinit_error=True)
     scores, per_post = evaluate(arguments.model, arguments.data, arguments.split, config)
     if arguments.per_post is not None:

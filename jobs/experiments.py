@@ -24,11 +24,11 @@ import yaml
 
 from mnerqg import storage
 from mnerqg.cli import run
-from mnerqg.config import ActorsConfig, Config, EvaluateConfig, load_files
+from mnerqg.config import ActorsConfig, Config, load_files
 from mnerqg.data.dataset import LABELS_FILE, count_posts, fingerprint, is_labelled
 from mnerqg.distributed.evaluation import evaluate, write_per_post, write_scores
 from mnerqg.distributed.labelling import label
-from mnerqg.distributed.training import train
+from mnerqg.distributed.training import check_boxes, train
 from mnerqg.errors import ConfigError, DataError
 from mnerqg.model_files import is_model
 from mnerqg.tables import DATASETS, TABLES, PaperTable, ScoredRun, table_record, to_markdown
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
     runs = plan_runs(table, arguments.config, overrides, parse_seeds(arguments.seeds), output)
     labels: list[Step] = []
     if any(one.needs_weak_boxes for one in runs):
-        labels = plan_labels(arguments, overrides, output)
+        labels = plan_labels(arguments, overrides, output, runs)
     # Whatever can be refused is refused before hours of training.
     count_posts(arguments.data, arguments.split)
     ray.init(ignore_reinit_error=True)
@@ -108,7 +108,8 @@ def main(argv: list[str]) -> None:
     scored: dict[str, list[ScoredRun]] = {}
     for one in runs:
         scored.setdefault(one.system, []).append(read_scores(one, table, arguments.split))
-    record = table_record(table, scored, arguments.paper)
+    quality = _quality_of_labels(output, arguments.split) if labels else None
+    record = table_record(table, scored, arguments.paper, quality)
     storage.write_text(storage.join(output, f"{name}.json"), json.dumps(record, indent=2) + "\n")
     storage.write_text(storage.join(output, f"{name}.md"), to_markdown(record))
     print(f"\n{to_markdown(record)}\nwritten: {storage.join(output, name)}.md and .json")
@@ -182,7 +183,9 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + key, value
 
 
-def plan_labels(arguments: argparse.Namespace, overrides: Sequence[str], output: str) -> list[Step]:
+def plan_labels(
+    arguments: argparse.Namespace, overrides: Sequence[str], output: str, runs: Sequence[SystemRun]
+) -> list[Step]:
     """The steps to a dataset with weak boxes: a labeller, unless one is given, and its labels.
 
     Raises:
@@ -204,15 +207,21 @@ def plan_labels(arguments: argparse.Namespace, overrides: Sequence[str], output:
     model = storage.absolute(arguments.labeller or storage.join(trained, "best_grounding"))
     labelled = storage.join(output, "labelled")
     _check_labels(labelled, model)
-    settings_of_actors = ActorsConfig(**_actors(config))
-    steps.append(
-        Step(
-            f"weak boxes of {model}",
-            lambda: label(model, arguments.data, labelled, settings_of_actors),
-            is_labelled(labelled),
-        )
-    )
+
+    def label_and_check() -> None:
+        label(model, arguments.data, labelled, ActorsConfig(**_actors(config)))
+        for one in runs:  # now, and not after hours of training others
+            if one.needs_weak_boxes:
+                check_boxes(one.config, labelled)
+
+    steps.append(Step(f"weak boxes of {model}", label_and_check, is_labelled(labelled)))
     return steps
+
+
+def _quality_of_labels(output: str, split: str) -> float:
+    """Accu@0.5 of the weak boxes of the posts that are scored."""
+    labels = json.loads(storage.read_text(storage.join(output, "labelled", LABELS_FILE)))
+    return float(labels["splits"][split]["accuracy_50"])
 
 
 def _check_labels(labelled: str, model: str) -> None:
@@ -241,7 +250,7 @@ def plan_run(one: SystemRun, table: PaperTable, data: str, split: str, output: s
             return
         model = storage.join(one.folder, table.model)
         print(f"scoring {model} on {split}", flush=True)
-        found, per_post = evaluate(model, source, split, EvaluateConfig(**_actors(one.config)))
+        found, per_post = evaluate(model, source, split, ActorsConfig(**_actors(one.config)))
         write_per_post(storage.join(scores, PER_POST_FILE), per_post)
         write_scores(storage.join(scores, SCORES_FILE), found)  # the last: what is there is complete
 

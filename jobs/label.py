@@ -1,7 +1,8 @@
 """Give a prepared dataset weak boxes: `python jobs/label.py --model URI --data URI --output URI [--key value ...]`.
 
-The model is one with a grounding head, mostly FA-VG (jobs/configs/variants/fa_vg.yaml). The output is a dataset for
-`jobs/train.py --train.boxes weak` or `manual_where_present`. A finished output is left as it is.
+The model is one with a grounding head, mostly FA-VG (jobs/configs/variants/fa_vg.yaml). One that has learned phrases
+only is asked for the dataset's types by --queries. The output is a dataset for `jobs/train.py --train.boxes weak` or
+`manual_where_present`. A finished output is left as it is.
 """
 
 import argparse
@@ -38,8 +39,10 @@ def format_labels(labels: dict[str, Any]) -> str:
     for split, found in labels["splits"].items():
         boxes = ", ".join(f"{kind} {count:,}" for kind, count in sorted(found["weak_boxes"].items()))
         lines.append(
-            f"  {split}: {found['posts']:,} posts; boxes: {boxes or 'none'}; against {found['grounded_queries']:,} "
-            f"manual ones: Accu@0.5 {100 * found['accuracy_50']:.2f}, mean IoU {100 * found['mean_iou']:.2f}"
+            f"  {split}: {found['posts']:,} posts; boxes: {boxes or 'none'}; {found['named']:,} of types that the text "
+            f"names, of which {found['learned']:,} are sure enough to be learned from; against "
+            f"{found['grounded_queries']:,} manual ones: Accu@0.5 {100 * found['accuracy_50']:.2f}, mean IoU "
+            f"{100 * found['mean_iou']:.2f}"
         )
     return "\n".join(lines)
 

@@ -60,7 +60,7 @@ def twitter_figures(summary: twitter.SplitSummary) -> Figures:
         *boxes,
         ("  name of entities of several types", summary.boxes_ambiguous),
         ("  clipped to the picture", summary.boxes_clipped),
-        ("boxes dropped (outside or empty)", summary.boxes_dropped),
+        ("boxes dropped (inverted, empty or outside)", summary.boxes_dropped),
         ("boxes unmatched", summary.boxes_unmatched),
         ("objects without a box", summary.objects_without_box),
     ]
@@ -76,7 +76,7 @@ def flickr30k_figures(summary: flickr30k.SplitSummary) -> Figures:
         ("  left out: not visual", summary.mentions["not_visual"]),
         ("  left out: the whole scene", summary.mentions["scene"]),
         ("  left out: no box drawn", summary.mentions["no_box"]),
-        ("  left out: box outside the picture", summary.mentions["box_outside"]),
+        ("  left out: box dropped", summary.mentions["box_dropped"]),
         ("  left out: unknown to the XML", summary.mentions["unknown"]),
         ("phrases (distinct, with a box)", summary.phrases),
         ("pictures found", summary.pictures_found),
@@ -85,7 +85,7 @@ def flickr30k_figures(summary: flickr30k.SplitSummary) -> Figures:
         ("  of another size than the XML says", summary.size_mismatch),
         ("boxes", summary.boxes),
         ("  clipped to the picture", summary.boxes_clipped),
-        ("  dropped (outside or empty)", summary.boxes_dropped),
+        ("  dropped (inverted, empty or outside)", summary.boxes_dropped),
         ("  merged into their entity's one box", summary.boxes_merged),
         ("entities of several boxes", summary.entities_merged),
     ]
@@ -122,7 +122,9 @@ def import_twitter(arguments: argparse.Namespace) -> list[str]:
     summary = twitter.import_dataset(arguments.root, arguments.output, arguments.splits, arguments.overwrite)
     lines = format_table({split: twitter_figures(figures) for split, figures in summary.splits.items()})
     lines += format_absent(summary.absent_splits)
+    lines += format_names("XML files of no post of the splits, not read", summary.xml_without_post_names)
     for split, figures in summary.splits.items():
+        lines += format_names(f"{split}: boxes dropped", figures.dropped_boxes)
         lines += format_names(f"{split}: boxes whose name is no entity of the post", figures.unmatched_names)
         lines += format_names(f"{split}: pictures not read", figures.picture_problems)
     return lines
@@ -136,6 +138,7 @@ def import_flickr30k(arguments: argparse.Namespace) -> list[str]:
     lines = format_table({split: flickr30k_figures(figures) for split, figures in summary.splits.items()})
     lines += format_absent(summary.absent_splits)
     for split, figures in summary.splits.items():
+        lines += format_names(f"{split}: boxes dropped", figures.dropped_boxes)
         lines += format_names(
             f"{split}: entities of the captions that the XML lacks", figures.unknown_entities
         )

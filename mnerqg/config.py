@@ -4,13 +4,22 @@ A recipe (`jobs/configs/*.yaml`) states what differs from the defaults here; `--
 command line overrides it. An unknown key or a bad value raises `ConfigError` before anything starts.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from mnerqg.errors import ConfigError
 
@@ -19,11 +28,32 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
+T = TypeVar("T")
+# YAML has lists only: the one exception from the strict types of `Section`. What they hold is strict again.
+Many = Annotated[tuple[T, ...], Field(strict=False)]
+Pair = Annotated[tuple[T, T], Field(strict=False)]
+
+
+def _in_one_error(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Pydantic reports an error for each member of a union, under keys that nobody wrote; here it is one."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise PydanticCustomError(
+            "count_or_range", "It must be a whole number above 0, or two of them as [min, max]"
+        ) from None
+
+
+CountOrRange = Annotated[PositiveInt | Pair[PositiveInt], WrapValidator(_in_one_error)]
+
 
 class Section(BaseModel):
     """Base of all configuration sections."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    # strict: true is no number, "256" none either, and 1 is no boolean. A whole number is a float too.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelConfig(Section):
@@ -55,7 +85,7 @@ class ModelConfig(Section):
     dropout: Probability = 0.3
     image_side: PositiveInt = 256
     """Side of the letterboxed canvas, a multiple of 32."""
-    anchors: tuple[tuple[PositiveFloat, PositiveFloat], ...] = (
+    anchors: Many[Pair[PositiveFloat]] = (
         (352, 294), (369, 169), (209, 263), (204, 132), (124, 205), (82, 121), (137, 71), (55, 58), (29, 26),
     )  # fmt: skip
     """Nine anchors (width, height) at `anchor_side` scale, three a scale from the coarsest grid on [FA-VG]."""
@@ -129,6 +159,14 @@ class LossConfig(Section):
     box_targets: Literal["largest", "all"] = "largest"
     """Of several gold boxes of a query: the largest (the paper's mode), or all of them."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.balance_min > self.balance_max:
+            raise ValueError(
+                f"balance_min is {self.balance_min}; it must not exceed balance_max ({self.balance_max})"
+            )
+        return self
+
 
 class DecodeConfig(Section):
     """How scores become entities and regions (DESIGN §4 "Decoding").
@@ -198,17 +236,19 @@ class TrainConfig(Section):
     phrases_per_post: PositiveInt = 8
     """Of a picture with phrases so many are asked in each epoch, drawn anew."""
     seed: int = 0
-    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    workers: CountOrRange = 1
     """Data-parallel workers, or an elastic (min, max) range."""
     gpus_per_worker: NonNegativeFloat = 1
     cpus_per_worker: PositiveFloat = 1
     """Keep CPUs of the cluster free beside the workers: Ray Data decodes and augments on them."""
     threads_per_worker: PositiveInt | None = None
     """torch threads of a worker; null: as many as cpus_per_worker."""
+    autoscaling: bool = False
+    """The cluster grows by itself: do not refuse to start because it is too small now."""
     minutes_between_checkpoints: PositiveFloat = 10.0
     """Within an epoch, beside the one at its end: so much is lost with a worker, or when an elastic range takes one
     more [chosen]."""
-    max_failures: int = 3
+    max_failures: Annotated[int, Field(ge=-1)] = 3
     """Lost workers after which the run is given up; -1: never. Preemptions are not counted."""
 
     @model_validator(mode="after")
@@ -240,9 +280,9 @@ class ColumnsConfig(Section):
     image_uri: str = "image_uri"
     image_uris: str = "image_uris"
     """Lists of URIs, for posts with several pictures."""
-    pass_through: tuple[str, ...] = ()
+    pass_through: Many[str] = ()
     """Columns that are copied to the tags as they are."""
-    partition_by: tuple[str, ...] = ()
+    partition_by: Many[str] = ()
     """Of `pass_through`: columns that become Hive folders (`lang=en/`) in the place of columns of the files."""
 
     @model_validator(mode="after")
@@ -256,9 +296,9 @@ class ColumnsConfig(Section):
 class PicturesConfig(Section):
     """Which pictures are read, and how hard to try."""
 
-    roots: tuple[str, ...] = ()
+    roots: Many[str] = ()
     """URIs below which pictures may lie, the first one for relative URIs; empty: the archive's own folder."""
-    schemes: tuple[Literal["file", "s3", "http", "https"], ...] = ("file", "s3")
+    schemes: Many[Literal["file", "s3", "http", "https"]] = ("file", "s3")
     max_bytes: PositiveInt = 20_000_000
     """Of the encoded picture."""
     max_pixels: PositiveInt = 50_000_000
@@ -282,7 +322,7 @@ class TagConfig(Section):
     pictures: PicturesConfig = PicturesConfig()
     batch_posts: PositiveInt = 16
     """Posts that the model sees at once; halved where they do not fit into the GPU's memory."""
-    actors: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    actors: CountOrRange | None = None
     """Model actors, or a (min, max) range; null: one a GPU of the cluster, or on CPUs half as many as CPUs."""
     gpus_per_actor: NonNegativeFloat | None = None
     """null: 1 where the cluster has GPUs, else 0."""
@@ -314,7 +354,7 @@ class TagConfig(Section):
 
 
 class ActorsConfig(Section):
-    """Model actors that go over a prepared dataset: the settings of jobs/label.py."""
+    """Model actors that go over a prepared dataset: the settings of jobs/label.py and jobs/evaluate.py."""
 
     batch_posts: PositiveInt = 16
     """Posts that the model sees at once."""
@@ -322,16 +362,46 @@ class ActorsConfig(Section):
     cpus_per_actor: PositiveFloat = 1
     """Leave at least one CPU of the cluster to reading."""
     gpus_per_actor: NonNegativeFloat = 0
-
-
-class EvaluateConfig(ActorsConfig):
-    """Scoring a model on a split."""
-
     queries: str | None = None
     """As in tagging: other queries than the model's own, or null."""
 
 
 S = TypeVar("S", bound=Section)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML, but refuses a key that is written twice, of which the first would be lost without a word."""
+
+    def __init__(self, text: str, source: str) -> None:
+        super().__init__(text)
+        self.name = source  # what PyYAML's own errors name, too
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # a list or mapping as a key: refused when it is constructed
+            if key.value in keys:
+                raise ConfigError(
+                    f"{self.name}: line {key.start_mark.line + 1}: {key.value!r} is written a second time; "
+                    "write it once, with all that belongs to it"
+                )
+            keys.add(key.value)
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back: it quotes the strings that are numbers there."""
+
+
+# PyYAML follows YAML 1.1, where 1e-4 is a string; for everybody, and for YAML 1.2, it is a number.
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
 
 
 def load_config(section: type[S], text: str, overrides: Sequence[str] = (), *, source: str = "config") -> S:
@@ -349,10 +419,7 @@ def load_files(section: type[S], paths: Sequence[Path], overrides: Sequence[str]
     Raises:
         ConfigError: there is no such file, or as `load_config`; the message names the file.
     """
-    for path in paths:
-        if not path.is_file():
-            raise ConfigError(f"--config {path} does not exist; give the path of a YAML file of settings")
-    layers = [(str(path), _read_mapping(path.read_text(encoding="utf-8"), str(path))) for path in paths]
+    layers = [(str(path), _read_mapping(_read_text(path), str(path))) for path in paths]
     return _build(section, layers, overrides)
 
 
@@ -361,9 +428,22 @@ def load_file(section: type[S], path: Path | None, overrides: Sequence[str] = ()
     return load_files(section, [] if path is None else [path], overrides)
 
 
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError(f"--config {path} does not exist; give the path of a YAML file of settings")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from None
+
+
+def _read_yaml(text: str, source: str) -> Any:
+    return _Loader(text, source).get_single_data()
+
+
 def _read_mapping(text: str, source: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text)
+        values = _read_yaml(text, source)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
@@ -419,7 +499,7 @@ def _says(values: Any, path: Sequence[str | int]) -> bool:
 
 def dump_config(config: Section) -> str:
     """The whole configuration as YAML; `load_config` reads it back to an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
@@ -436,7 +516,7 @@ def _parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
                 raise ConfigError(f"--{key} has no value; write --{key} VALUE")
             value = rest.pop(0)
         try:
-            pairs.append((key, yaml.safe_load(value)))
+            pairs.append((key, _read_yaml(value, f"--{key}")))
         except yaml.YAMLError:
             pairs.append((key, value))
     return pairs

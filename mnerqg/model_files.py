@@ -7,13 +7,15 @@
     encoder/             config and tokenizer files of the text encoder
     metrics.json         what it scored, where known
 
-`model_id` is a digest of weights, config and queries, and is checked on loading.
+`model_id` is a digest of weights, config, queries and the encoder's files, of all that decides what the model
+answers, and is checked on loading.
 
 Nothing here imports torch, which takes seconds: drivers look at a model directory without loading the model.
 """
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from mnerqg.config import Config, load_config
 from mnerqg.errors import ModelError
 from mnerqg.queries import EntityQuery, dump_queries, parse_queries
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
@@ -106,10 +108,17 @@ def _check_manifest(uri: str, directory: Path) -> str:
 def digest(directory: Path) -> str:
     """The model_id that belongs to the files of a model directory."""
     digest = hashlib.sha256()
-    for name in _DIGESTED:
+    for name in (*_DIGESTED, *_encoder_files(directory)):
+        # Names count, too: the encoder's files are whatever its tokenizer is made of.
+        digest.update(hashlib.sha256(os.fsencode(name)).digest())
         with (directory / name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def _encoder_files(directory: Path) -> list[str]:
+    files = (path for path in (directory / ENCODER_FOLDER).rglob("*") if path.is_file())
+    return sorted(path.relative_to(directory).as_posix() for path in files)
 
 
 def asked(files: ModelFiles, queries: tuple[EntityQuery, ...], uri: str) -> ModelFiles:

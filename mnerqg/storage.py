@@ -268,30 +268,20 @@ def _objects(
             yield _Object(entry["Key"], entry["Size"], entry.get("ETag", ""), str(entry.get("LastModified")))
 
 
-def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
-    """The contents of a file. Raises StorageError where it is missing or larger than `max_bytes`."""
+def read_bytes(uri: str) -> bytes:
+    """The contents of a file. Raises StorageError where it is missing."""
     place = locate(uri)
-    amount = -1 if max_bytes is None else max_bytes + 1
     with _reported(uri):
-        if isinstance(place, Path):
-            with place.open("rb") as file:
-                data = file.read(amount)
-        else:
-            data = _read_object(place, None if max_bytes is None else amount)
-    if max_bytes is not None and len(data) > max_bytes:
-        raise StorageError(
-            f"{uri} is larger than {max_bytes:,} bytes, which is all that is read of such a file"
-        )
-    return data
+        return place.read_bytes() if isinstance(place, Path) else _read_object(place)
 
 
-def _read_object(place: S3Place, amount: int | None) -> bytes:
-    """An object's first bytes. The client tries again only up to the headers; here, a body that ends early, too."""
+def _read_object(place: S3Place) -> bytes:
+    """An object's bytes. The client tries again only up to the headers; here, a body that ends early, too."""
     attempt = 1
     while True:
         try:
             with s3_client().get_object(Bucket=place.bucket, Key=place.key)["Body"] as body:
-                data: bytes = body.read(amount)
+                data: bytes = body.read()
                 return data
         except (*UNREACHABLE, botocore.exceptions.IncompleteReadError):
             if attempt == _READ_ATTEMPTS:

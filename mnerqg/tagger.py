@@ -30,7 +30,7 @@ class Tagger:
         model: in any mode; it is put into eval mode for each call.
         text_encoder: of the model's encoder and queries.
         config: what the model was trained with.
-        model_id: digest of weights, config and queries.
+        model_id: digest of weights, encoder, config and queries.
         device: where the model runs.
     """
 

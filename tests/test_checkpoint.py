@@ -21,7 +21,7 @@ from mnerqg.data.text import TextEncoder
 from mnerqg.errors import ModelError, StorageError
 from mnerqg.model.build import build_anchors, build_empty
 from mnerqg.model.mnerqg import Output
-from mnerqg.model_files import FORMAT_VERSION, WEIGHTS_FILE, check_model, is_model, publish_model
+from mnerqg.model_files import FORMAT_VERSION, WEIGHTS_FILE, check_model, digest, is_model, publish_model
 from mnerqg.queries import QUERY_STYLES
 
 
@@ -108,7 +108,23 @@ def test_no_directory_at_all(tmp_path: Path) -> None:
         load_model(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "queries.yaml"])
+def sign(directory: Path) -> None:
+    """Makes the files of a model directory, as they are now, those that its manifest names."""
+    manifest = json.loads((directory / "model.json").read_text())
+    (directory / "model.json").write_text(json.dumps(manifest | {"model_id": digest(directory)}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        "config.yaml",
+        "queries.yaml",
+        "encoder/config.json",
+        "encoder/tokenizer.json",
+        "encoder/tokenizer_config.json",
+    ],
+)
 def test_damage_is_found_by_its_digest(directory: Path, name: str) -> None:
     content = bytearray((directory / name).read_bytes())
     content[-1] ^= 1
@@ -119,23 +135,65 @@ def test_damage_is_found_by_its_digest(directory: Path, name: str) -> None:
         check_model(str(directory))
 
 
-@pytest.mark.parametrize("manifest", ["", "{}", "[]", "3", "{", '{"format_version": 1}'])
+@pytest.mark.parametrize("change", ["added", "lost", "renamed"])
+def test_the_encoders_files_are_all_there_and_no_others(directory: Path, change: str) -> None:
+    path = directory / "encoder" / "tokenizer_config.json"
+    if change == "added":
+        (directory / "encoder" / "special_tokens_map.json").write_text("{}")
+    elif change == "lost":
+        path.unlink()
+    else:
+        path.rename(path.with_name("other.json"))
+    with pytest.raises(ModelError, match="is damaged: its files have the digest"):
+        check_model(str(directory))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", "{}", "no tokenizer at"),
+        ("tokenizer.json", "[]", "no tokenizer at"),
+        ("config.json", "[]", "no tokenizer at"),
+        ("config.json", "{}", "no encoder can be built from"),
+        ("config.json", '{"model_type": "unheard-of"}', "no encoder can be built from"),
+    ],
+)
+def test_an_encoder_that_cannot_be_loaded_is_named(
+    directory: Path, name: str, content: str, message: str
+) -> None:
+    (directory / "encoder" / name).write_text(content)
+    sign(directory)
+    with pytest.raises(ModelError, match=f"^{message} {directory}/encoder: ") as caught:
+        load_model(str(directory))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "{}", '{"model_type": "unheard-of"}'])
+def test_a_network_of_a_damaged_encoder_config(tiny_model: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    config = check_model(str(tiny_model)).config.model
+    with pytest.raises(
+        ModelError, match=f"^no encoder can be built from {tmp_path}: .*; copy the model directory again"
+    ):
+        build_empty(config, tmp_path, 4)
+
+
+@pytest.mark.parametrize("manifest", ["", "{}", "[]", "3", "{", '{"format_version": 2}'])
 def test_a_damaged_manifest(directory: Path, manifest: str) -> None:
     (directory / "model.json").write_text(manifest)
     with pytest.raises(ModelError, match=r"model\.json is damaged; copy the model directory again"):
         check_model(str(directory))
 
 
-def test_another_format_version(directory: Path) -> None:
+@pytest.mark.parametrize("version", [1, FORMAT_VERSION + 1])
+def test_another_format_version(directory: Path, version: int) -> None:
     manifest = json.loads((directory / "model.json").read_text())
-    (directory / "model.json").write_text(json.dumps(manifest | {"format_version": FORMAT_VERSION + 1}))
-    with pytest.raises(
-        ModelError, match=f"has format version {FORMAT_VERSION + 1}; this release reads version"
-    ):
+    (directory / "model.json").write_text(json.dumps(manifest | {"format_version": version}))
+    with pytest.raises(ModelError, match=f"has format version {version}; this release reads version 2"):
         load_model(str(directory))
 
 
-def test_the_model_id_follows_weights_config_and_queries(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_model_id_follows_weights_config_queries_and_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
     loaded = load_model(str(tiny_model))
     other_queries = TextEncoder(
         tokenizer=loaded.text_encoder._tokenizer, queries=QUERY_STYLES["template"], max_length=64
@@ -149,7 +207,9 @@ def test_the_model_id_follows_weights_config_and_queries(tiny_model: Path, tmp_p
     with torch.no_grad():
         loaded.model.start.project.bias += 1e-3
     ids.append(save(tmp_path / "weights", loaded))
-    assert len(set(ids)) == 4
+    loaded.text_encoder._tokenizer.add_tokens("Zürich")
+    ids.append(save(tmp_path / "tokenizer", loaded))
+    assert len(set(ids)) == 5
     assert save(tmp_path / "metrics", loaded, metrics={"f1": 1.0}) == ids[-1]
 
 

@@ -83,9 +83,7 @@ def test_unknown_key_two_sections_deep() -> None:
         ("loss: {box_weight: -1}", "loss.box_weight", "-1"),
         ("decode: {span_threshold: 1.5}", "decode.span_threshold", "1.5"),
         ("augment: {flip: maybe}", "augment.flip", "maybe"),
-        ("train: {workers: none}", "train.workers", "none"),
-        ("train: {workers: 0}", "train.workers", "0"),
-        ("train: {workers: [1, 2, 3]}", "train.workers", "[1, 2, 3]"),
+        ("train: {max_failures: -5}", "train.max_failures", "-5"),
         ("train: {lr: .nan}", "train.lr", "nan"),
         ("train: {lr: .inf}", "train.lr", "inf"),
         ("train: {lr: fast\n slow}", "train.lr", "fast"),
@@ -110,10 +108,111 @@ def test_a_bad_value_is_named_with_its_key(text: str, key: str, value: str) -> N
             "train.workers is (4, 2); the first of (min, max) must not be the larger",
         ),
         ("actors: [4, 2]", TagConfig, "actors is (4, 2); the first of (min, max) must not be the larger"),
+        (
+            "loss: {balance_min: 5, balance_max: 1}",
+            Config,
+            "loss.balance_min is 5.0; it must not exceed balance_max (1.0)",
+        ),
     ],
 )
 def test_constraints_between_values(text: str, section: Any, message: str) -> None:
     assert refusal(text, section=section) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "message"),
+    [
+        ("train: {epochs: true}", Config, "train.epochs is True: input should be a valid integer"),
+        ("train: {lr: true}", Config, "train.lr is True: input should be a valid number"),
+        ("train: {lr: '1e-4'}", Config, "train.lr is '1e-4': input should be a valid number"),
+        ('model: {width: "256"}', Config, "model.width is '256': input should be a valid integer"),
+        ("model: {width: 256.0}", Config, "model.width is 256.0: input should be a valid integer"),
+        ("model: {grounding: 1}", Config, "model.grounding is 1: input should be a valid boolean"),
+        ("model: {grounding: 'no'}", Config, "model.grounding is 'no': input should be a valid boolean"),
+        (
+            "model: {match_hidden: true}",
+            Config,
+            "model.match_hidden is True: input should be a valid integer",
+        ),
+        (
+            "model: {anchors: [[1, true]]}",
+            Config,
+            "model.anchors.0.1 is True: input should be a valid number",
+        ),
+        ("queries: 1e5", Config, "queries is 100000.0: input should be a valid string"),
+        ("max_failed: false", TagConfig, "max_failed is False: input should be a valid number"),
+        (
+            "columns: {pass_through: [1]}",
+            TagConfig,
+            "columns.pass_through.0 is 1: input should be a valid string",
+        ),
+    ],
+)
+def test_types_are_as_written(text: str, section: Any, message: str) -> None:
+    assert refusal(text, section=section) == message
+
+
+@pytest.mark.parametrize(
+    "value", ["0", "-1", "true", "1.5", "'2'", "none", "[]", "[1, 2, 3]", "[1, 0]", "[1, true]"]
+)
+@pytest.mark.parametrize(("section", "key"), [(Config, "train.workers"), (TagConfig, "actors")])
+def test_a_wrong_range_is_one_error_under_its_own_key(section: Any, key: str, value: str) -> None:
+    allowed = "it must be a whole number above 0, or two of them as [min, max]"
+    text = f"train: {{workers: {value}}}" if key == "train.workers" else f"actors: {value}"
+    expected = f"{key} is {yaml.safe_load(value)!r}: {allowed}"
+    assert refusal(text, section=section) == expected
+    assert refusal("", f"--{key}", value, section=section) == expected
+
+
+@pytest.mark.parametrize("written", ["1e-4", "1.0e-4", "1E-4", "+1.e-4", ".1e-3", "0.0001"])
+def test_numbers_with_an_exponent(written: str) -> None:
+    assert load_config(Config, f"train: {{lr: {written}}}").train.lr == 1e-4
+    assert load_config(Config, "", ["--train.lr", written]).train.lr == 1e-4
+
+
+def test_whole_numbers_and_lists_are_taken_for_floats_and_tuples() -> None:
+    anchors = [[n, n] for n in range(1, 10)]
+    config = load_config(Config, f"train: {{lr: 1, workers: [1, 4]}}\nmodel: {{anchors: {anchors}}}")
+    assert (config.train.lr, config.train.workers) == (1.0, (1, 4))
+    assert config.model.anchors == tuple((n, n) for n in range(1, 10))
+    tagging = load_config(TagConfig, "columns: {pass_through: [a, b]}\nactors: [1, 4]")
+    assert (tagging.columns.pass_through, tagging.actors) == (("a", "b"), (1, 4))
+    assert load_config(Config, "train: {max_failures: -1}").train.max_failures == -1
+    assert load_config(Config, "loss: {balance_min: 1, balance_max: 1}").loss.balance_min == 1.0
+
+
+@pytest.mark.parametrize("name", ["1e5", "1e-4", ".5E3", "7", "true", "null"])
+def test_names_that_look_like_something_else_are_dumped_as_names(name: str) -> None:
+    config = Config(queries=name)
+    assert load_config(Config, dump_config(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("train: {lr: 1}\ntrain: {epochs: 2}", 2, "train"),
+        ("train:\n  lr: 1\n  epochs: 2\n\n  'lr': 1\n", 5, "lr"),
+        ("queries: a\nmodel: {width: 8, width: 8}", 2, "width"),
+        ('"a\\nb": 1\n"a\\nb": 2', 2, "a\nb"),
+    ],
+)
+def test_a_key_written_twice(text: str, line: int, key: str) -> None:
+    message = f"line {line}: {key!r} is written a second time; write it once, with all that belongs to it"
+    assert refusal(text) == message
+
+
+def test_a_key_written_twice_in_an_override_or_a_later_file(tmp_path: Path) -> None:
+    part = "line 1: 'lr' is written a second time; "
+    assert refusal("", "--train", "{lr: 1, lr: 2}").startswith(f"--train: {part}")
+    paths = layered(tmp_path, "train: {lr: 1}", "train: {lr: 1, lr: 2}")
+    with pytest.raises(ConfigError) as caught:
+        load_files(Config, paths)
+    assert str(caught.value).startswith(f"{paths[1]}: {part}")
+
+
+def test_a_merged_mapping_may_be_overridden() -> None:
+    model = load_config(Config, "model: {<<: {width: 64, heads: 4}, heads: 2}").model
+    assert (model.width, model.heads) == (64, 2)
 
 
 def test_a_missing_value_is_named() -> None:
@@ -304,6 +403,23 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("[1]")
     with pytest.raises(ConfigError, match=r"other\.yaml holds a list; it must be a mapping of sections"):
         load_files(Config, [good, tmp_path / "other.yaml"])
+
+
+def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("queries: é\n".encode("latin-1"))
+    with pytest.raises(ConfigError) as caught:
+        load_file(Config, path)
+    assert str(caught.value).startswith(f"{path} is not UTF-8 text: ")
+    assert str(caught.value).endswith("; save it as UTF-8")
+
+
+def test_the_paper_recipe_is_the_papers_mode() -> None:
+    (path,) = (path for path in RECIPES if path.name == "paper.yaml")
+    config = load_file(Config, path)
+    assert (config.decode.overlap, config.train.fit_span_thresholds) == ("across_types", False)
+    assert (config.decode.span_threshold, config.decode.match_threshold) == (0.5, 0.5)
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["frozen_backbone_statistics"] is True
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mnerqg.config import DecodeConfig
+from mnerqg.errors import ModelError
 from mnerqg.metrics import Counts
 from mnerqg.posts import PreparedPost, prepare_post
 from mnerqg.schema import Box, Post, Span, TaggedPost
@@ -24,6 +26,12 @@ def tagger(tiny_model: Path) -> Tagger:
         config=loaded.config.model_copy(update={"decode": decode}),
         model_id=loaded.model_id,
     )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_no_reason_to_take_the_cpu(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match=r"torch sees no GPU; .* or ask for no GPU"):
+        Tagger.load(tiny_model, device="cuda")
 
 
 def photo() -> bytes:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -18,6 +20,7 @@ SPLITS = ("train", "valid", "test")
 
 ROWS_PER_FILE = 1000
 ROWS_PER_GROUP = 100
+_FOOTERS_IN_FLIGHT = 16
 
 LABELS_FILE = "labels.json"
 """What says that a dataset has weak boxes, and whose they are."""
@@ -37,37 +40,62 @@ def post_from_row(row: Mapping[str, Any]) -> Post:
 
 
 def split_files(data: str, split: str) -> list[storage.FileEntry]:
-    """The Parquet files of a split, sorted.
+    """The Parquet files of a split, sorted. Of every one the footer is read.
 
     Raises:
-        DataError: there are none, or they do not have the columns of training Parquet.
+        DataError: there are none, or one of them is not readable or does not have the columns of training Parquet.
     """
+    return [entry for entry, _ in _counted_files(data, split)]
+
+
+def count_posts(data: str, split: str) -> int:
+    """Posts of a split, from the Parquet footers. Raises DataError, as `split_files`."""
+    return sum(rows for _, rows in _counted_files(data, split))
+
+
+def _counted_files(data: str, split: str) -> list[tuple[storage.FileEntry, int]]:
+    """The files of a split, each found to be training Parquet, and their rows."""
+    files = _listed_files(data, split)
+    with ThreadPoolExecutor(_FOOTERS_IN_FLIGHT) as pool:
+        return list(zip(files, pool.map(_count_rows, files), strict=True))
+
+
+def _listed_files(data: str, split: str) -> list[storage.FileEntry]:
     uri = storage.join(data, split)
     files = storage.list_files(uri, ".parquet") if storage.exists(uri) else []
     if not files:
         raise DataError(f"{uri} holds no Parquet files; write them with: jobs/prepare.py … --output {data}")
-    filesystem, path = storage.filesystem(files[0].uri)
-    try:
-        found = pq.read_schema(path, filesystem=filesystem)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{files[0].uri} is not Parquet ({error}); prepare the dataset again") from None
-    for field in TRAINING_SCHEMA:
-        if field.name not in found.names or found.field(field.name).type != field.type:
-            there = found.field(field.name).type if field.name in found.names else "missing"
-            raise DataError(
-                f"{files[0].uri}: column {field.name} is {there}, not {field.type}; prepare the dataset again"
-            )
     return files
 
 
-def count_posts(data: str, split: str) -> int:
-    """Posts of a split, from the Parquet footers."""
-    return sum(_count_rows(entry.uri) for entry in split_files(data, split))
+def _count_rows(entry: storage.FileEntry) -> int:
+    with _opened(entry.uri) as file:
+        return int(file.metadata.num_rows)
 
 
-def _count_rows(uri: str) -> int:
+@contextmanager
+def _opened(uri: str) -> Iterator[pq.ParquetFile]:
+    """A file of training Parquet, of which the footer has been read and checked. Raises DataError."""
     filesystem, path = storage.filesystem(uri)
-    return int(pq.read_metadata(path, filesystem=filesystem).num_rows)
+    try:
+        file = pq.ParquetFile(path, filesystem=filesystem)
+        schema = file.schema_arrow
+    except (pa.ArrowException, OSError) as error:  # a damaged footer is either, as the damage will have it
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{uri} is not readable as Parquet ({reason}); prepare the dataset again") from None
+    with file:
+        _check_columns(uri, schema)
+        yield file
+
+
+def _check_columns(uri: str, schema: pa.Schema) -> None:
+    for wanted in TRAINING_SCHEMA:
+        there = [field.type for field in schema if field.name == wanted.name]
+        if there != [wanted.type]:
+            kinds = " and ".join(map(str, there)) or "missing"
+            raise DataError(
+                f"{uri}: column {wanted.name} is {kinds}, not {wanted.type}; prepare the dataset again"
+            )
 
 
 def read_posts(
@@ -76,18 +104,20 @@ def read_posts(
     """The posts of a split (of its first `limit`), or every `shares`-th of them from `share` on.
 
     The shares are disjoint and together complete, so that workers score every post exactly once. Without `pictures`
-    `image` is None, and not read.
+    `image` is None, and not read. A file is checked when its turn comes, so that its footer is read only once.
+
+    Raises:
+        DataError: as `split_files`.
     """
-    files = split_files(data, split)
+    files = _listed_files(data, split)
     posts = islice((post for entry in files for post in read_file(entry.uri, pictures=pictures)), limit)
     return islice(posts, share, None, shares)
 
 
 def read_file(uri: str, *, pictures: bool = True) -> Iterator[Post]:
     """The posts of one file of a split, in their order, as `read_posts`."""
-    filesystem, path = storage.filesystem(uri)
     columns = [name for name in TRAINING_SCHEMA.names if pictures or name != "image"]
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
+    with _opened(uri) as file:
         for batch in file.iter_batches(batch_size=64, columns=columns):
             for row in batch.to_pylist():
                 yield post_from_row({"image": None, **row})

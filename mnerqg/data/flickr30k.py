@@ -27,14 +27,14 @@ from typing import Literal, NoReturn, get_args
 
 from mnerqg.data import importing
 from mnerqg.data.dataset import ROWS_PER_FILE
-from mnerqg.data.importing import DatasetSummary
-from mnerqg.data.voc import Corners, VocFile, VocObject, clip, enclosing, read_voc
+from mnerqg.data.importing import DatasetSummary, Refusals
+from mnerqg.data.voc import Corners, VocFile, VocObject, clip, enclosing, fault, read_voc
 from mnerqg.errors import DataError
 from mnerqg.schema import Box, Phrase, Post
 
 SPLIT_FILES = {"train": "train.txt", "valid": "val.txt", "test": "test.txt"}
 
-Outcome = Literal["boxed", "not_visual", "scene", "no_box", "box_outside", "unknown"]
+Outcome = Literal["boxed", "not_visual", "scene", "no_box", "box_dropped", "unknown"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 _ENTITY_ID = re.compile(r"[0-9]+")
@@ -46,7 +46,7 @@ class SplitSummary(importing.SplitFigures):
     """What the import of one split met; filled while its posts are read.
 
     `mentions` are the marked phrases of the captions by what became of them: those `boxed` become `phrases`,
-    where the same words for the same entity are one; `box_outside` had only boxes that were dropped. Boxes are
+    where the same words for the same entity are one; `box_dropped` had only boxes that were dropped. Boxes are
     the `bndbox` objects of the XML files, those of several entities once.
     """
 
@@ -56,9 +56,10 @@ class SplitSummary(importing.SplitFigures):
     phrases: int = 0
     boxes: int = 0
     boxes_clipped: int = 0
-    boxes_dropped: int = 0  # outside the picture or empty
+    boxes_dropped: int = 0  # inverted or empty as annotated, or outside the picture
     entities_merged: int = 0  # entities of several boxes, whose box is the enclosing one
     boxes_merged: int = 0  # the boxes of those entities
+    dropped_boxes: list[str] = field(default_factory=list)  # "file:line: what is wrong"
     unknown_entities: list[str] = field(default_factory=list)  # "file: entity id 'words'"
 
 
@@ -84,14 +85,20 @@ class Caption:
 
 
 @dataclass(frozen=True, slots=True)
-class Annotation:
-    """What the XML of a picture says: its size as `VocFile` has it, and its boxes with the entities they show.
+class EntityBox:
+    """A box in pixels, as annotated (it may lie outside the picture), the entities it shows and its "file:line"."""
 
-    Boxes are in pixels, as annotated: they may lie outside the picture.
-    """
+    entity_ids: tuple[str, ...]
+    xyxy_px: Corners
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What the XML of a picture says: its size as `VocFile` has it, its boxes, and the entities without one."""
 
     size: tuple[int, int] | None
-    boxes: tuple[tuple[tuple[str, ...], Corners], ...]
+    boxes: tuple[EntityBox, ...]
     scene: frozenset[str]
     no_box: frozenset[str]
 
@@ -110,10 +117,15 @@ def read_captions(path: Path) -> list[Caption]:
     """The captions of a picture.
 
     Raises:
-        DataError: naming file and line, for a file without captions and for what `parse_caption` refuses.
+        DataError: for a file without captions and, naming file and line, for each that `parse_caption` refuses.
     """
-    lines = enumerate(importing.read_lines(path), start=1)
-    captions = [parse_caption(path, number, line) for number, line in lines if line.strip()]
+    refusals = Refusals()
+    captions = []
+    for number, line in enumerate(importing.read_lines(path), start=1):
+        if line.strip():
+            with refusals.collected():
+                captions.append(parse_caption(path, number, line))
+    refusals.tell()
     if not captions:
         raise DataError(f"{path}: holds no caption; write one a line, or take the picture out of its split")
     return captions
@@ -171,40 +183,50 @@ def read_annotation(path: Path) -> Annotation:
     """The XML of a picture.
 
     Raises:
-        DataError: what `read_voc` raises; naming the object, for one without the id of an entity, and for one
-            that has no box and does not say why.
+        DataError: what `read_voc` raises; naming file and line, for each object without the id of an entity,
+            and for each that has no box and does not say why.
     """
     voc = read_voc(path)
+    refusals = Refusals()
     scene: set[str] = set()
     no_box: set[str] = set()
     boxes = []
     for item in voc.objects:
-        entity_ids = _entity_ids(voc, item)
-        if item.xyxy_px is not None:
-            boxes.append((entity_ids, item.xyxy_px))
-        elif _flag(voc, item, "scene"):
-            scene.update(entity_ids)
-        elif _flag(voc, item, "nobndbox") or _flag(voc, item, "nobox"):
-            no_box.update(entity_ids)
-        else:
-            raise DataError(
-                f"{path}: object {item.number} ({', '.join(entity_ids)}) has no bndbox; "
-                "write one, or <scene>1</scene>, or <nobndbox>1</nobndbox>"
-            )
+        with refusals.collected():
+            entity_ids = _entity_ids(voc, item)
+            if item.xyxy_px is not None:
+                boxes.append(EntityBox(entity_ids, item.xyxy_px, voc.place(item)))
+            else:
+                (scene if _is_scene(voc, item) else no_box).update(entity_ids)
+    refusals.tell()
     return Annotation(voc.size, tuple(boxes), frozenset(scene), frozenset(no_box))
+
+
+def _is_scene(voc: VocFile, item: VocObject) -> bool:
+    """Whether an object without a box is the whole scene; else no box was drawn. One of the two has to be said."""
+    if _flag(voc, item, "scene"):
+        return True
+    if _flag(voc, item, "nobndbox") or _flag(voc, item, "nobox"):
+        return False
+    raise DataError(
+        f"{voc.path}:{item.line}: object {item.number} ({', '.join(item.names)}) has no bndbox; "
+        "write one, or <scene>1</scene>, or <nobndbox>1</nobndbox>"
+    )
 
 
 def _entity_ids(voc: VocFile, item: VocObject) -> tuple[str, ...]:
     for name in item.names or ("",):
         if not _ENTITY_ID.fullmatch(name):
-            raise DataError(f"{voc.path}: object {item.number} has the name {name!r}; write an entity's id")
+            raise DataError(
+                f"{voc.path}:{item.line}: object {item.number} has the name {name!r}; write an entity's id"
+            )
     return tuple(dict.fromkeys(item.names))
 
 
 def _flag(voc: VocFile, item: VocObject, tag: str) -> bool:
     value = item.properties.get(tag, "0")
     if value not in ("0", "1"):
-        raise DataError(f"{voc.path}: object {item.number} has {tag} {value!r}; write 0 or 1")
+        raise DataError(f"{voc.path}:{item.line}: object {item.number} has {tag} {value!r}; write 0 or 1")
     return value == "1"
 
 
@@ -216,14 +238,15 @@ def entity_boxes(
     Of an entity with several boxes it is the one that encloses them.
     """
     boxes: dict[str, list[Corners]] = defaultdict(list)
-    for entity_ids, xyxy_px in annotation.boxes:
+    for box in annotation.boxes:
         summary.boxes += 1
-        clipped = clip(xyxy_px, size)
+        clipped = clip(box.xyxy_px, size)
         if clipped is None:
             summary.boxes_dropped += 1
+            summary.dropped_boxes.append(f"{box.place}: {fault(box.xyxy_px, size)}")
             continue
-        summary.boxes_clipped += clipped != xyxy_px
-        for entity_id in entity_ids:
+        summary.boxes_clipped += clipped != box.xyxy_px
+        for entity_id in box.entity_ids:
             boxes[entity_id].append(clipped)
     several = [len(found) for found in boxes.values() if len(found) > 1]
     summary.entities_merged += len(several)
@@ -239,8 +262,8 @@ def _outcome(mention: Mention, boxes: Mapping[str, Corners], annotation: Annotat
         return "not_visual"
     if mention.entity_id in boxes:
         return "boxed"
-    if any(mention.entity_id in entity_ids for entity_ids, _ in annotation.boxes):
-        return "box_outside"
+    if any(mention.entity_id in box.entity_ids for box in annotation.boxes):
+        return "box_dropped"
     if mention.entity_id in annotation.scene:
         return "scene"
     return "no_box" if mention.entity_id in annotation.no_box else "unknown"
@@ -284,22 +307,29 @@ def read_ids(path: Path, seen: dict[str, str]) -> list[tuple[int, str]]:
     """The ids of a split's file with their lines; `seen` is where ids stood before, and is added to.
 
     Raises:
-        DataError: naming file and line, for what is no id and for an id that stood before; for an empty file.
+        DataError: naming file and line, for each that is no id or stood before; for an empty file.
     """
+    refusals = Refusals()
     ids = []
     for number, line in enumerate(importing.read_lines(path), start=1):
         image_id = line.strip()
-        if not image_id:
-            continue
-        if not importing.is_picture_id(image_id):
-            _refuse(path, number, line, "is no picture's id; use letters, digits, '_', '-' and '.'")
-        if image_id in seen:
-            _refuse(path, number, image_id, f"stands in {seen[image_id]} already; remove one of the two")
-        seen[image_id] = f"{path.name}:{number}"
-        ids.append((number, image_id))
+        if image_id:
+            with refusals.collected():
+                _check_id(path, number, line, seen)
+                seen[image_id] = f"{path.name}:{number}"
+                ids.append((number, image_id))
+    refusals.tell()
     if not ids:
         raise DataError(f"{path}: holds no id of a picture; write one a line")
     return ids
+
+
+def _check_id(path: Path, number: int, line: str, seen: Mapping[str, str]) -> None:
+    image_id = line.strip()
+    if not importing.is_picture_id(image_id):
+        _refuse(path, number, line, "is no picture's id; use letters, digits, '_', '-' and '.'")
+    if image_id in seen:
+        _refuse(path, number, image_id, f"stands in {seen[image_id]} already; remove one of the two")
 
 
 def _read_one(root: Path, listed: Path, number: int, image_id: str) -> _Picture:
@@ -309,7 +339,13 @@ def _read_one(root: Path, listed: Path, number: int, image_id: str) -> _Picture:
         if not path.is_file():
             missing = path.relative_to(root)
             _refuse(listed, number, image_id, f"has no {missing}; put the file there or remove the id")
-    return _Picture(image_id, read_captions(sentences), read_annotation(annotation))
+    refusals = Refusals()
+    with refusals.collected():
+        captions = read_captions(sentences)
+    with refusals.collected():
+        boxes = read_annotation(annotation)
+    refusals.tell()
+    return _Picture(image_id, captions, boxes)
 
 
 def read_split(
@@ -322,14 +358,19 @@ def read_split(
     phrase. `summary` is complete when the posts are. `seen` is shared by the splits that have to be disjoint.
 
     Raises:
-        DataError: what `read_ids`, `read_captions` and `read_annotation` raise, an id has no captions or no
-            XML, or there is no directory of pictures.
+        DataError: what `read_ids` raises, or there is no directory of pictures; else all that `read_captions`
+            and `read_annotation` raise, and each id that has no captions or no XML.
     """
     summary = SplitSummary() if summary is None else summary
     listed = root / SPLIT_FILES[split]
     ids = read_ids(listed, {} if seen is None else seen)
     paths = importing.index_pictures(root, "*images*")
-    pictures = [_read_one(root, listed, number, image_id) for number, image_id in ids]
+    refusals = Refusals()
+    pictures = []
+    for number, image_id in ids:
+        with refusals.collected():
+            pictures.append(_read_one(root, listed, number, image_id))
+    refusals.tell()
     return (_post(picture, paths, summary) for picture in pictures)
 
 
@@ -366,13 +407,19 @@ def import_dataset(
     All text and XML is checked before anything is written; no picture may stand in two of the splits.
 
     Raises:
-        DataError: the release is not as it should be, or `output` holds something that may not be replaced.
+        DataError: the release is not as it should be (the first fault is told, and where others are), or
+            `output` holds something that may not be replaced.
         StorageError: `output` cannot be written.
     """
     chosen, absent = importing.choose_splits(root, SPLIT_FILES, splits)
     importing.check_output(output, overwrite)
     summary = DatasetSummary("flickr30k", {split: SplitSummary() for split in chosen}, absent)
     seen: dict[str, str] = {}
-    streams = {split: read_split(root, split, summary.splits[split], seen) for split in chosen}
+    refusals = Refusals()
+    streams = {}
+    for split in chosen:
+        with refusals.collected():
+            streams[split] = read_split(root, split, summary.splits[split], seen)
+    refusals.tell()
     importing.write_dataset(streams, summary, output, rows_per_file)
     return summary

@@ -1,4 +1,4 @@
-"""What the importers of public datasets share: text lines, splits, pictures, and writing, all or nothing.
+"""What the importers of public datasets share: refusals, text lines, splits, pictures, writing, all or nothing.
 
 What comes out is `OUTPUT/<split>/part-00000.parquet`, … with `schema.TRAINING_SCHEMA`, and
 `OUTPUT/summary.json`, which tells what was met in the release and left out of the dataset.
@@ -6,8 +6,8 @@ What comes out is `OUTPUT/<split>/part-00000.parquet`, … with `schema.TRAINING
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -28,6 +28,8 @@ _UNFINISHED = "_unfinished"
 
 _PICTURE_ID = re.compile(r"\w[\w.-]*")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+_PLACES = 9  # named after the first complaint, which is told in full
 
 
 @dataclass
@@ -65,6 +67,47 @@ class DatasetSummary(Generic[Figures]):
             "absent_splits": self.absent_splits,
             "splits": {split: figures.to_dict() for split, figures in self.splits.items()},
         }
+
+
+# ---- refusals -------------------------------------------------------------------------------------------
+
+
+class ReleaseError(DataError):
+    """Complaints about a release, of which each begins with its place: the first in full, the places of others."""
+
+    def __init__(self, complaints: Sequence[str]) -> None:
+        first, *others = complaints
+        self.complaints = complaints
+        # The name of the file and the line; the first complaint shows the directory.
+        places = [Path(other.partition(": ")[0]).name for other in others[:_PLACES]]
+        places += ["…"] if len(others) > _PLACES else []
+        super().__init__(f"{first} (and {len(others)} more: {', '.join(places)})" if others else first)
+
+
+class Refusals:
+    """Collects what is wrong with a release, so that it is told at once and not one fault an import."""
+
+    def __init__(self) -> None:
+        self._complaints: dict[str, None] = {}  # in order; what several splits complain of is told once
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Collects the DataError that the block raises, and goes on after the block."""
+        try:
+            yield
+        except ReleaseError as error:
+            self._complaints |= dict.fromkeys(error.complaints)
+        except DataError as error:
+            self._complaints[str(error)] = None
+
+    def tell(self) -> None:
+        """Nothing where nothing was collected.
+
+        Raises:
+            ReleaseError: what was collected.
+        """
+        if self._complaints:
+            raise ReleaseError(tuple(self._complaints))
 
 
 # ---- reading --------------------------------------------------------------------------------------------

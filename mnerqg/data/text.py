@@ -166,10 +166,13 @@ def load_tokenizer(name: str) -> Any:
     """
     try:
         return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"no tokenizer at {name}: {first_line(error)}") from None
+    except Exception as error:  # a damaged tokenizer.json is a KeyError, a TypeError or a bare Exception
+        raise ModelError(
+            f"no tokenizer at {name}: {first_line(error)}; give the name or the undamaged folder of an encoder"
+        ) from None
 
 
 def first_line(error: Exception) -> str:
-    """What a library's long message says at its beginning."""
-    return str(error).strip().splitlines()[0]
+    """The kind of a library's error and what its long message says at its beginning."""
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    return f"{type(error).__name__}: {lines[0]}"

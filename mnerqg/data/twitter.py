@@ -17,11 +17,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mnerqg.data import importing
 from mnerqg.data.dataset import ROWS_PER_FILE
 from mnerqg.data.importing import DatasetSummary
-from mnerqg.data.voc import Corners, VocFile, clip, read_voc
+from mnerqg.data.voc import Corners, VocFile, clip, fault, read_voc
 from mnerqg.errors import DataError
 from mnerqg.schema import Box, Post, Span
 
@@ -36,9 +37,9 @@ _TAGS |= {"B-MISC": ("B", "OTHER"), "I-MISC": ("I", "OTHER")}
 class SplitSummary(importing.SplitFigures):
     """What the import of one split met; filled while its posts are read.
 
-    Objects are the boxes of the XML files: each is joined (kept), dropped (outside its picture or empty) or
-    unmatched (its name is no entity of its post). `boxes_ambiguous` and `boxes_clipped` are among the joined
-    and dropped ones.
+    Objects are the boxes of the XML files: each is joined (kept), dropped (inverted or empty as annotated, or
+    outside its picture) or unmatched (its name is no entity of its post). `boxes_ambiguous` and `boxes_clipped`
+    are among the joined and dropped ones.
     """
 
     entities: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TYPES, 0))
@@ -53,7 +54,26 @@ class SplitSummary(importing.SplitFigures):
     boxes_clipped: int = 0
     boxes_dropped: int = 0
     objects_without_box: int = 0
-    unmatched_names: list[str] = field(default_factory=list)  # "file: name"
+    unmatched_names: list[str] = field(default_factory=list)  # "file:line: name"
+    dropped_boxes: list[str] = field(default_factory=list)  # "file:line: what is wrong", each box once
+
+
+@dataclass
+class ReleaseSummary(DatasetSummary[SplitSummary]):
+    """The summary of an import, with the XML files of no post of the splits, which nothing else reads.
+
+    Their number is None where a split of the release was left out: they may be its posts'.
+    """
+
+    xml_without_post: int | None = None
+    xml_without_post_names: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `summary.json`."""
+        return super().to_dict() | {
+            "xml_without_post": self.xml_without_post,
+            "xml_without_post_names": self.xml_without_post_names,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +219,12 @@ def _types_by_key(post: TextPost) -> dict[str, list[str]]:
     return types
 
 
-def _named_boxes(voc: VocFile) -> Iterator[tuple[str, Corners]]:
-    """The boxes of a file, once for each name they bear."""
+def _named_boxes(voc: VocFile) -> Iterator[tuple[str, str, Corners]]:
+    """The boxes of a file with their "file:line", once for each name they bear, which comes first."""
     for item in voc.objects:
         if item.xyxy_px is not None:
             for name in item.names or ("",):
-                yield name, item.xyxy_px
+                yield name, voc.place(item), item.xyxy_px
 
 
 def _join(
@@ -215,17 +235,20 @@ def _join(
     `known` are the keys that need no report here: the entities of other posts that show the same picture.
     """
     types_by_key = _types_by_key(post)
-    for name, xyxy_px in _named_boxes(voc):
+    for name, place, xyxy_px in _named_boxes(voc):
         key = match_key(name)
         if key not in types_by_key:
             if key not in known:
                 summary.boxes_unmatched += 1
-                summary.unmatched_names.append(f"{voc.path.name}: {name}")
+                summary.unmatched_names.append(f"{place}: {name}")
             continue
         summary.boxes_ambiguous += len(types_by_key[key]) > 1
         clipped = clip(xyxy_px, size)
         if clipped is None:
             summary.boxes_dropped += 1
+            dropped = f"{place}: {fault(xyxy_px, size)}"
+            if dropped not in summary.dropped_boxes:  # several names, or posts that share the picture
+                summary.dropped_boxes.append(dropped)
             continue
         summary.boxes_clipped += clipped != xyxy_px
         summary.boxes_joined += 1
@@ -237,12 +260,15 @@ def _join(
 # ---- pictures and posts ---------------------------------------------------------------------------------
 
 
-def read_split(root: Path, split: str, summary: SplitSummary | None = None) -> Iterator[Post]:
+def read_split(
+    root: Path, split: str, summary: SplitSummary | None = None, seen: set[str] | None = None
+) -> Iterator[Post]:
     """The posts of a split. Its text and XML are read and checked at once, its pictures one by one after.
 
     A missing or unreadable picture leaves `image` None and keeps the post. `boxes_annotated` is whether the
     picture has an XML. Boxes are in pixels of the upright picture, clipped to it; where there is no picture,
-    to the size the XML states. `summary` is complete when the posts are.
+    to the size the XML states. `summary` is complete when the posts are. The ids of the split's pictures are
+    added to `seen`.
 
     Raises:
         DataError: what `parse_conll` and `read_voc` raise, or there is no directory of pictures.
@@ -251,6 +277,8 @@ def read_split(root: Path, split: str, summary: SplitSummary | None = None) -> I
     posts = parse_conll(root / SPLIT_FILES[split], summary)
     pictures = importing.index_pictures(root, "*_images")
     paths = {post.image_id: root / "xml" / f"{post.image_id}.xml" for post in posts}
+    if seen is not None:
+        seen.update(paths)
     vocs = {image_id: read_voc(path) for image_id, path in paths.items() if path.is_file()}
     return _stream(posts, pictures, vocs, summary)
 
@@ -272,7 +300,7 @@ def _stream(
             summary.size_mismatch += first and voc.size is not None and voc.size != size
             if first:
                 summary.objects_without_box += sum(item.xyxy_px is None for item in voc.objects)
-            known = keys[post.image_id] if first else {match_key(name) for name, _ in _named_boxes(voc)}
+            known = keys[post.image_id] if first else {match_key(name) for name, *_ in _named_boxes(voc)}
             boxes = tuple(_join(post, voc, size, known, summary))
         yield Post(
             post_id=post.post_id,
@@ -284,16 +312,23 @@ def _stream(
         )
 
 
+def _xml_without_post(root: Path, image_ids: set[str]) -> list[str]:
+    """The names of the XML files that belong to none of the pictures; they are not opened."""
+    read = {f"{image_id}.xml" for image_id in image_ids}
+    files = (root / "xml").glob("*")
+    return sorted(path.name for path in files if path.suffix.lower() == ".xml" and path.name not in read)
+
+
 def import_dataset(
     root: Path,
     output: str,
     splits: Sequence[str] | None = None,
     overwrite: bool = False,
     rows_per_file: int = ROWS_PER_FILE,
-) -> DatasetSummary[SplitSummary]:
+) -> ReleaseSummary:
     """Import a release from `root` to `output`, all or nothing, and store the summary beside the splits.
 
-    All text and XML is checked before anything is written.
+    All text and XML of the splits is checked before anything is written.
 
     Raises:
         DataError: the release is not as it should be, or `output` holds something that may not be replaced.
@@ -301,7 +336,11 @@ def import_dataset(
     """
     chosen, absent = importing.choose_splits(root, SPLIT_FILES, splits)
     importing.check_output(output, overwrite)
-    summary = DatasetSummary("twitter", {split: SplitSummary() for split in chosen}, absent)
-    streams = {split: read_split(root, split, summary.splits[split]) for split in chosen}
+    summary = ReleaseSummary("twitter", {split: SplitSummary() for split in chosen}, absent)
+    seen: set[str] = set()
+    streams = {split: read_split(root, split, summary.splits[split], seen) for split in chosen}
+    if len(chosen) + len(absent) == len(SPLIT_FILES):
+        summary.xml_without_post_names = _xml_without_post(root, seen)
+        summary.xml_without_post = len(summary.xml_without_post_names)
     importing.write_dataset(streams, summary, output, rows_per_file)
     return summary

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import ray.data
 
 from mnerqg import storage
-from mnerqg.config import EvaluateConfig, ModelConfig
+from mnerqg.config import ActorsConfig, ModelConfig
 from mnerqg.data.dataset import count_posts, fingerprint, is_labelled, post_from_row
 from mnerqg.distributed.causes import first_cause
 from mnerqg.distributed.splits import read_split
@@ -36,7 +36,7 @@ _GMNER = ("gmner_f1", "gmner_all_f1")
 _ENTITIES = ("precision", "recall", "f1")
 
 
-def evaluate(model: str, data: str, split: str, config: EvaluateConfig) -> tuple[dict[str, Any], pa.Table]:
+def evaluate(model: str, data: str, split: str, config: ActorsConfig) -> tuple[dict[str, Any], pa.Table]:
     """Scores of a model on a split, and what every post adds to them.
 
     Returns:
@@ -118,7 +118,7 @@ def write_per_post(uri: str, per_post: pa.Table) -> None:
 class _Scorer:
     """A model actor: annotated posts in, one row of counts a post out."""
 
-    def __init__(self, model: str, config: EvaluateConfig, queries: tuple[EntityQuery, ...] | None) -> None:
+    def __init__(self, model: str, config: ActorsConfig, queries: tuple[EntityQuery, ...] | None) -> None:
         self._tagger = Tagger.load(model, "cuda" if config.gpus_per_actor else "cpu", queries)
 
     def __call__(self, rows: pa.Table) -> pa.Table:

@@ -12,7 +12,7 @@ then.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import ray.data
 
 from mnerqg import storage
-from mnerqg.config import ActorsConfig
+from mnerqg.config import ActorsConfig, TrainConfig
 from mnerqg.data.dataset import (
     LABELS_FILE,
     SPLITS,
@@ -37,11 +37,13 @@ from mnerqg.data.dataset import (
 from mnerqg.distributed.causes import first_cause
 from mnerqg.errors import ConfigError, RunError
 from mnerqg.metrics import Counts
-from mnerqg.model_files import check_model
+from mnerqg.model_files import asked, check_model
+from mnerqg.queries import EntityQuery, load_queries
 from mnerqg.schema import Box, Post, Region
 from mnerqg.tagger import Tagger
 
 _CLAIM_FILE = "_labelling.json"
+_LEARNED_FROM: float = TrainConfig().min_weak_score
 
 
 def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str, Any]:
@@ -52,11 +54,12 @@ def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str,
         data: URI of a prepared dataset; all its splits are labelled. Weak boxes it has are replaced.
         output: URI of an empty or new folder, or that of an earlier call for the same model and dataset: after a kill
             the files that are missing are labelled.
-        config: settings.
+        config: settings; with `queries` others are asked than the model's own, such as the types of a dataset of a
+            model that has learned phrases.
 
     Raises:
-        ModelError, DataError, StorageError: unusable model or dataset.
-        ConfigError: the model grounds nothing, or `output` holds anything else.
+        ModelError, DataError, StorageError: unusable model or dataset, or queries that the model cannot be asked.
+        ConfigError: the model grounds nothing, or no type that the dataset names, or `output` holds anything else.
         RunError: rows were lost or doubled.
     """
     model, data, output = (_resolved(uri) for uri in (model, data, output))
@@ -65,14 +68,18 @@ def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str,
         raise ConfigError(
             f"{model} has no grounding head; label with a model trained with model.grounding true"
         )
+    queries = None if config.queries is None else load_queries(config.queries)
+    if queries is not None:
+        files = asked(files, queries, model)
+    types = [query.type for query in files.queries]
     splits = [split for split in SPLITS if storage.exists(storage.join(data, split))]
+    _check_types(types, data, splits)
     # The weights and the files, wherever they lie.
     facts = {"model_id": files.model_id, "data": fingerprint(data, *splits)}
     if is_labelled(output):
         return _same(output, LABELS_FILE, facts)
     _claim(output, facts)
-    types = [query.type for query in files.queries]
-    done = {split: _label_split(model, data, output, split, types, config) for split in splits}
+    done = {split: _label_split(model, data, output, split, types, config, queries) for split in splits}
     labels = {**facts, "model": model, "dataset": data, "splits": done}
     _write(output, LABELS_FILE, labels)
     storage.delete_file(storage.join(output, _CLAIM_FILE))
@@ -83,6 +90,21 @@ def _resolved(uri: str) -> str:
     """The same folder has the same name, however it is written: none is written to in the place of another."""
     place = storage.locate(uri)
     return str(place.resolve()) if isinstance(place, Path) else uri
+
+
+def _check_types(types: Sequence[str], data: str, splits: Sequence[str]) -> None:
+    """Raises ConfigError where no type is one that a post names: nothing could ever be learned from such boxes."""
+    named: set[str] = set()
+    for split in splits:
+        for post in read_posts(data, split, pictures=False):
+            named |= {span.type for span in post.entities}
+            if named & set(types):
+                return
+    if named:
+        raise ConfigError(
+            f"the model answers {', '.join(types)}, but the posts of {data} name {', '.join(sorted(named))}; ask it "
+            "for those: --queries with a query style or a YAML of queries"
+        )
 
 
 def _claim(output: str, facts: dict[str, str]) -> None:
@@ -111,7 +133,13 @@ def _write(output: str, name: str, content: dict[str, Any]) -> None:
 
 
 def _label_split(
-    model: str, data: str, output: str, split: str, types: list[str], config: ActorsConfig
+    model: str,
+    data: str,
+    output: str,
+    split: str,
+    types: list[str],
+    config: ActorsConfig,
+    queries: tuple[EntityQuery, ...] | None,
 ) -> dict[str, Any]:
     folder = storage.join(output, split)
     done = {_name(entry) for entry in storage.list_files(folder)} if storage.exists(folder) else set()
@@ -123,7 +151,7 @@ def _label_split(
     if missing:
         labelled = ray.data.from_items(missing, override_num_blocks=len(missing)).map(
             _LabelFile,
-            fn_constructor_args=(model, config),
+            fn_constructor_args=(model, config, queries),
             compute=ray.data.ActorPoolStrategy(size=min(config.actors, len(missing))),
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor,
@@ -151,23 +179,29 @@ def _one_line(split: str) -> Iterator[None]:
 def summarise(posts: Iterator[Post], types: list[str]) -> dict[str, Any]:
     """What labelling gave: posts, weak boxes by type, and how good they are where there are manual boxes.
 
+    `named` are the boxes of types that the text names, `learned` those of them that training learns from as a rule.
     The scores count a query with a manual box as right where the weak box of its type has an IoU of at least 0.5.
     """
     counts, boxes = Counts(types), Counter[str]()
+    named = learned = 0
     for post in posts:
         weak = [box for box in post.boxes if box.source == "weak"]
         boxes.update(box.type for box in weak)
+        of_named = [box for box in weak if box.type in {span.type for span in post.entities}]
+        named += len(of_named)
+        learned += sum(box.score >= _LEARNED_FROM for box in of_named)
         counts.add_post(post, (), [Region(box.type, *box.xyxy_px, box.score) for box in weak], ())
     scores = counts.scores()
     kept = ("accuracy_50", "accuracy_75", "mean_iou", "grounded_queries")
-    return {"posts": counts.posts, "weak_boxes": dict(boxes), **{name: scores[name] for name in kept}}
+    found = {"posts": counts.posts, "weak_boxes": dict(boxes), "named": named, "learned": learned}
+    return found | {name: scores[name] for name in kept}
 
 
 class _LabelFile:
     """A model actor: the places of a file and of its copy with weak boxes in, those out when it is written."""
 
-    def __init__(self, model: str, config: ActorsConfig) -> None:
-        self._tagger = Tagger.load(model, device="cuda" if config.gpus_per_actor else "cpu")
+    def __init__(self, model: str, config: ActorsConfig, queries: tuple[EntityQuery, ...] | None) -> None:
+        self._tagger = Tagger.load(model, "cuda" if config.gpus_per_actor else "cpu", queries)
         self._batch_posts = config.batch_posts
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:

@@ -163,7 +163,8 @@ class _Worker:
                 pace = self._mean_over_workers(pace)  # so that all of them come to the same answers
                 if self._saved(epoch, step, seconds_since=pace * (step - saved)):
                     saved = step
-                ask_at += max(1, round(_SECONDS_BETWEEN_QUESTIONS / max(pace, 1e-3)))
+                # A few steps say little of the pace: no more are made until the next question than have been made.
+                ask_at += max(1, min(step - done, round(_SECONDS_BETWEEN_QUESTIONS / max(pace, 1e-3))))
         means = (totals / max(step - done, 1)).tolist()
         return {**dict(zip(_FIGURES, means, strict=True)), "balance": balance}
 

@@ -20,14 +20,16 @@ import ray.train
 import ray.train.torch
 
 from mnerqg import storage
-from mnerqg.config import Config, dump_config
-from mnerqg.data.dataset import count_posts, fingerprint, is_labelled
+from mnerqg.config import Config, TrainConfig, dump_config
+from mnerqg.data.annotations import choose_annotations
+from mnerqg.data.dataset import count_posts, fingerprint, is_labelled, read_posts
 from mnerqg.data.text import load_text_encoder
 from mnerqg.distributed.causes import first_cause
 from mnerqg.distributed.encoding import EncodePosts
 from mnerqg.distributed.splits import read_split
 from mnerqg.distributed.train_worker import TrainingJob, best_metric, train_worker
 from mnerqg.errors import ConfigError, ModelError, RunError
+from mnerqg.model.build import build_pretrained
 from mnerqg.model_files import check_model, is_model
 from mnerqg.queries import EntityQuery, dump_queries, load_queries
 
@@ -38,7 +40,7 @@ _SHAPE = (
 )
 # Where a run executes does not change what it computes: these may differ when a run is resumed.
 _PLACEMENT = (
-    *("workers", "gpus_per_worker", "cpus_per_worker", "threads_per_worker"),
+    *("workers", "gpus_per_worker", "cpus_per_worker", "threads_per_worker", "autoscaling"),
     *("max_failures", "minutes_between_checkpoints"),
 )
 
@@ -52,7 +54,7 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
         output: folder of this one run, local (shared by all nodes) or `s3://`.
 
     Raises:
-        ConfigError: `output` belongs to another run.
+        ConfigError: `output` belongs to another run or to none, or the cluster is too small.
         DataError, StorageError, ModelError: unusable input, before any worker starts.
         RunError: training failed more often than `train.max_failures` allows.
     """
@@ -63,7 +65,10 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     count_posts(data, "valid")
     load_text_encoder(config.model, queries)  # refuses an encoder that cannot be had
     _check_annotations(config, data)
+    check_boxes(config, data)
     _check_start(config)
+    if not config.train.autoscaling:
+        _check_cluster(config.train)
     name = _claim(config, queries, data, output)
     if is_model(storage.join(output, "last")):
         print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
@@ -120,6 +125,25 @@ def _check_annotations(config: Config, data: str) -> None:
             )
 
 
+def check_boxes(config: Config, data: str) -> None:
+    """Raises ConfigError where the grounding would learn from no box at all, and so to say no."""
+    if not config.model.grounding:
+        return
+    settings = config.train
+    posts = read_posts(data, "train", limit=settings.max_posts, pictures=False)
+    if any(choose_annotations(post, settings).post.boxes for post in posts):
+        return
+    manual = "label them (jobs/label.py), or train without: --model.grounding false"
+    weak = (
+        f"no weak box of a type that the text names has a score of train.min_weak_score ({settings.min_weak_score:g}) "
+        "or more: a better labeller is needed, or a lower score"
+    )
+    raise ConfigError(
+        f"no post of {data} has a box to learn from, with train.boxes {settings.boxes}; "
+        + (manual if settings.boxes == "manual" else weak)
+    )
+
+
 def _claim(config: Config, queries: tuple[EntityQuery, ...], data: str, output: str) -> str:
     """The run's name, a hash of configuration and data; refuses an output that holds another run."""
     settings = config.model_dump(mode="json")
@@ -134,15 +158,46 @@ def _claim(config: Config, queries: tuple[EntityQuery, ...], data: str, output: 
     name = "checkpoints-" + hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:12]
     uri = storage.join(output, "run.json")
     if storage.exists(uri):
-        there = json.loads(storage.read_text(uri))
+        there = _read_run(uri)
         if there["name"] != name:
             raise ConfigError(
                 f"{output} holds another run, which differs in {_first_difference(there, run)}; "
                 "give another --output, or the same settings to resume it"
             )
-    else:
-        storage.write_text(uri, json.dumps({"name": name, **run}, indent=2) + "\n")
+        return name
+    if storage.exists(output) and storage.list_files(output):
+        raise ConfigError(f"{output} holds files of no training run; choose an empty or new folder")
+    # What is wrong with encoder, backbone or weights is the user's to change; in a worker it would be a failure of
+    # the run, tried again and again.
+    build_pretrained(config.model, len(queries))
+    storage.write_text(uri, json.dumps({"name": name, **run}, indent=2) + "\n")
     return name
+
+
+def _read_run(uri: str) -> dict[str, Any]:
+    try:
+        run = json.loads(storage.read_text(uri))
+        if isinstance(run["name"], str):
+            return dict(run)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ConfigError(f"{uri} is damaged; choose another --output, or restore it to resume the run")
+
+
+def _check_cluster(settings: TrainConfig) -> None:
+    """Without a CPU beside the workers nothing would be read; without GPUs the run would wait for ever."""
+    least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
+    cluster = ray.cluster_resources()
+    for kind, needed in (
+        ("CPU", least * settings.cpus_per_worker + 1),
+        ("GPU", least * settings.gpus_per_worker),
+    ):
+        if needed > (there := cluster.get(kind, 0.0)):
+            raise ConfigError(
+                f"the cluster has {there:g} {kind}s, but {least} worker(s) and Ray Data beside them take {needed:g}; "
+                f"lower --train.workers or --train.{kind.lower()}s_per_worker, or set --train.autoscaling true where "
+                "the cluster grows by itself"
+            )
 
 
 def _first_difference(there: Any, here: Any, path: str = "") -> str:

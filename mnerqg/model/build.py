@@ -53,11 +53,21 @@ def build_pretrained(config: ModelConfig, types: int) -> Network:
 
 
 def build_empty(config: ModelConfig, encoder_directory: Path, types: int) -> Network:
-    """The network with random weights, its encoder shaped by `encoder_directory/config.json`; needs no hub."""
-    encoder_config = AutoConfig.from_pretrained(encoder_directory)
-    encoder = AutoModel.from_config(
-        encoder_config, add_pooling_layer=False, attn_implementation=config.encoder_attention
-    )
+    """The network with random weights, its encoder shaped by `encoder_directory/config.json`; needs no hub.
+
+    Raises:
+        ModelError: no encoder can be made of that file.
+    """
+    try:
+        encoder_config = AutoConfig.from_pretrained(encoder_directory)
+        encoder = AutoModel.from_config(
+            encoder_config, add_pooling_layer=False, attn_implementation=config.encoder_attention
+        )
+    except Exception as error:  # what the library raises depends on what the file says
+        raise ModelError(
+            f"no encoder can be built from {encoder_directory}: {first_line(error)}; copy the model directory again "
+            "or install the release that wrote it"
+        ) from None
     return assemble(config, encoder, types)
 
 

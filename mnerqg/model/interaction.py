@@ -74,13 +74,18 @@ class ExistenceAware(nn.Module):
 
 
 class LabelAware(nn.Module):
-    """Start and end states after label attention alone: what is left of `ExistenceAware` without existence."""
+    """Start and end states after label attention alone: what is left of `ExistenceAware` without existence.
+
+    Normalised as there, which is eq. 2 with Z = 0: an ablation that took the norm away as well would measure that.
+    """
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
         self.start_labels = LabelAttention(width=width)
         self.end_labels = LabelAttention(width=width)
+        self.start_norm = nn.LayerNorm(width)
+        self.end_norm = nn.LayerNorm(width)
 
     def forward(self, fused: Tensor) -> tuple[Tensor, Tensor]:
-        """H_u [P, K, L, D] -> H_s, H_e [P, K, L, D]."""
-        return self.start_labels(fused), self.end_labels(fused)
+        """H_u [P, K, L, D] -> H̃_s, H̃_e [P, K, L, D]."""
+        return self.start_norm(self.start_labels(fused)), self.end_norm(self.end_labels(fused))

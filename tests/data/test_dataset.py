@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,6 +9,16 @@ import pytest
 from mnerqg.data.dataset import count_posts, fingerprint, read_posts, split_files, write_split
 from mnerqg.errors import DataError
 from mnerqg.schema import TRAINING_SCHEMA, Box, Phrase, Post, Span
+
+Look = Callable[[str, str], object]
+
+
+def read_all(data: str, split: str) -> list[Post]:
+    return list(read_posts(data, split))
+
+
+LOOKS: list[Look] = [split_files, count_posts, read_all, fingerprint]
+"""All that looks at a split."""
 
 
 def write(folder: Path, name: str, ids: list[int], schema: pa.Schema = TRAINING_SCHEMA) -> None:
@@ -87,22 +99,57 @@ def test_a_missing_split_is_named_with_the_remedy(data: Path, empty_folder: bool
             TRAINING_SCHEMA.set(0, pa.field("post_id", pa.large_string())),
             "column post_id is large_string, not string",
         ),
+        (
+            TRAINING_SCHEMA.append(TRAINING_SCHEMA.field("text")),
+            "column text is string and string, not string",
+        ),
     ],
 )
-def test_wrong_columns_are_named(tmp_path: Path, schema: pa.Schema, message: str) -> None:
-    write(tmp_path / "train", "a.parquet", [1, 2], schema)
-    with pytest.raises(DataError, match=message) as caught:
-        list(read_posts(str(tmp_path), "train"))
-    assert "a.parquet" in str(caught.value)
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("name", ["part-.parquet", "part-2.parquet"], ids=["first", "last"])
+def test_wrong_columns_are_named(data: Path, name: str, look: Look, schema: pa.Schema, message: str) -> None:
+    pq.write_table(
+        pa.table([pa.nulls(2, kind) for kind in schema.types], schema=schema), data / "train" / name
+    )
+    with pytest.raises(DataError, match=f"train/{name}: {message}; prepare the dataset again") as caught:
+        look(str(data), "train")
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_parquet(tmp_path: Path) -> None:
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "a.parquet").write_bytes(b"PAR? no")
-    with pytest.raises(DataError, match=r"a\.parquet is not Parquet") as caught:
-        count_posts(str(tmp_path), "train")
+@pytest.mark.parametrize("damage", ["no Parquet", "empty", "cut", "footer"])
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("name", ["part-0.parquet", "part-1.parquet"])
+def test_every_file_that_cannot_be_read_is_named(data: Path, name: str, look: Look, damage: str) -> None:
+    path = data / "train" / name
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[-8:-4], "little")
+    contents = {
+        "no Parquet": b"PAR? no",
+        "empty": b"",
+        "cut": whole[:-100],
+        # Of this pyarrow says OSError, not ArrowInvalid.
+        "footer": whole[: -8 - length] + b"\xff" * length + whole[-8:],
+    }
+    path.write_bytes(contents[damage])
+    with pytest.raises(
+        DataError, match=rf"train/{name} is not readable as Parquet \(.+\); prepare the dataset again"
+    ) as caught:
+        look(str(data), "train")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_footer_is_read_once(data: Path, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    class Counted(pq.ParquetFile):
+        def __init__(self, source: str, **options: Any) -> None:
+            opened.append(source)
+            super().__init__(source, **options)
+
+    monkeypatch.setattr(pq, "ParquetFile", Counted)
+    look(str(data), "train")
+    assert sorted(opened) == [str(data / "train" / f"part-{number}.parquet") for number in range(2)]
 
 
 def test_the_fingerprint_follows_the_files_not_their_place(data: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mnerqg.data.dataset import read_posts
 from mnerqg.data.flickr30k import (
     Caption,
+    EntityBox,
     Mention,
     SplitSummary,
     import_dataset,
@@ -173,6 +174,25 @@ def test_a_file_without_captions_is_refused(root: Path) -> None:
     assert refused(root).startswith(f"{path}: holds no caption")
 
 
+def test_bad_captions_and_objects_of_all_splits_are_told_at_once(root: Path) -> None:
+    for image_id in ("2", "3"):
+        add_picture(root, image_id)
+    (root / "train.txt").write_text("1\n3\n")
+    (root / "val.txt").write_text("2\n4\n")
+    (root / "test.txt").write_text("2\n../1\n")
+    (root / "Sentences" / "1.txt").write_text("[/EN#1 A man] .\nfine .\n[sic]\n")
+    (root / "Annotations" / "1.xml").write_text(
+        xml().replace("<xmin>4<", "<xmin>left<").replace("<ymax>9<", "<ymax>nan<")
+    )
+    (root / "Annotations" / "2.xml").write_text(
+        xml().replace("<name>283587<", "<name>x<").replace("<scene>1<", "<scene>2<")
+    )
+    assert refused(root) == (
+        f"{root / 'Sentences' / '1.txt'}:1: '[/EN#1 A man]' lacks a type; write /<type> after the entity id "
+        "(and 9 more: 1.txt:3, 1.xml:20, 1.xml:42, 2.xml:17, 2.xml:26, 2.xml:45, val.txt:2, test.txt:1, test.txt:2)"
+    )
+
+
 def test_captions_that_are_not_utf8(root: Path) -> None:
     path = root / "Sentences" / "1.txt"
     path.write_bytes(b"fine\n\xff\n")
@@ -231,7 +251,10 @@ def test_objects_of_the_release(tmp_path: Path) -> None:
     (tmp_path / "1.xml").write_text(xml())
     annotation = read_annotation(tmp_path / "1.xml")
     assert annotation.size == (40, 30)
-    assert annotation.boxes == BOXES
+    assert annotation.boxes == tuple(
+        EntityBox(entity_ids, xyxy_px, f"1.xml:{line}")
+        for (entity_ids, xyxy_px), line in zip(BOXES, (8, 17, 26, 35), strict=True)
+    )
     assert annotation.scene == {"283590"}
     assert annotation.no_box == {"283591"}
 
@@ -247,22 +270,22 @@ def test_either_name_of_the_flag(tmp_path: Path, tag: str) -> None:
     ("old", "new", "said"),
     [
         ("</annotation>", "", "1.xml:56: broken XML"),
-        ("<ymax>25</ymax>", "", "1.xml: object 1 has ymax None; write a number of pixels"),
-        ("<xmin>4<", "<xmin>left<", "1.xml: object 2 has xmin 'left'; write a number of pixels"),
-        ("<xmin>4<", "<xmin>nan<", "1.xml: object 2 has xmin 'nan'"),
-        ("<name>283587</name>", "", "1.xml: object 2 has the name ''; write an entity's id"),
-        ("<name>283586<", "<name>mug<", "1.xml: object 4 has the name 'mug'; write an entity's id"),
+        ("<ymax>25</ymax>", "", "1.xml:10: object 1 has ymax None; write a number of pixels"),
+        ("<xmin>4<", "<xmin>left<", "1.xml:20: object 2 has xmin 'left'; write a number of pixels"),
+        ("<xmin>4<", "<xmin>nan<", "1.xml:20: object 2 has xmin 'nan'"),
+        ("<name>283587</name>", "", "1.xml:17: object 2 has the name ''; write an entity's id"),
+        ("<name>283586<", "<name>mug<", "1.xml:35: object 4 has the name 'mug'; write an entity's id"),
         (
             "<scene>1</scene>",
             "<scene>0</scene>",
-            "1.xml: object 5 (283590) has no bndbox; "
+            "1.xml:45: object 5 (283590) has no bndbox; "
             "write one, or <scene>1</scene>, or <nobndbox>1</nobndbox>",
         ),
-        ("<scene>1</scene>", "<scene>yes</scene>", "1.xml: object 5 has scene 'yes'; write 0 or 1"),
+        ("<scene>1</scene>", "<scene>yes</scene>", "1.xml:45: object 5 has scene 'yes'; write 0 or 1"),
         ("<annotation>", "<html>", "1.xml:55: broken XML"),
     ],
 )
-def test_a_bad_xml_names_file_object_and_value(root: Path, old: str, new: str, said: str) -> None:
+def test_a_bad_xml_names_file_line_object_and_value(root: Path, old: str, new: str, said: str) -> None:
     path = root / "Annotations" / "1.xml"
     path.write_text(xml().replace(old, new, 1))
     message = refused(root)
@@ -311,7 +334,7 @@ def test_a_picture_is_a_post_with_its_phrases(root: Path) -> None:
         "not_visual": 1,
         "scene": 1,
         "no_box": 1,
-        "box_outside": 0,
+        "box_dropped": 0,
         "unknown": 0,
     }
     assert (summary.posts, summary.captions, summary.phrases, summary.posts_without_phrases) == (1, 5, 6, 0)
@@ -367,6 +390,7 @@ def test_boxes_outside_are_clipped_or_dropped(root: Path) -> None:
         (("283587",), (30, 20, 60, 31)),
         (("283588", "283586"), (41, 9, 60, 20)),
         (("283586",), (5, 9, 5, 20)),
+        (("283587",), (9, 9, 3, 3)),
     )
     (root / "Annotations" / "1.xml").write_text(xml(boxes))
     post, summary = read_one(root)
@@ -374,8 +398,14 @@ def test_boxes_outside_are_clipped_or_dropped(root: Path) -> None:
         "283585": (0, 0, 10, 10),
         "283587": (30, 20, 40, 30),
     }
-    assert (summary.boxes, summary.boxes_clipped, summary.boxes_dropped) == (5, 2, 3)
-    assert (summary.mentions["box_outside"], summary.entities_merged, summary.unknown_entities) == (3, 0, [])
+    assert (summary.boxes, summary.boxes_clipped, summary.boxes_dropped) == (6, 2, 4)
+    assert summary.dropped_boxes == [
+        "1.xml:17: outside the picture of 40 x 30 pixels: 40, 0, 50, 9",
+        "1.xml:35: outside the picture of 40 x 30 pixels: 41, 9, 60, 20",
+        "1.xml:45: empty: xmin and xmax are both 5",
+        "1.xml:54: inverted: xmin 9 is above xmax 3",
+    ]
+    assert (summary.mentions["box_dropped"], summary.entities_merged, summary.unknown_entities) == (3, 0, [])
     assert sum(summary.mentions.values()) == 12
 
 

@@ -1,10 +1,11 @@
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mnerqg.data.text import EncodedText, TextEncoder
+from mnerqg.data.text import EncodedText, TextEncoder, load_tokenizer
 from mnerqg.errors import ModelError
 from mnerqg.queries import QUERY_STYLES, EntityQuery
 from mnerqg.schema import Span
@@ -186,3 +187,31 @@ def test_normal_forms_agree() -> None:
     decomposed = unicodedata.normalize("NFD", text)
     encoder = text_encoder()
     assert encoder.encode(text).token_ids == encoder.encode(decomposed).token_ids
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("tokenizer.json", content) for content in ("", "{}", "[]", "3", "null")),
+        *(("config.json", content) for content in ("", "[]", "3", "null")),
+    ],
+)
+def test_a_damaged_tokenizer_is_named(tmp_path: Path, name: str, content: str) -> None:
+    text_encoder().save(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    load_tokenizer(str(tmp_path))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(
+        ModelError, match=rf"^no tokenizer at {tmp_path}: \w+: .+; give the name or the undamaged folder"
+    ) as caught:
+        load_tokenizer(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_library_may_fail_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("mnerqg.data.text.AutoTokenizer.from_pretrained", fail)
+    with pytest.raises(ModelError, match=r"^no tokenizer at some/name: RuntimeError: no reason given"):
+        load_tokenizer("some/name")

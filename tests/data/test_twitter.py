@@ -204,7 +204,7 @@ def test_a_box_takes_the_type_of_the_entity_it_names(root: Path) -> None:
     assert (summary.boxes_joined, summary.boxes_unmatched, summary.unmatched_names) == (
         1,
         1,
-        ["1.xml: Paris"],
+        ["1.xml:3: Paris"],
     )
 
 
@@ -224,6 +224,20 @@ def test_boxes_outside_are_clipped_or_dropped(root: Path) -> None:
     post, summary = read_one(root)
     assert [box.xyxy_px for box in post.boxes] == [(0, 0, 10, 10), (30, 20, 40, 30)]
     assert (summary.boxes_joined, summary.boxes_clipped, summary.boxes_dropped) == (2, 2, 3)
+    assert summary.dropped_boxes == [
+        "1.xml:4: outside the picture of 40 x 30 pixels: 40, 0, 50, 9",
+        "1.xml:5: empty: xmin and xmax are both 5",
+        "1.xml:6: inverted: xmin 9 is above xmax 3",
+    ]
+
+
+def test_a_dropped_box_of_a_shared_picture_is_named_once(root: Path) -> None:
+    (root / "train.txt").write_text("IMGID:1\nAda\tB-PER\n\nIMGID:1\nAda\tB-PER\n")
+    (root / "xml" / "1.xml").write_text(voc([("Ada", (9, 9, 3, 3))]))
+    summary = SplitSummary()
+    assert [post.boxes for post in read_split(root, "train", summary)] == [(), ()]
+    assert summary.boxes_dropped == 2
+    assert summary.dropped_boxes == ["1.xml:2: inverted: xmin 9 is above xmax 3"]
 
 
 def test_the_decoded_upright_picture_says_the_size(root: Path) -> None:
@@ -252,7 +266,7 @@ def test_a_name_of_two_types_takes_the_first_in_the_text(root: Path) -> None:
 def test_a_name_without_letters_matches_nothing(root: Path) -> None:
     (root / "train.txt").write_text("IMGID:1\n🐼\tB-OTHER\n")
     (root / "xml" / "1.xml").write_text(voc([("🦁", (1, 1, 9, 9))]))
-    assert read_one(root)[1].unmatched_names == ["1.xml: 🦁"]
+    assert read_one(root)[1].unmatched_names == ["1.xml:2: 🦁"]
 
 
 def test_a_shared_picture_reports_a_name_only_if_no_post_bears_it(root: Path) -> None:
@@ -263,7 +277,7 @@ def test_a_shared_picture_reports_a_name_only_if_no_post_bears_it(root: Path) ->
     first, second = read_split(root, "train", summary)
     assert [box.type for box in first.boxes] == ["PER"]
     assert [box.type for box in second.boxes] == ["LOC"]
-    assert summary.unmatched_names == ["1.xml: Nobody"]
+    assert summary.unmatched_names == ["1.xml:4: Nobody"]
 
 
 def test_an_object_without_a_box_is_counted(root: Path) -> None:
@@ -277,7 +291,7 @@ def test_broken_xml_is_one_line(root: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_one(root)
     assert str(caught.value) == (
-        f"{root / 'xml' / '1.xml'}: object 1 has xmax 'nan'; write a number of pixels"
+        f"{root / 'xml' / '1.xml'}:2: object 1 has xmax 'nan'; write a number of pixels"
     )
 
 
@@ -352,6 +366,30 @@ def test_import_writes_shards_and_summary(root: Path, tmp_path: Path) -> None:
     assert stored == json.loads(json.dumps(summary.to_dict()))
     assert stored["absent_splits"] == ["test"]
     assert stored["splits"]["valid"]["pictures_missing"] == 6
+
+
+def test_xml_files_of_no_post_are_named_unread(root: Path, tmp_path: Path) -> None:
+    (root / "valid.txt").write_text("IMGID:2\na\tO\n")
+    for name, content in (
+        ("1.xml", voc([])),
+        ("2.xml", voc([])),
+        ("1.XML", ""),
+        ("3.xml", "<broken"),
+        ("4.md", ""),
+    ):
+        (root / "xml" / name).write_text(content)
+    import_dataset(root, str(tmp_path / "out"))
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (stored["xml_without_post"], stored["xml_without_post_names"]) == (2, ["1.XML", "3.xml"])
+    import_dataset(root, str(tmp_path / "out"), splits=["valid", "train"], overwrite=True)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == stored
+
+
+def test_without_all_splits_no_xml_is_known_to_be_of_no_post(root: Path, tmp_path: Path) -> None:
+    (root / "valid.txt").write_text("IMGID:2\na\tO\n")
+    (root / "xml" / "2.xml").write_text(voc([]))
+    summary = import_dataset(root, str(tmp_path / "out"), splits=["train"])
+    assert (summary.xml_without_post, summary.xml_without_post_names) == (None, [])
 
 
 @pytest.mark.parametrize(

@@ -115,14 +115,34 @@ def test_labelling_a_dataset_into_itself(tiny_model: Path, tmp_path: Path) -> No
     assert not is_labelled(str(data))
 
 
+def test_a_model_that_has_learned_other_types_is_asked_for_those_of_the_posts(
+    ray_cluster: None, tiny_model: Path, tmp_path: Path
+) -> None:
+    data, output = tmp_path / "data", tmp_path / "labelled"
+    post = Post("1", "Ada", image_bytes(), (Span(0, 3, "INVENTOR"),), (Box("INVENTOR", 1, 1, 9, 9),), True)
+    write_split([post], str(data / "train"))
+    with pytest.raises(ConfigError, match=r"answers PER, .* name INVENTOR; ask it for those: --queries"):
+        label(str(tiny_model), str(data), str(output), CONFIG)
+    assert not output.exists()
+    queries = tmp_path / "queries.yaml"
+    queries.write_text("- { type: INVENTOR, query: People who invent }\n")
+    asked = CONFIG.model_copy(update={"queries": str(queries)})
+    labels = label(str(tiny_model), str(data), str(output), asked)
+    (found,) = read_posts(str(output), "train")
+    assert {box.type for box in found.boxes if box.source == "weak"} <= {"INVENTOR"}
+    assert labels["splits"]["train"]["grounded_queries"] == 1
+
+
 def test_the_summary_scores_weak_boxes_against_manual_ones() -> None:
     good, bad = Box("PER", 4, 4, 20, 19, "weak", 0.9), Box("PER", 30, 4, 40, 9, "weak", 0.9)
     manual = Box("PER", 4, 4, 20, 20)
     boxed = [
-        Post("1", "a", boxes=(manual, good), boxes_annotated=True),
+        Post("1", "a", entities=(Span(0, 1, "PER"),), boxes=(manual, good), boxes_annotated=True),
         Post("2", "b", boxes=(manual, bad), boxes_annotated=True),
         Post("3", "c", boxes=(good,)),
+        Post("4", "d", entities=(Span(0, 1, "PER"),), boxes=(replace(bad, score=0.4),)),
     ]
     found = summarise(iter(boxed), ["PER", "LOC"])
-    assert (found["posts"], found["weak_boxes"], found["grounded_queries"]) == (3, {"PER": 3}, 2)
+    assert (found["posts"], found["weak_boxes"], found["grounded_queries"]) == (4, {"PER": 4}, 2)
+    assert (found["named"], found["learned"]) == (2, 1)
     assert found["accuracy_50"] == 0.5

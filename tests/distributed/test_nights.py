@@ -44,7 +44,7 @@ OPTIONS = (
     "--cpus_per_actor=0.5",
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800 + 60 * COUNT)]
 
 
 class Month:

@@ -18,6 +18,7 @@ from tests.tiny_training import write_dataset, write_recipe
 
 TRAIN_JOB = Path(__file__).parents[2] / "jobs" / "train.py"
 SECONDS_OF_NOTICE = 60
+EPOCHS = 50  # more than come to an end: Ray looks for new nodes once a minute
 
 
 def wait_for(
@@ -42,7 +43,7 @@ def test_a_reclaimed_node_costs_no_more_than_the_last_steps_and_is_replaced(
     recipe = write_recipe(
         tmp_path / "tiny.yaml",
         tiny_model,
-        epochs=3,
+        epochs=EPOCHS,
         posts_per_step=4,
         cpus_per_worker=2,
         workers=[1, 2],
@@ -63,7 +64,7 @@ def test_a_reclaimed_node_costs_no_more_than_the_last_steps_and_is_replaced(
         with log.open("wb") as file:
             driver = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
         try:
-            wait_for(log, r"epoch 1/3: ", driver)
+            wait_for(log, rf"epoch 1/{EPOCHS}: ", driver)
             reclaimed = nodes[0]
             drain(cluster.address, reclaimed.node_id, SECONDS_OF_NOTICE)
             saved = wait_for(log, r"reclaimed: saving epoch (\d+), step (\d+)", driver)
@@ -72,19 +73,21 @@ def test_a_reclaimed_node_costs_no_more_than_the_last_steps_and_is_replaced(
             resumed = wait_for(log, r"resuming after epoch (\d+), step (\d+): 1 worker", driver)
             cluster.add_node(num_cpus=2, object_store_memory=150_000_000)
             grown = wait_for(log, r"resuming after epoch (\d+), step (\d+): 2 worker", driver)
-            assert driver.wait(timeout=500) == 0, log.read_text()[-3000:]
+            wait_for(
+                log, rf"epoch {int(grown[1]) + 1}/{EPOCHS}: .*\n(.*\n)*.*epoch {int(grown[1]) + 2}/", driver
+            )
         finally:
             driver.kill()
+            driver.wait()
     finally:
         cluster.shutdown()
     # In the same epoch, at the same step: a step has as many posts with one worker as with two.
     assert int(resumed[1]) == int(saved[1]) - 1
     assert int(saved[2]) > 0
     assert int(resumed[2]) == pytest.approx(int(saved[2]), abs=1)
-    # Ray takes the new node in by starting all workers again, in the midst of an epoch.
-    assert int(grown[2]) > 0
+    # Ray takes the new node in by starting all workers again, wherever they are in an epoch.
     assert (int(grown[1]), int(grown[2])) > (int(resumed[1]), int(resumed[2]))
     history = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [record["epoch"] for record in history] == [1, 2, 3]
+    assert [record["epoch"] for record in history] == list(range(1, len(history) + 1))
     assert history[0]["workers"] == history[-1]["workers"] == 2
     assert all(record["posts"] == 10 for record in history)

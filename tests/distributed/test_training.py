@@ -17,10 +17,10 @@ from mnerqg.data.batch import table_to_examples
 from mnerqg.data.dataset import read_posts, write_split
 from mnerqg.data.text import load_text_encoder
 from mnerqg.distributed.train_worker import TrainingJob
-from mnerqg.distributed.training import _trainer, train
+from mnerqg.distributed.training import _trainer, check_boxes, train
 from mnerqg.errors import ConfigError, DataError, ModelError
 from mnerqg.queries import dump_queries, load_queries
-from mnerqg.schema import Post
+from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
 from tests.tiny_training import write_dataset, write_recipe
 
@@ -179,3 +179,60 @@ def test_what_training_cannot_start_from_is_refused_at_once(
     with pytest.raises(ConfigError, match=r"train\.boxes is weak, but .* has no weak boxes"):
         train(_config(recipe, "--train.boxes=weak"), data, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_grounding_that_no_box_would_teach_is_refused(recipe: Path, tmp_path: Path) -> None:
+    unsure, of_none = Box("PER", 1, 1, 9, 9, "weak", 0.4), Box("LOC", 1, 1, 9, 9, "weak", 0.9)
+    post = Post("1", "Ada", entities=(Span(0, 3, "PER"),), boxes=(unsure, of_none))
+    write_split([post], str(tmp_path / "train"))
+    for settings, message in (
+        (
+            ["--train.boxes=weak"],
+            r"of a type that the text names has a score of train\.min_weak_score \(0\.5\)",
+        ),
+        (["--train.boxes=manual"], r"with train\.boxes manual; label them"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_boxes(_config(recipe, *settings), str(tmp_path))
+    check_boxes(_config(recipe, "--train.boxes=weak", "--train.min_weak_score=0.4"), str(tmp_path))
+    check_boxes(_config(recipe, "--model.grounding=false"), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("--model.backbone=resnot18", "timm has no feature maps for it"),
+        ("--model.backbone_weights=nowhere.weights", "nowhere.weights"),
+        ("--model.pyramid_width=30", "take a multiple of 4"),
+        ("--train.gpus_per_worker=4", "the cluster has 0 GPUs, but 2 worker"),
+        (
+            "--train.cpus_per_worker=2",
+            "the cluster has 4 CPUs, but 2 worker.* take 5; .*--train.autoscaling true",
+        ),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_nothing_behind(
+    ray_cluster: None, recipe: Path, data: str, tmp_path: Path, setting: str, message: str
+) -> None:
+    """Neither a worker that fails again and again, nor an output that only the wrong setting could use."""
+    with pytest.raises((ConfigError, ModelError), match=message):
+        train(_config(recipe, setting), data, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", "{", "run.json is damaged"),
+        ("run.json", '{"config": {}}', "run.json is damaged"),
+        ("notes.txt", "mine", "holds files of no training run"),
+    ],
+)
+def test_an_output_of_something_else_is_left_alone(
+    ray_cluster: None, recipe: Path, data: str, tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        train(_config(recipe), data, str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content

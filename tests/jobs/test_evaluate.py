@@ -10,7 +10,7 @@ import pytest
 from jobs import evaluate
 from mnerqg.data.dataset import read_posts, write_split
 from mnerqg.distributed.evaluation import PER_POST_SCHEMA
-from mnerqg.errors import DataError, ModelError
+from mnerqg.errors import DataError, ModelError, StorageError
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
 from tests.builders import image_bytes
@@ -58,6 +58,15 @@ def test_every_row_is_scored_exactly_once(
     printed = capsys.readouterr().out
     assert "test: 37 posts, 37 entities, 37 grounded queries" in printed
     assert "GMNER F1" in printed
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_scoring(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ["--model", str(tiny_model), "--data", str(tmp_path), "--output"]
+    with pytest.raises(StorageError, match="not a directory"):
+        evaluate.main([*arguments, str(tmp_path / "file" / "scores.json")])
+    with pytest.raises(StorageError, match="not a directory"):
+        evaluate.main([*arguments, str(tmp_path / "a.json"), "--per-post", str(tmp_path / "file" / "b")])
 
 
 def test_what_is_missing_is_named(ray_cluster: None, tiny_model: Path, tmp_path: Path) -> None:

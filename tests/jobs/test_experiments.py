@@ -9,7 +9,7 @@ import pytest
 
 from jobs import experiments
 from mnerqg import storage
-from mnerqg.config import ActorsConfig, Config, EvaluateConfig
+from mnerqg.config import ActorsConfig, Config
 from mnerqg.data.dataset import LABELS_FILE, write_split
 from mnerqg.distributed.evaluation import per_post_table
 from mnerqg.errors import ConfigError, DataError
@@ -105,11 +105,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     def label(model: str, data: str, output: str, config: ActorsConfig) -> None:
         if not storage.exists(f"{output}/{LABELS_FILE}"):
             seen.append(("label", name_of(data), *model.split("/")[-2:]))
-            storage.write_text(f"{output}/{LABELS_FILE}", json.dumps({"model": model}))
+            splits = {split: {"accuracy_50": 0.75} for split in ("valid", "test")}
+            storage.write_text(f"{output}/{LABELS_FILE}", json.dumps({"model": model, "splits": splits}))
 
-    def evaluate(
-        model: str, data: str, split: str, config: EvaluateConfig
-    ) -> tuple[dict[str, Any], pa.Table]:
+    def evaluate(model: str, data: str, split: str, config: ActorsConfig) -> tuple[dict[str, Any], pa.Table]:
         seen.append(("score", *model.split("/")[-2:], name_of(data), split))
         posts = [(str(number), Counts(("PER",), posts=1)) for number in range(5)]
         counts = sum((counts for _, counts in posts), Counts(("PER",)))
@@ -119,6 +118,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     for function in (train, label, evaluate):
         monkeypatch.setattr(experiments, function.__name__, function)
     monkeypatch.setattr(experiments.ray, "init", lambda **_: None)
+    monkeypatch.setattr(experiments, "check_boxes", lambda _, data: seen.append(("check", name_of(data))))
     monkeypatch.setattr(experiments, "count_posts", lambda *_: 5)
     monkeypatch.setattr(experiments, "fingerprint", lambda *_: "as prepared first")
     return seen
@@ -138,6 +138,7 @@ def test_grounding_with_a_labeller_that_begins_with_phrases(
         ("train", "labeller-phrases", "phrases", "", 1.0),
         ("train", "labeller", "posts", "labeller-phrases", 0.1),
         ("label", "posts", "labeller", "best_grounding"),
+        *[("check", "labelled")] * 2,
         ("train", "fa_vg_weak-seed0", "labelled", "", 1.0),
         ("score", "fa_vg_weak-seed0", "best_grounding", "labelled", "valid"),
         ("train", "weak-seed0", "labelled", "", 1.0),
@@ -152,11 +153,12 @@ def test_grounding_with_a_labeller_that_begins_with_phrases(
     assert lines[-1] == "=== train and score oracle-seed0 (0 left after it) ==="
     record = json.loads((tmp_path / "table4.json").read_text())
     assert [row["paper"] for row in record["rows"]] == [50.83, 54.86, 63.94, 67.41]
+    assert "Accu@0.5 of the weak boxes of these posts is 75.00." in (tmp_path / "table4.md").read_text()
 
     # Nothing is done twice; another table and another seed take what is there.
     calls.clear()
     experiments.main(command)
-    assert calls == []
+    assert {call[0] for call in calls} == {"check"}
     assert "===" not in capsys.readouterr().out
     experiments.main([*command, "--seeds", "0,1"])
     assert [call[1] for call in calls if call[0] == "train"] == [
@@ -164,7 +166,7 @@ def test_grounding_with_a_labeller_that_begins_with_phrases(
     ]
     calls.clear()
     experiments.main(["--table", "5", *command[2:]])
-    assert calls == [
+    assert [call for call in calls if call[0] != "check"] == [
         ("train", "two_stage-seed0", "labelled", "", 1.0),
         ("score", "two_stage-seed0", "best", "labelled", "valid"),
         ("score", "weak-seed0", "best", "labelled", "valid"),
@@ -252,6 +254,8 @@ train: {{epochs: 1, posts_per_step: 4, precision: fp32, gpus_per_worker: 0, cpus
 """)
     command = ["--table", "5", "--config", str(recipe), "--data", str(tmp_path / "data")]
     command += ["--output", str(output), "--split", "valid", "--train.boxed_share", "1.0"]
+    # The boxes of a labeller that has seen a dozen posts.
+    command += ["--train.min_weak_score", "0"]
     experiments.main([*command, "--seeds", "1"])
     printed = capsys.readouterr().out
     assert "=== train the labeller (3 left after it) ===" in printed

@@ -41,10 +41,22 @@ def test_prints_and_stores_the_summary(root: Path, tmp_path: Path) -> None:
     figures = {tuple(line.rsplit(maxsplit=1)) for line in done.stdout.splitlines() if line}
     assert {("posts", "30"), ("entities", "30"), ("pictures found", "30"), ("boxes joined", "5")} <= figures
     assert "not in the release: valid, test" in done.stdout
-    assert "  5.xml: Nobody 5\n" in done.stdout
+    assert "  5.xml:1: Nobody 5\n" in done.stdout
     assert "  … and 5 more in summary.json" in done.stdout
+    assert "boxes dropped (1)" not in done.stdout
+    assert "XML files of no post" not in done.stdout
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())["splits"]["train"]
     assert len(stored["unmatched_names"]) == stored["boxes_unmatched"] == 25
+
+
+def test_names_dropped_boxes_and_xml_files_of_no_post(root: Path, tmp_path: Path) -> None:
+    path = root / "xml" / "0.xml"
+    path.write_text(path.read_text().replace("<xmin>1<", "<xmin>12<"))
+    (root / "xml" / "99.xml").write_text("<broken")
+    done = prepare("twitter", "--root", root, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "train: boxes dropped (1):\n  0.xml:1: inverted: xmin 12 is above xmax 9\n" in done.stdout
+    assert "XML files of no post of the splits, not read (1):\n  99.xml\n" in done.stdout
 
 
 def test_bad_input_is_one_line_and_exit_2(root: Path, tmp_path: Path) -> None:
@@ -117,6 +129,21 @@ def test_flickr30k_prints_and_stores_the_summary(entities: Path, tmp_path: Path)
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert stored["splits"]["valid"]["mentions"]["unknown"] == 2
     assert (tmp_path / "out" / "valid" / "part-00000.parquet").is_file()
+
+
+def test_flickr30k_names_dropped_boxes(entities: Path, tmp_path: Path) -> None:
+    path = entities / "Annotations" / "100.xml"
+    path.write_text(
+        path.read_text().replace("<xmin>1</xmin>", "<xmin>30</xmin>").replace(">9</xmax>", ">35</xmax>")
+    )
+    done = prepare("flickr30k", "--root", entities, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "valid: boxes dropped (1):\n  100.xml:1: outside the picture of 20 x 20 pixels: 30, 1, 35, 9\n"
+        in done.stdout
+    )
+    figures = {tuple(line.strip().rsplit(maxsplit=1)) for line in done.stdout.splitlines() if line}
+    assert {("left out: box dropped", "2"), ("dropped (inverted, empty or outside)", "1")} <= figures
 
 
 def test_flickr30k_bad_input_is_one_line_and_exit_2(entities: Path, tmp_path: Path) -> None:
