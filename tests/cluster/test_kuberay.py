@@ -209,6 +209,7 @@ def test_the_jobs_take_their_settings() -> None:
     config = CLUSTER.parent / words[words.index("--config") + 1].removeprefix("/opt/mnerqg/")
     settings = load_files(Config, [config], [word for word in words if word.startswith("--train.")])
     assert (settings.train.workers, settings.train.gpus_per_worker) == ((2, 8), 1)
+    assert settings.train.autoscaling is True  # it begins with no machine
     words = shlex.split(load("nightly-tagging")["spec"]["jobTemplate"]["entrypoint"])
     tagging = load_config(TagConfig, "", words[2:])
     assert (tagging.actors, tagging.gpus_per_actor, tagging.autoscaling) == ((1, 8), 1, True)
