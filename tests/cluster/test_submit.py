@@ -100,7 +100,7 @@ def test_training_is_stopped_and_goes_on(client: Client, tiny_model: Path, tmp_p
     job += ["--output", str(output)]
     submitted = client.submit(*job, wait=False, name="training")
     assert submitted.returncode == 0, submitted.stderr
-    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 1, 300)
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 1, 600)
     client.stop("training")
     done = metrics.read_text().splitlines()
     assert len(done) < EPOCHS
