@@ -26,11 +26,8 @@ def main(argv: list[str]) -> None:
     )
     arguments, overrides = parser.parse_known_args(argv)
     config = load_config(ActorsConfig, "", overrides)
-    for uri in (arguments.output, arguments.per_post):
-        if uri is not None:
-            storage.check_writable(
-                storage.absolute(uri).rpartition("/")[0]
-            )  # before all the scoring, not after it
+    for uri in filter(None, (arguments.output, arguments.per_post)):  # before all the scoring, not after it
+        storage.check_writable(storage.absolute(uri).rpartition("/")[0])
     ray.init(ignore_reinit_error=True)
     scores, per_post = evaluate(arguments.model, arguments.data, arguments.split, config)
     if arguments.per_post is not None:

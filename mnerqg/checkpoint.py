@@ -22,7 +22,6 @@ from mnerqg.model_files import (
     METRICS_FILE,
     QUERIES_FILE,
     WEIGHTS_FILE,
-    asked,
     check_model,
     digest,
 )
@@ -72,9 +71,7 @@ def load_model(uri: str, queries: tuple[EntityQuery, ...] | None = None) -> Mode
         ModelError: a file missing or damaged, another format version, or queries that it cannot be asked.
         StorageError: the URI cannot be read.
     """
-    files = check_model(uri)
-    if queries is not None:
-        files = asked(files, queries, uri)
+    files = check_model(uri, queries)
     text_encoder = TextEncoder(
         tokenizer=load_tokenizer(str(files.directory / ENCODER_FOLDER)),
         queries=files.queries,

@@ -44,11 +44,13 @@ class ModelFiles:
     model_id: str
 
 
-def check_model(uri: str) -> ModelFiles:
+def check_model(uri: str, asked: tuple[EntityQuery, ...] | None = None) -> ModelFiles:
     """Read everything of a model directory, local or remote, but build no network.
 
+    With `asked` its queries are those, in the place of its own, and the model_id is the one that belongs to them.
+
     Raises:
-        ModelError: a file missing or damaged, or another format version.
+        ModelError: a file missing or damaged, another format version, or queries that it cannot be asked.
         StorageError: the URI cannot be read.
     """
     directory = storage.download_directory(uri)
@@ -69,7 +71,8 @@ def check_model(uri: str) -> ModelFiles:
     queries = parse_queries(
         (directory / QUERIES_FILE).read_text(encoding="utf-8"), source=f"{uri}/{QUERIES_FILE}"
     )
-    return ModelFiles(directory, config, queries, model_id)
+    files = ModelFiles(directory, config, queries, model_id)
+    return files if asked is None or asked == queries else _ask(files, asked, uri)
 
 
 def is_model(uri: str) -> bool:
@@ -121,16 +124,10 @@ def _encoder_files(directory: Path) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in files)
 
 
-def asked(files: ModelFiles, queries: tuple[EntityQuery, ...], uri: str) -> ModelFiles:
-    """The model directory with other queries, and the model_id that belongs to those.
-
-    Raises:
-        ModelError: the model is a baseline, which cannot be asked, or a query is too long for it.
-    """
+def _ask(files: ModelFiles, queries: tuple[EntityQuery, ...], uri: str) -> ModelFiles:
+    """Raises ModelError where the model is a baseline, which cannot be asked, or a query is too long for it."""
     from mnerqg.data.text import TextEncoder, load_tokenizer  # takes seconds, and few need it
 
-    if queries == files.queries:
-        return files
     if files.config.model.tagger != "mrc":
         raise ModelError(
             f"{uri} labels words (model.tagger is {files.config.model.tagger}) and cannot be asked other queries; "

@@ -40,32 +40,22 @@ def post_from_row(row: Mapping[str, Any]) -> Post:
 
 
 def split_files(data: str, split: str) -> list[storage.FileEntry]:
-    """The Parquet files of a split, sorted. Of every one the footer is read.
-
-    Raises:
-        DataError: there are none, or one of them is not readable or does not have the columns of training Parquet.
-    """
-    return [entry for entry, _ in _counted_files(data, split)]
-
-
-def count_posts(data: str, split: str) -> int:
-    """Posts of a split, from the Parquet footers. Raises DataError, as `split_files`."""
-    return sum(rows for _, rows in _counted_files(data, split))
-
-
-def _counted_files(data: str, split: str) -> list[tuple[storage.FileEntry, int]]:
-    """The files of a split, each found to be training Parquet, and their rows."""
-    files = _listed_files(data, split)
-    with ThreadPoolExecutor(_FOOTERS_IN_FLIGHT) as pool:
-        return list(zip(files, pool.map(_count_rows, files), strict=True))
-
-
-def _listed_files(data: str, split: str) -> list[storage.FileEntry]:
+    """The Parquet files of a split, sorted; none is opened. Raises DataError where there are none."""
     uri = storage.join(data, split)
     files = storage.list_files(uri, ".parquet") if storage.exists(uri) else []
     if not files:
         raise DataError(f"{uri} holds no Parquet files; write them with: jobs/prepare.py … --output {data}")
     return files
+
+
+def count_posts(data: str, split: str) -> int:
+    """Posts of a split, from the footers of its files: every one is looked at, for what else reads them then.
+
+    Raises:
+        DataError: there are no files, or one is not readable or does not have the columns of training Parquet.
+    """
+    with ThreadPoolExecutor(_FOOTERS_IN_FLIGHT) as pool:
+        return sum(pool.map(_count_rows, split_files(data, split)))
 
 
 def _count_rows(entry: storage.FileEntry) -> int:
@@ -107,9 +97,9 @@ def read_posts(
     `image` is None, and not read. A file is checked when its turn comes, so that its footer is read only once.
 
     Raises:
-        DataError: as `split_files`.
+        DataError: as `count_posts`.
     """
-    files = _listed_files(data, split)
+    files = split_files(data, split)
     posts = islice((post for entry in files for post in read_file(entry.uri, pictures=pictures)), limit)
     return islice(posts, share, None, shares)
 

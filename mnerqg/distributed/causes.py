@@ -8,10 +8,8 @@ _RAYS_ADVICE = ("Failed to apply UDF transform after", "To change retry attempts
 def first_cause(error: BaseException) -> str:
     """The innermost cause in one line: Ray wraps the stages' errors, traceback and all."""
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
-        if isinstance(
-            cause, SystemException
-        ):  # Ray Data's mark on errors outside of stages, which says nothing
-            break
+        if isinstance(cause, SystemException):
+            break  # Ray Data's mark on errors outside of stages, which says nothing
         error = cause
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # Behind the cause Ray says how often it tried, and how to make it try more often.

@@ -15,7 +15,7 @@ from mnerqg.distributed.causes import first_cause
 from mnerqg.distributed.splits import read_split
 from mnerqg.errors import ConfigError, RunError
 from mnerqg.metrics import Counts
-from mnerqg.model_files import asked, check_model
+from mnerqg.model_files import check_model
 from mnerqg.queries import EntityQuery, load_queries
 from mnerqg.tagger import Tagger
 
@@ -49,10 +49,7 @@ def evaluate(model: str, data: str, split: str, config: ActorsConfig) -> tuple[d
     """
     model, data = storage.absolute(model), storage.absolute(data)
     expected = count_posts(data, split)
-    files_of_model = check_model(model)
-    queries = load_queries(config.queries) if config.queries is not None else None
-    if queries is not None:
-        files_of_model = asked(files_of_model, queries, model)
+    files_of_model = check_model(model, load_queries(config.queries) if config.queries is not None else None)
     types = [query.type for query in files_of_model.queries]
     if files_of_model.config.model.picture == "region" and not is_labelled(data):
         raise ConfigError(
@@ -61,7 +58,7 @@ def evaluate(model: str, data: str, split: str, config: ActorsConfig) -> tuple[d
         )
     scored = read_split(data, split).map_batches(
         _Scorer,
-        fn_constructor_args=(model, config, queries),
+        fn_constructor_args=(model, config, files_of_model.queries),
         batch_format="pyarrow",
         batch_size=config.batch_posts,
         compute=ray.data.ActorPoolStrategy(size=config.actors),
@@ -118,7 +115,7 @@ def write_per_post(uri: str, per_post: pa.Table) -> None:
 class _Scorer:
     """A model actor: annotated posts in, one row of counts a post out."""
 
-    def __init__(self, model: str, config: ActorsConfig, queries: tuple[EntityQuery, ...] | None) -> None:
+    def __init__(self, model: str, config: ActorsConfig, queries: tuple[EntityQuery, ...]) -> None:
         self._tagger = Tagger.load(model, "cuda" if config.gpus_per_actor else "cpu", queries)
 
     def __call__(self, rows: pa.Table) -> pa.Table:

@@ -37,7 +37,7 @@ from mnerqg.data.dataset import (
 from mnerqg.distributed.causes import first_cause
 from mnerqg.errors import ConfigError, RunError
 from mnerqg.metrics import Counts
-from mnerqg.model_files import asked, check_model
+from mnerqg.model_files import check_model
 from mnerqg.queries import EntityQuery, load_queries
 from mnerqg.schema import Box, Post, Region
 from mnerqg.tagger import Tagger
@@ -63,23 +63,26 @@ def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str,
         RunError: rows were lost or doubled.
     """
     model, data, output = (_resolved(uri) for uri in (model, data, output))
-    files = check_model(model)
+    files = check_model(model, load_queries(config.queries) if config.queries is not None else None)
     if not files.config.model.grounding:
         raise ConfigError(
             f"{model} has no grounding head; label with a model trained with model.grounding true"
         )
-    queries = None if config.queries is None else load_queries(config.queries)
-    if queries is not None:
-        files = asked(files, queries, model)
     types = [query.type for query in files.queries]
     splits = [split for split in SPLITS if storage.exists(storage.join(data, split))]
+    expected = {split: count_posts(data, split) for split in splits}
     _check_types(types, data, splits)
     # The weights and the files, wherever they lie.
     facts = {"model_id": files.model_id, "data": fingerprint(data, *splits)}
     if is_labelled(output):
         return _same(output, LABELS_FILE, facts)
     _claim(output, facts)
-    done = {split: _label_split(model, data, output, split, types, config, queries) for split in splits}
+    done = {}
+    for split in splits:
+        _label_split(model, data, output, split, files.queries, config)
+        if (written := count_posts(output, split)) != expected[split]:
+            raise RunError(f"{written} of {expected[split]} posts of {split} were labelled; run it again")
+        done[split] = summarise(read_posts(output, split, pictures=False), types)
     labels = {**facts, "model": model, "dataset": data, "splits": done}
     _write(output, LABELS_FILE, labels)
     storage.delete_file(storage.join(output, _CLAIM_FILE))
@@ -137,10 +140,9 @@ def _label_split(
     data: str,
     output: str,
     split: str,
-    types: list[str],
+    queries: tuple[EntityQuery, ...],
     config: ActorsConfig,
-    queries: tuple[EntityQuery, ...] | None,
-) -> dict[str, Any]:
+) -> None:
     folder = storage.join(output, split)
     done = {_name(entry) for entry in storage.list_files(folder)} if storage.exists(folder) else set()
     missing = [
@@ -158,10 +160,6 @@ def _label_split(
         )
         with _one_line(split):
             labelled.materialize()
-    expected, written = count_posts(data, split), count_posts(output, split)
-    if written != expected:
-        raise RunError(f"{written} of {expected} posts of {split} were labelled; run it again")
-    return summarise(read_posts(output, split, pictures=False), types)
 
 
 def _name(entry: storage.FileEntry) -> str:
@@ -200,7 +198,7 @@ def summarise(posts: Iterator[Post], types: list[str]) -> dict[str, Any]:
 class _LabelFile:
     """A model actor: the places of a file and of its copy with weak boxes in, those out when it is written."""
 
-    def __init__(self, model: str, config: ActorsConfig, queries: tuple[EntityQuery, ...] | None) -> None:
+    def __init__(self, model: str, config: ActorsConfig, queries: tuple[EntityQuery, ...]) -> None:
         self._tagger = Tagger.load(model, "cuda" if config.gpus_per_actor else "cpu", queries)
         self._batch_posts = config.batch_posts
 

@@ -10,7 +10,7 @@ def read_split(data: str, split: str) -> ray.data.Dataset:
     """The rows of a split.
 
     Raises:
-        DataError: there are no files, or not with the columns of training Parquet.
+        DataError: there are no files. What is in them is not looked at: `count_posts` does that.
     """
     files = [entry.uri for entry in split_files(data, split)]
     filesystem, _ = storage.filesystem(files[0])

@@ -36,7 +36,7 @@ class TagSettings:
 
     Attributes:
         model: URI of the model directory.
-        queries: asked in the place of the model's own; None for those.
+        queries: what it is asked, its own or others.
         columns: of the archive.
         pass_through: fields that are copied.
         several_pictures: whether the archive holds lists of pictures.
@@ -47,7 +47,7 @@ class TagSettings:
     """
 
     model: str
-    queries: tuple[EntityQuery, ...] | None
+    queries: tuple[EntityQuery, ...]
     columns: ColumnsConfig
     pass_through: tuple[pa.Field, ...]
     several_pictures: bool

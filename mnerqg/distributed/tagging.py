@@ -36,7 +36,7 @@ from mnerqg.distributed.tag_monitor import Report, only_run
 from mnerqg.distributed.tag_resources import Resources, plan_resources
 from mnerqg.distributed.tag_stages import CHUNK_BATCHES, TagPosts, TagSettings
 from mnerqg.errors import ModelError, RunError, StorageError
-from mnerqg.model_files import asked, check_model
+from mnerqg.model_files import check_model
 from mnerqg.pictures import PicturePolicy
 from mnerqg.queries import EntityQuery, load_queries
 from mnerqg.schema import ROW_HASH
@@ -57,7 +57,7 @@ class TagPlan:
     config: TagConfig
     model: str
     model_id: str
-    queries: tuple[EntityQuery, ...] | None
+    queries: tuple[EntityQuery, ...]
     side: int
     archive: Archive
     output: str
@@ -105,14 +105,12 @@ def plan_tagging(
     """
     model, archive, output = (storage.absolute(uri) for uri in (model, archive, output))
     base = storage.absolute(retry_failed) if retry_failed else None
-    files = check_model(model)
+    files = check_model(model, load_queries(config.queries) if config.queries is not None else None)
     if files.config.model.picture == "region":
         raise ModelError(
             f"{model} is the second of two stages (model.picture is region): it needs another model's boxes, "
             "which an archive does not have; tag with a model whose model.picture is whole"
         )
-    if config.queries is not None:
-        files = asked(files, load_queries(config.queries), model)
     opened = open_archive(archive, config.columns)
     _check_place(output, opened, base)
     policy = _policy(config, opened.folder)
@@ -134,7 +132,7 @@ def plan_tagging(
         config=config,
         model=model,
         model_id=files.model_id,
-        queries=files.queries if config.queries is not None else None,
+        queries=files.queries,
         side=files.config.model.image_side,
         archive=opened,
         output=output,

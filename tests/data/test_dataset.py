@@ -17,8 +17,8 @@ def read_all(data: str, split: str) -> list[Post]:
     return list(read_posts(data, split))
 
 
-LOOKS: list[Look] = [split_files, count_posts, read_all, fingerprint]
-"""All that looks at a split."""
+LOOKS: list[Look] = [count_posts, read_all]
+"""All that looks into the files of a split."""
 
 
 def write(folder: Path, name: str, ids: list[int], schema: pa.Schema = TRAINING_SCHEMA) -> None:

@@ -12,6 +12,7 @@ from mnerqg.config import ActorsConfig
 from mnerqg.data.dataset import LABELS_FILE, is_labelled, read_posts, write_split
 from mnerqg.distributed.labelling import label, summarise
 from mnerqg.errors import ConfigError
+from mnerqg.queries import load_queries
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
 from tests.builders import image_bytes
@@ -129,7 +130,11 @@ def test_a_model_that_has_learned_other_types_is_asked_for_those_of_the_posts(
     asked = CONFIG.model_copy(update={"queries": str(queries)})
     labels = label(str(tiny_model), str(data), str(output), asked)
     (found,) = read_posts(str(output), "train")
-    assert {box.type for box in found.boxes if box.source == "weak"} <= {"INVENTOR"}
+    tagger = Tagger.load(tiny_model, queries=load_queries(str(queries)))
+    weak = [(box.type, box.xyxy_px) for box in found.boxes if box.source == "weak"]
+    expected = [(region.type, region.xyxy_px) for region in tagger.best_regions([post])[0]]
+    assert weak == [(kind, pytest.approx(xyxy_px, abs=0.01)) for kind, xyxy_px in expected]
+    assert [kind for kind, _ in expected] == ["INVENTOR"]
     assert labels["splits"]["train"]["grounded_queries"] == 1
 
 

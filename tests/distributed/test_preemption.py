@@ -73,9 +73,7 @@ def test_a_reclaimed_node_costs_no_more_than_the_last_steps_and_is_replaced(
             resumed = wait_for(log, r"resuming after epoch (\d+), step (\d+): 1 worker", driver)
             cluster.add_node(num_cpus=2, object_store_memory=150_000_000)
             grown = wait_for(log, r"resuming after epoch (\d+), step (\d+): 2 worker", driver)
-            wait_for(
-                log, rf"epoch {int(grown[1]) + 1}/{EPOCHS}: .*\n(.*\n)*.*epoch {int(grown[1]) + 2}/", driver
-            )
+            wait_for(log, rf"epoch {int(grown[1]) + 2}/{EPOCHS}: ", driver)
         finally:
             driver.kill()
             driver.wait()
