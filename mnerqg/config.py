@@ -64,7 +64,7 @@ class ModelConfig(Section):
     encoder_dropout: Probability | None = None
     """Overrides the encoder's own hidden and attention dropout; null keeps what its config says."""
     encoder_attention: Literal["sdpa", "eager"] = "sdpa"
-    """The encoder's attention kernel; on a CPU in bf16 eager takes half the time of sdpa."""
+    """The encoder's attention kernel; on a CPU in bf16 eager takes half the time of sdpa, in fp32 as much."""
     max_length: Annotated[int, Field(ge=32, le=512)] = 128
     """Pieces of `[CLS] query [SEP] sentence [SEP]`; only the sentence is cut [chosen]."""
     backbone: str = "darknet53"
@@ -216,7 +216,7 @@ class TrainConfig(Section):
     weight_decay: NonNegativeFloat = 0.01
     clip_norm: PositiveFloat = 1.0
     precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16 is autocast."""
+    """bf16 is autocast; on a CPU without AVX-512, where torch only imitates it, it is fp32."""
     max_posts: PositiveInt | None = None
     """Train on the first so many posts of the split; null: on all."""
     max_valid_posts: PositiveInt | None = None

@@ -194,9 +194,9 @@ def _check_cluster(settings: TrainConfig) -> None:
     ):
         if needed > (there := cluster.get(kind, 0.0)):
             raise ConfigError(
-                f"the cluster has {there:g} {kind}s, but {least} worker(s) and Ray Data beside them take {needed:g}; "
-                f"lower --train.workers or --train.{kind.lower()}s_per_worker, or set --train.autoscaling true where "
-                "the cluster grows by itself"
+                f"the cluster has {there:g} {kind}s, but {least} worker(s), and a CPU beside them for Ray Data, take "
+                f"{needed:g}; lower --train.workers or --train.{kind.lower()}s_per_worker, or set --train.autoscaling "
+                "true where the cluster grows by itself"
             )
 
 
@@ -241,6 +241,8 @@ def _trainer(
 def _train_dataset(config: Config, queries: tuple[EntityQuery, ...], job: TrainingJob) -> ray.data.Dataset:
     """Shuffled, augmented, tokenised examples; another order and other augmentations each epoch."""
     dataset = read_split(job.data, "train")
+    # They are hundreds of lines in a log, about a buffer. The worker says how far the run is.
+    dataset.context.enable_progress_bars = False
     if config.train.max_posts is not None:
         dataset = dataset.limit(config.train.max_posts)
     seed = ray.data.RandomSeedConfig(seed=config.train.seed, reseed_after_execution=True)

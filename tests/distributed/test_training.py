@@ -220,6 +220,16 @@ def test_a_run_that_cannot_begin_leaves_nothing_behind(
     assert not (tmp_path / "run").exists()
 
 
+def test_bf16_is_left_to_processors_that_multiply_in_it() -> None:
+    code = (
+        "import torch; from mnerqg.distributed.train_worker import _multiplies_bf16 as multiplies; "
+        "print(multiplies(torch.device('cpu')), multiplies(torch.device('cuda')))"
+    )
+    older = os.environ | {"ATEN_CPU_CAPABILITY": "avx2"}  # torch uses no more than that then
+    told = subprocess.run([sys.executable, "-c", code], env=older, check=True, capture_output=True, text=True)
+    assert told.stdout.split() == ["False", "True"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
