@@ -1,6 +1,7 @@
 """What one data-parallel worker of a training run does, epoch by epoch."""
 
 import json
+import logging
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,8 @@ from mnerqg.model_files import WEIGHTS_FILE, publish_model
 from mnerqg.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from mnerqg.queries import parse_queries
 from mnerqg.tagger import Tagger
+
+_log = logging.getLogger(__name__)  # Ray Train would print twice what a worker prints
 
 _STATE_FILE = "training_state.pt"
 # Means over the steps of an epoch; the gradient's norm is that before it is clipped.
@@ -156,7 +159,7 @@ class _Worker:
             losses = (loss.total.detach(), loss.grounding, loss.existence, loss.spans)
             totals += torch.tensor([*map(float, losses), balance, gradient_norm])
             if step == done + 1:
-                started = time.monotonic()  # the first step waits for Ray Data to start
+                started = said = time.monotonic()  # the first step waits for Ray Data to start
             pace = (time.monotonic() - started) / max(1, step - done - 1)
             if time.monotonic() - said > _SAY_SECONDS:
                 said = time.monotonic()
@@ -335,7 +338,7 @@ class _Worker:
 
     def _say(self, line: str) -> None:
         if self.rank == 0:
-            print(line, flush=True)
+            _log.info(line)
 
 
 def _multiplies_bf16(device: torch.device) -> bool:
