@@ -216,7 +216,7 @@ class TrainConfig(Section):
     weight_decay: NonNegativeFloat = 0.01
     clip_norm: PositiveFloat = 1.0
     precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16 is autocast; on a CPU without AVX-512, where torch only imitates it, it is fp32."""
+    """bf16 is autocast; on a CPU without AVX-512 it is fp32: with AVX2 alone torch only imitates bf16."""
     max_posts: PositiveInt | None = None
     """Train on the first so many posts of the split; null: on all."""
     max_valid_posts: PositiveInt | None = None
