@@ -1,21 +1,25 @@
 """Keeps a second job, of whatever cluster, from writing into a run's directory.
 
-Of two jobs in one run, the one that ends last would take the other's finished tags for what a death has left, and
-delete them. On a file system the lock is the kernel's (`flock`) and goes with the process. In S3 it is an object that
-its holder writes anew every few seconds, by conditional requests: a holder that is silent for a minute is dead.
+Of two tagging jobs in one run, the one that ends last would take the other's finished tags for what a death has left,
+and delete them; two trainings would write over each other's checkpoints. On a file system the lock is the kernel's
+(`flock`) and goes with the process. In S3 it is an object that its holder writes anew every few seconds, by conditional
+requests: a holder that is silent for a minute is dead.
 """
 
 import errno
 import fcntl
 import json
 import logging
+import os
 import socket
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from mnerqg import storage
@@ -31,7 +35,7 @@ logger = logging.getLogger(__name__)
 def locked(
     output: str,
     node: str,
-    on_loss: Callable[[], None],
+    on_loss: Callable[[], None] | None = None,
     is_known: Callable[[str], bool] | None = None,
     *,
     renew_s: float = 10,
@@ -43,7 +47,8 @@ def locked(
         output: URI of the run's directory.
         node: of this job; told to those who are refused.
         on_loss: called in another thread when the lock in S3 is lost: this process gave no sign of life for longer than
-            `silent_s`, since it stood still or was cut off, and another job took over. It must end the writing.
+            `silent_s`, since it stood still or was cut off, and another job took over. It must end the writing; None
+            ends the process, with the exit code of a RunError and whatever Ray runs for it.
         is_known: whether a node belongs to this job's own cluster, where it is known by other means that the holder is
             dead. The silence of others has to be waited for.
         renew_s: seconds between two signs of life.
@@ -59,12 +64,22 @@ def locked(
         with _locked_file(place, output, node):
             yield
         return
-    lease = _Lease(uri, output, node, on_loss, renew_s)
+    lease = _Lease(uri, output, node, on_loss or partial(_end_process, output), renew_s)
     lease.take(is_known, silent_s)
     try:
         yield
     finally:
         lease.give_back()
+
+
+def _end_process(output: str) -> None:
+    """After a death everything can go on; two writers are what must not be."""
+    print(
+        f"error: another job has taken over {output}, since this one gave no sign of life; leave it to that one",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(RunError.exit_code)
 
 
 def _contents(token: str, node: str) -> str:

@@ -8,12 +8,9 @@ dies, and when it is finished.
 """
 
 import logging
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -195,7 +192,7 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
     here = ray.get_runtime_context().get_node_id()
     with (
         only_run(plan.output) as monitor,
-        locked(plan.output, here, partial(_end_process, plan.output), _is_of_this_cluster),
+        locked(plan.output, here, is_known=_is_of_this_cluster),
     ):
         state = tag_run.read_state(plan.output)
         if state.manifest is not None and state.identity == plan.identity:
@@ -235,16 +232,6 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
             "model_busy": round(busy / ready, 3) if ready else None,
         }
         return tag_run.finish(plan.output, plan.identity, facts, max_failed=plan.config.max_failed)
-
-
-def _end_process(output: str) -> None:
-    """A job that has lost its output must not write any more; after a death everything can go on."""
-    print(
-        f"error: another job has taken over {output}, since this one gave no sign of life; leave it to that one",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(RunError.exit_code)
 
 
 def _is_of_this_cluster(node: str) -> bool:

@@ -23,6 +23,7 @@ from mnerqg import storage
 from mnerqg.config import Config, TrainConfig, dump_config
 from mnerqg.data.annotations import choose_annotations
 from mnerqg.data.dataset import count_posts, fingerprint, is_labelled, read_posts
+from mnerqg.data.run_lock import locked
 from mnerqg.data.text import load_text_encoder
 from mnerqg.distributed.causes import first_cause
 from mnerqg.distributed.encoding import EncodePosts
@@ -56,7 +57,8 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     Raises:
         ConfigError: `output` belongs to another run or to none, or the cluster is too small.
         DataError, StorageError, ModelError: unusable input, before any worker starts.
-        RunError: training failed more often than `train.max_failures` allows.
+        RunError: another job is writing into `output`, or training failed more often than `train.max_failures`
+            allows.
     """
     data, output = storage.absolute(data), storage.absolute(output)
     config = _with_absolute_places(config)
@@ -69,18 +71,27 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     _check_start(config)
     if not config.train.autoscaling:
         _check_cluster(config.train)
-    name = _claim(config, queries, data, output)
-    if is_model(storage.join(output, "last")):
-        print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
+    name, run = _identify(config, queries, data)
+    if not _is_claimed(output, name, run):
+        # What is wrong with encoder, backbone or weights is the user's to change; in a worker it would be a failure
+        # of the run, tried again and again.
+        build_pretrained(config.model, len(queries))
+    with locked(output, ray.get_runtime_context().get_node_id()):
+        if not _is_claimed(output, name, run):
+            storage.write_text(
+                storage.join(output, "run.json"), json.dumps({"name": name, **run}, indent=2) + "\n"
+            )
+        if is_model(storage.join(output, "last")):
+            print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
+            return _best(config, output)
+        job = TrainingJob(dump_config(config), dump_queries(queries), data, output, posts)
+        try:
+            _trainer(config, queries, job, name).fit()
+        except ray.train.TrainingFailedError as error:
+            raise RunError(
+                f"training failed: {_reason(error)}; the same command resumes from the last checkpoint"
+            ) from error
         return _best(config, output)
-    job = TrainingJob(dump_config(config), dump_queries(queries), data, output, posts)
-    try:
-        _trainer(config, queries, job, name).fit()
-    except ray.train.TrainingFailedError as error:
-        raise RunError(
-            f"training failed: {_reason(error)}; the same command resumes from the last checkpoint"
-        ) from error
-    return _best(config, output)
 
 
 def _with_absolute_places(config: Config) -> Config:
@@ -144,8 +155,8 @@ def check_boxes(config: Config, data: str) -> None:
     )
 
 
-def _claim(config: Config, queries: tuple[EntityQuery, ...], data: str, output: str) -> str:
-    """The run's name, a hash of configuration and data; refuses an output that holds another run."""
+def _identify(config: Config, queries: tuple[EntityQuery, ...], data: str) -> tuple[str, dict[str, Any]]:
+    """The run's name, a hash of configuration and data, and those."""
     settings = config.model_dump(mode="json")
     for key in _PLACEMENT:
         del settings["train"][key]
@@ -156,6 +167,11 @@ def _claim(config: Config, queries: tuple[EntityQuery, ...], data: str, output: 
         "data": fingerprint(data, "train", "valid"),
     }
     name = "checkpoints-" + hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:12]
+    return name, run
+
+
+def _is_claimed(output: str, name: str, run: dict[str, Any]) -> bool:
+    """Whether the run has begun at `output`; ConfigError where anything else has."""
     uri = storage.join(output, "run.json")
     if storage.exists(uri):
         there = _read_run(uri)
@@ -164,14 +180,10 @@ def _claim(config: Config, queries: tuple[EntityQuery, ...], data: str, output: 
                 f"{output} holds another run, which differs in {_first_difference(there, run)}; "
                 "give another --output, or the same settings to resume it"
             )
-        return name
+        return True
     if storage.exists(output) and storage.list_files(output):
         raise ConfigError(f"{output} holds files of no training run; choose an empty or new folder")
-    # What is wrong with encoder, backbone or weights is the user's to change; in a worker it would be a failure of
-    # the run, tried again and again.
-    build_pretrained(config.model, len(queries))
-    storage.write_text(uri, json.dumps({"name": name, **run}, indent=2) + "\n")
-    return name
+    return False
 
 
 def _read_run(uri: str) -> dict[str, Any]:

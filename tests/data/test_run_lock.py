@@ -18,9 +18,9 @@ from mnerqg.errors import RunError, StorageError
 from tests.servers import LOST_ANSWER, faults
 
 HOLDER = """
-import os, sys, time
+import sys, time
 from mnerqg.data.run_lock import locked
-with locked(sys.argv[1], "other", on_loss=lambda: os._exit(7), renew_s=0.1):
+with locked(sys.argv[1], "other", renew_s=0.1):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -46,7 +46,8 @@ def take(output: str, silent_s: float) -> None:
 @contextmanager
 def held_elsewhere(output: str) -> Iterator[subprocess.Popen[str]]:
     """By another process, which a test may kill."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, output], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", HOLDER, output]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -93,6 +94,14 @@ def test_a_job_that_stood_still_is_told(s3_bucket: str) -> None:
         storage.write_text(uri, "another's")
         assert lost.wait(60)
     assert storage.read_text(uri) == "another's"
+
+
+def test_a_job_that_was_taken_over_ends(s3_bucket: str) -> None:
+    with held_elsewhere(s3_bucket) as holder:
+        storage.write_text(storage.join(s3_bucket, LOCK_FILE), "another's")
+        assert holder.wait(60) == RunError.exit_code
+        assert holder.stderr is not None
+        assert "another job has taken over" in holder.stderr.read()
 
 
 def test_a_job_whose_lock_was_taken_and_given_back_is_told(s3_bucket: str) -> None:

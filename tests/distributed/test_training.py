@@ -15,10 +15,11 @@ import pytest
 from mnerqg.config import Config, dump_config, load_config
 from mnerqg.data.batch import table_to_examples
 from mnerqg.data.dataset import read_posts, write_split
+from mnerqg.data.run_lock import LOCK_FILE, locked
 from mnerqg.data.text import load_text_encoder
 from mnerqg.distributed.train_worker import TrainingJob
 from mnerqg.distributed.training import _trainer, check_boxes, train
-from mnerqg.errors import ConfigError, DataError, ModelError
+from mnerqg.errors import ConfigError, DataError, ModelError, RunError
 from mnerqg.queries import dump_queries, load_queries
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
@@ -248,3 +249,12 @@ def test_an_output_of_something_else_is_left_alone(
         train(_config(recipe), data, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == content
+
+
+def test_a_second_training_into_the_same_output_is_refused(
+    ray_cluster: None, recipe: Path, data: str, tmp_path: Path
+) -> None:
+    """Such as the run that two tables share, both begun at once."""
+    with locked(str(tmp_path / "run"), "other"), pytest.raises(RunError, match="is writing into"):
+        train(_config(recipe), data, str(tmp_path / "run"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK_FILE]
