@@ -76,22 +76,27 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
         # What is wrong with encoder, backbone or weights is the user's to change; in a worker it would be a failure
         # of the run, tried again and again.
         build_pretrained(config.model, len(queries))
+    elif _is_finished(output):
+        print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
+        return _best(config, output)
     with locked(output, ray.get_runtime_context().get_node_id()):
         if not _is_claimed(output, name, run):
             storage.write_text(
                 storage.join(output, "run.json"), json.dumps({"name": name, **run}, indent=2) + "\n"
             )
-        if is_model(storage.join(output, "last")):
-            print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
-            return _best(config, output)
-        job = TrainingJob(dump_config(config), dump_queries(queries), data, output, posts)
-        try:
-            _trainer(config, queries, job, name).fit()
-        except ray.train.TrainingFailedError as error:
-            raise RunError(
-                f"training failed: {_reason(error)}; the same command resumes from the last checkpoint"
-            ) from error
-        return _best(config, output)
+        if not _is_finished(output):  # by a job that held the lock until now
+            job = TrainingJob(dump_config(config), dump_queries(queries), data, output, posts)
+            try:
+                _trainer(config, queries, job, name).fit()
+            except ray.train.TrainingFailedError as error:
+                raise RunError(
+                    f"training failed: {_reason(error)}; the same command resumes from the last checkpoint"
+                ) from error
+    return _best(config, output)
+
+
+def _is_finished(output: str) -> bool:
+    return is_model(storage.join(output, "last"))
 
 
 def _with_absolute_places(config: Config) -> Config:

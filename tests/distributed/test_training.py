@@ -129,8 +129,10 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
     )
     assert chosen.score(read_posts(data, "valid")).scores()["f1"] == pytest.approx(best["f1"])
 
-    # The same command again returns at once; other settings are refused, another placement is not.
-    assert train(_config(recipe, "--train.workers", "1"), data, str(output))["epoch"] == best["epoch"]
+    # The same command again returns at once and writes nothing, not even a lock; other settings are refused, another
+    # placement is not.
+    with locked(str(output), "other"):
+        assert train(_config(recipe, "--train.workers", "1"), data, str(output))["epoch"] == best["epoch"]
     with pytest.raises(ConfigError, match=r"train\.lr \(5e-05 there, 0\.1 here\)"):
         train(_config(recipe, "--train.lr", "0.1"), data, str(output))
 
