@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from mnerqg import storage
 from mnerqg.cli import run
-from mnerqg.config import TagConfig, load_file
+from mnerqg.config import TagConfig
+from mnerqg.config_files import load_file
 from mnerqg.distributed.tagging import TagPlan, plan_tagging, tag_archive
 from mnerqg.errors import ConfigError
-from mnerqg.pictures import PictureStore
+from mnerqg.io import storage
+from mnerqg.io.picture_store import PictureStore
 from mnerqg.schema import Post
 from mnerqg.tagger import Tagger
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import ray
 
-from mnerqg import storage
 from mnerqg.cli import run
-from mnerqg.config import ActorsConfig, load_config
+from mnerqg.config import ActorsConfig
+from mnerqg.config_files import load_config
 from mnerqg.distributed.evaluation import evaluate, write_per_post, write_scores
+from mnerqg.io import storage
 
 
 def main(argv: list[str]) -> None:

@@ -22,16 +22,17 @@ import pyarrow.parquet as pq
 import ray
 import yaml
 
-from mnerqg import storage
 from mnerqg.cli import run
-from mnerqg.config import ActorsConfig, Config, load_files
-from mnerqg.data.dataset import LABELS_FILE, count_posts, fingerprint, is_labelled
+from mnerqg.config import ActorsConfig, Config
+from mnerqg.config_files import load_files
+from mnerqg.datasets.prepared import LABELS_FILE, count_posts, fingerprint, is_labelled
 from mnerqg.distributed.evaluation import evaluate, write_per_post, write_scores
 from mnerqg.distributed.labelling import label
 from mnerqg.distributed.training import check_boxes, train
 from mnerqg.errors import ConfigError, DataError
-from mnerqg.model_files import is_model
-from mnerqg.tables import DATASETS, TABLES, PaperTable, ScoredRun, table_record, to_markdown
+from mnerqg.io import storage
+from mnerqg.model.files import is_model
+from mnerqg.scoring.tables import DATASETS, TABLES, PaperTable, ScoredRun, table_record, to_markdown
 
 CONFIGS = Path(__file__).parent / "configs"
 LABELLER = "fa_vg"

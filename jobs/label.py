@@ -11,7 +11,8 @@ from typing import Any
 import ray
 
 from mnerqg.cli import run
-from mnerqg.config import ActorsConfig, load_config
+from mnerqg.config import ActorsConfig
+from mnerqg.config_files import load_config
 from mnerqg.distributed.labelling import label
 
 

@@ -8,10 +8,10 @@ Writes Parquet a split with `summary.json` beside them. The summary is printed t
 import argparse
 from pathlib import Path
 
-from mnerqg import storage
 from mnerqg.cli import run
-from mnerqg.data import flickr30k, twitter
-from mnerqg.data.importing import SUMMARY_FILE
+from mnerqg.datasets import flickr30k, twitter
+from mnerqg.datasets.importing import SUMMARY_FILE
+from mnerqg.io import storage
 
 PRINTED_NAMES = 20
 

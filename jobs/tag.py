@@ -14,11 +14,12 @@ from typing import Any
 
 import ray
 
+from mnerqg.archive.run import MANIFEST_FILE
 from mnerqg.cli import run
-from mnerqg.config import TagConfig, load_file
-from mnerqg.data.tag_run import MANIFEST_FILE
-from mnerqg.distributed.tag_resources import Resources, plan_resources
+from mnerqg.config import TagConfig
+from mnerqg.config_files import load_file
 from mnerqg.distributed.tagging import TagPlan, plan_tagging, tag_archive
+from mnerqg.distributed.tagging_resources import Resources, plan_resources
 
 
 def main(argv: list[str]) -> None:

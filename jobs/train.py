@@ -10,7 +10,8 @@ from pathlib import Path
 import ray
 
 from mnerqg.cli import run
-from mnerqg.config import Config, load_files
+from mnerqg.config import Config
+from mnerqg.config_files import load_files
 from mnerqg.distributed.training import train
 from mnerqg.errors import ConfigError
 

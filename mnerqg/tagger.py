@@ -8,19 +8,19 @@ from typing import Self
 
 import torch
 
-from mnerqg.checkpoint import ModelDirectory, load_model
 from mnerqg.config import Config, DecodeConfig
-from mnerqg.data.annotations import best_region
-from mnerqg.data.batch import Example, encode_post
-from mnerqg.data.images import ImageLimits
-from mnerqg.data.text import TextEncoder
-from mnerqg.decode import Decoded, Decoder
 from mnerqg.errors import ModelError
-from mnerqg.metrics import Counts
+from mnerqg.inputs.annotations import best_region
+from mnerqg.inputs.batch import Example, encode_post
+from mnerqg.inputs.images import ImageLimits
+from mnerqg.inputs.posts import PreparedPost, attach_regions, prepare_post
+from mnerqg.inputs.text import TextEncoder
 from mnerqg.model.build import Network, build_anchors, build_collator
-from mnerqg.posts import PreparedPost, attach_regions, prepare_post
+from mnerqg.model.checkpoint import ModelDirectory, load_model
+from mnerqg.model.decode import Decoded, Decoder
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Phrase, Post, Region, TaggedPost, TextStatus
+from mnerqg.scoring.metrics import Counts
 
 
 class Tagger:

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mnerqg import storage
-from mnerqg.data.tag_run import CHECKPOINT_FOLDER
+from mnerqg.archive.run import CHECKPOINT_FOLDER
+from mnerqg.io import storage
 from mnerqg.schema import ROW_HASH, ImageStatus, TextStatus
 
 MAX_BYTES = 200_000

@@ -13,9 +13,9 @@ from transformers import BertConfig, BertModel
 
 from mnerqg.boxes import Anchors
 from mnerqg.config import Config, ModelConfig
-from mnerqg.data.batch import Collator, Example
-from mnerqg.data.text import TextEncoder, load_tokenizer, resolve_encoder
 from mnerqg.errors import ModelError
+from mnerqg.inputs.batch import Collator, Example
+from mnerqg.inputs.text import TextEncoder, load_tokenizer, resolve_encoder
 from mnerqg.model.build import Network, assemble, build_anchors
 from mnerqg.model.mnerqg import MNERQG
 from mnerqg.queries import QUERY_STYLES, EntityQuery

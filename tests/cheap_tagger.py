@@ -10,12 +10,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Self
 
-from mnerqg import storage
-from mnerqg.config import Config, load_config
+from mnerqg.config import Config
+from mnerqg.config_files import load_config
+from mnerqg.io import storage
 from mnerqg.schema import Entity, Region, TaggedPost, TextStatus
 
 if TYPE_CHECKING:
-    from mnerqg.posts import PreparedPost
+    from mnerqg.inputs.posts import PreparedPost
 
 TYPES = ("PER", "LOC", "ORG", "OTHER")
 TEXT_LIMIT = 1000

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
-from mnerqg import storage
+from mnerqg.io import storage
 from tests.servers import (
     FaultyProxy,
     ScriptedServer,
@@ -95,10 +95,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    from mnerqg.checkpoint import save_model
     from mnerqg.config import Config, DecodeConfig, ModelConfig, TrainConfig
-    from mnerqg.data.text import TextEncoder, load_tokenizer
+    from mnerqg.inputs.text import TextEncoder, load_tokenizer
     from mnerqg.model.build import build_pretrained
+    from mnerqg.model.checkpoint import save_model
     from mnerqg.queries import load_queries
 
     folder = tmp_path_factory.mktemp("tiny")

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from mnerqg import storage
+from mnerqg.io import storage
 
 
 class ScriptedServer:

@@ -17,7 +17,8 @@ import ray
 import ray.data
 
 from mnerqg import cli
-from mnerqg.config import TagConfig, load_config
+from mnerqg.config import TagConfig
+from mnerqg.config_files import load_config
 from mnerqg.distributed.tagging import plan_tagging, tag_archive
 from tests.cheap_tagger import CheapTagger
 

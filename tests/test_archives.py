@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mnerqg.data.images import ImageLimits
-from mnerqg.pictures import PicturePolicy, PictureStore
-from mnerqg.posts import PreparedPost, prepare_post
+from mnerqg.inputs.images import ImageLimits
+from mnerqg.inputs.posts import PreparedPost, prepare_post
+from mnerqg.io.picture_store import PicturePolicy, PictureStore
 from mnerqg.schema import Post, TaggedPost
 from tests.archives import (
     ARCHIVE_SCHEMA,

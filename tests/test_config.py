@@ -18,11 +18,8 @@ from mnerqg.config import (
     PicturesConfig,
     TagConfig,
     TrainConfig,
-    dump_config,
-    load_config,
-    load_file,
-    load_files,
 )
+from mnerqg.config_files import dump_config, load_config, load_file, load_files
 from mnerqg.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "jobs" / "configs").glob("*.yaml"))

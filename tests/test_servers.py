@@ -13,8 +13,8 @@ import botocore.exceptions
 import pyarrow.fs
 import pytest
 
-from mnerqg import storage
 from mnerqg.errors import StorageError
+from mnerqg.io import storage
 from tests.servers import FAULTS, FaultyProxy
 
 # Longer than a part of pyarrow's multipart uploads, and different in every place.
@@ -244,7 +244,7 @@ def test_ceph_refuses_a_wrong_secret(ceph_s3: str, monkeypatch: pytest.MonkeyPat
     with pytest.raises(botocore.exceptions.ClientError, match="SignatureDoesNotMatch"):
         storage.s3_client().get_object(Bucket=ceph_s3.removeprefix("s3://"), Key="a")
     # pyarrow reads the secret once a process.
-    code = "import sys; from mnerqg import storage; f, p = storage.filesystem(sys.argv[1]); f.open_output_stream(p)"
+    code = "import sys; from mnerqg.io import storage; f, p = storage.filesystem(sys.argv[1]); f.open_output_stream(p)"
     run = subprocess.run(
         [sys.executable, "-c", code, f"{ceph_s3}/a"], capture_output=True, text=True, check=False
     )

@@ -8,9 +8,9 @@ from PIL import Image
 
 from mnerqg.config import DecodeConfig
 from mnerqg.errors import ModelError
-from mnerqg.metrics import Counts
-from mnerqg.posts import PreparedPost, prepare_post
+from mnerqg.inputs.posts import PreparedPost, prepare_post
 from mnerqg.schema import Box, Post, Span, TaggedPost
+from mnerqg.scoring.metrics import Counts
 from mnerqg.tagger import Tagger
 from tests.builders import TYPES, image_bytes
 

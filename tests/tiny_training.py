@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from mnerqg.data.dataset import write_split
+from mnerqg.datasets.prepared import write_split
 from mnerqg.schema import Box, Post, Span
 
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mnerqg.config import Config
-from mnerqg.data.annotations import best_region, choose_annotations, draw_phrases
-from mnerqg.data.dataset import post_from_row
-from mnerqg.data.images import ImageLimits
+from mnerqg.datasets.prepared import post_from_row
+from mnerqg.inputs.annotations import best_region, choose_annotations, draw_phrases
+from mnerqg.inputs.images import ImageLimits
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Post
 
 if TYPE_CHECKING:
-    from mnerqg.data.batch import Example
-    from mnerqg.data.text import TextEncoder
+    from mnerqg.inputs.batch import Example
+    from mnerqg.inputs.text import TextEncoder
 
 
 class EncodePosts:
@@ -34,9 +34,9 @@ class EncodePosts:
         return {**self.__dict__, "_text_encoder": None}
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        from mnerqg.data.augment import Augmenter
-        from mnerqg.data.batch import augment_example, examples_to_table
-        from mnerqg.data.text import load_text_encoder
+        from mnerqg.inputs.augment import Augmenter
+        from mnerqg.inputs.batch import augment_example, examples_to_table
+        from mnerqg.inputs.text import load_text_encoder
 
         config = self._config
         if self._text_encoder is None:
@@ -52,7 +52,7 @@ class EncodePosts:
         return examples_to_table(examples)
 
     def _encode(self, post: Post, text_encoder: "TextEncoder", generator: random.Random) -> "Example":
-        from mnerqg.data.batch import make_example
+        from mnerqg.inputs.batch import make_example
 
         model, train = self._config.model, self._config.train
         chosen = choose_annotations(draw_phrases(post, train.phrases_per_post, generator), train)

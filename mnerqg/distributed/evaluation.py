@@ -8,15 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from mnerqg import storage
 from mnerqg.config import ActorsConfig, ModelConfig
-from mnerqg.data.dataset import count_posts, fingerprint, is_labelled, post_from_row
-from mnerqg.distributed.causes import first_cause
+from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, post_from_row
+from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.splits import read_split
 from mnerqg.errors import ConfigError, RunError
-from mnerqg.metrics import Counts
-from mnerqg.model_files import check_model
+from mnerqg.io import storage
+from mnerqg.model.files import check_model
 from mnerqg.queries import EntityQuery, load_queries
+from mnerqg.scoring.metrics import Counts
 from mnerqg.tagger import Tagger
 
 # The columns of `Counts.values`, in their order.

@@ -12,9 +12,9 @@ import pyarrow.fs
 import ray.data
 from ray.data.datasource import FileBasedDatasource
 
-from mnerqg import storage
-from mnerqg.data.archive import Archive
-from mnerqg.data.jsonlines import Layout, read_tables
+from mnerqg.archive.jsonlines import Layout, read_tables
+from mnerqg.archive.reading import Archive
+from mnerqg.io import storage
 
 
 class JsonLinesDatasource(FileBasedDatasource):

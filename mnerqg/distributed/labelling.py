@@ -20,9 +20,8 @@ from typing import Any
 
 import ray.data
 
-from mnerqg import storage
 from mnerqg.config import ActorsConfig, TrainConfig
-from mnerqg.data.dataset import (
+from mnerqg.datasets.prepared import (
     LABELS_FILE,
     SPLITS,
     batches,
@@ -34,12 +33,13 @@ from mnerqg.data.dataset import (
     split_files,
     write_file,
 )
-from mnerqg.distributed.causes import first_cause
+from mnerqg.distributed.failures import first_cause
 from mnerqg.errors import ConfigError, RunError
-from mnerqg.metrics import Counts
-from mnerqg.model_files import check_model
+from mnerqg.io import storage
+from mnerqg.model.files import check_model
 from mnerqg.queries import EntityQuery, load_queries
 from mnerqg.schema import Box, Post, Region
+from mnerqg.scoring.metrics import Counts
 from mnerqg.tagger import Tagger
 
 _CLAIM_FILE = "_labelling.json"

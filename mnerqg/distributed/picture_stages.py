@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from mnerqg.archive.reading import text_values
 from mnerqg.config import ColumnsConfig
-from mnerqg.data.archive import text_values
-from mnerqg.data.images import ImageLimits, ImageProblem, decode_letterbox
-from mnerqg.pictures import Fetched, PicturePolicy, PictureStore
+from mnerqg.inputs.images import ImageLimits, ImageProblem, decode_letterbox
+from mnerqg.io.picture_store import Fetched, PicturePolicy, PictureStore
 
 PICTURES = "mnerqg:pictures"
 

@@ -2,8 +2,8 @@
 
 import ray.data
 
-from mnerqg import storage
-from mnerqg.data.dataset import split_files
+from mnerqg.datasets.prepared import split_files
+from mnerqg.io import storage
 
 
 def read_split(data: str, split: str) -> ray.data.Dataset:

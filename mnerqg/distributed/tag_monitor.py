@@ -9,8 +9,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mnerqg import storage
 from mnerqg.errors import RunError
+from mnerqg.io import storage
 
 _NAMESPACE = "mnerqg"
 _TAKEN_WAIT_S = 30

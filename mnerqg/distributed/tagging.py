@@ -3,7 +3,7 @@
     read -> (SelectRows) -> FetchPictures -> DecodePictures (tasks) -> TagPosts (actors) -> write_parquet
 
 `plan_tagging` looks at everything that can be wrong beforehand, changes nothing and needs no cluster;
-`tag_archive` does the work. `mnerqg.data.tag_run` says what lies in the output, what of it is safe when a run
+`tag_archive` does the work. `mnerqg.archive.run` says what lies in the output, what of it is safe when a run
 dies, and when it is finished.
 """
 
@@ -18,23 +18,23 @@ import ray
 import ray.data
 from ray.data.checkpoint import CheckpointConfig, CheckpointManager
 
-from mnerqg import storage
+from mnerqg.archive import run as tag_run
+from mnerqg.archive.reading import Archive, open_archive
+from mnerqg.archive.run import RowHashes, RunIdentity, RunState
 from mnerqg.config import TagConfig
-from mnerqg.data import tag_run
-from mnerqg.data.archive import Archive, open_archive
-from mnerqg.data.images import ImageLimits
-from mnerqg.data.run_lock import locked
-from mnerqg.data.tag_run import RowHashes, RunIdentity, RunState
-from mnerqg.distributed.causes import first_cause
+from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.jsonlines_source import read_json_lines
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.short_queues import bound_queues
 from mnerqg.distributed.tag_monitor import Report, only_run
-from mnerqg.distributed.tag_resources import Resources, plan_resources
-from mnerqg.distributed.tag_stages import CHUNK_BATCHES, TagPosts, TagSettings
+from mnerqg.distributed.tagging_resources import Resources, plan_resources
+from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, TagPosts, TagSettings
 from mnerqg.errors import ModelError, RunError, StorageError
-from mnerqg.model_files import check_model
-from mnerqg.pictures import PicturePolicy
+from mnerqg.inputs.images import ImageLimits
+from mnerqg.io import storage
+from mnerqg.io.lock import locked
+from mnerqg.io.picture_store import PicturePolicy
+from mnerqg.model.files import check_model
 from mnerqg.queries import EntityQuery, load_queries
 from mnerqg.schema import ROW_HASH
 

@@ -16,24 +16,25 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
-from mnerqg import storage
-from mnerqg.checkpoint import (
+from mnerqg.config import Config, ModelConfig
+from mnerqg.config_files import load_config
+from mnerqg.datasets.prepared import read_posts
+from mnerqg.inputs.batch import Example, table_to_examples
+from mnerqg.inputs.text import load_text_encoder
+from mnerqg.io import storage
+from mnerqg.model.build import build_collator, build_pretrained
+from mnerqg.model.checkpoint import (
     load_training_state,
     load_weights,
     save_model,
     save_training_state,
     start_weights,
 )
-from mnerqg.config import Config, ModelConfig, load_config
-from mnerqg.data.batch import Example, table_to_examples
-from mnerqg.data.dataset import read_posts
-from mnerqg.data.text import load_text_encoder
-from mnerqg.losses import JointLoss, LossBalance, loss_terms
-from mnerqg.metrics import Counts
-from mnerqg.model.build import build_collator, build_pretrained
-from mnerqg.model_files import WEIGHTS_FILE, publish_model
-from mnerqg.optimization import build_optimizer, learning_rate_factor, set_learning_rates
+from mnerqg.model.files import WEIGHTS_FILE, publish_model
+from mnerqg.model.losses import JointLoss, LossBalance, loss_terms
+from mnerqg.model.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from mnerqg.queries import parse_queries
+from mnerqg.scoring.metrics import Counts
 from mnerqg.tagger import Tagger
 
 _log = logging.getLogger(__name__)  # Ray Train would print twice what a worker prints

@@ -19,19 +19,20 @@ import ray.data
 import ray.train
 import ray.train.torch
 
-from mnerqg import storage
-from mnerqg.config import Config, TrainConfig, dump_config
-from mnerqg.data.annotations import choose_annotations
-from mnerqg.data.dataset import count_posts, fingerprint, is_labelled, read_posts
-from mnerqg.data.run_lock import locked
-from mnerqg.data.text import load_text_encoder
-from mnerqg.distributed.causes import first_cause
+from mnerqg.config import Config, TrainConfig
+from mnerqg.config_files import dump_config
+from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, read_posts
 from mnerqg.distributed.encoding import EncodePosts
+from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.splits import read_split
 from mnerqg.distributed.train_worker import TrainingJob, best_metric, train_worker
 from mnerqg.errors import ConfigError, ModelError, RunError
+from mnerqg.inputs.annotations import choose_annotations
+from mnerqg.inputs.text import load_text_encoder
+from mnerqg.io import storage
+from mnerqg.io.lock import locked
 from mnerqg.model.build import build_pretrained
-from mnerqg.model_files import check_model, is_model
+from mnerqg.model.files import check_model, is_model
 from mnerqg.queries import EntityQuery, dump_queries, load_queries
 
 # What decides the shapes of the weights, beside the encoder.

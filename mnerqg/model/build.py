@@ -8,9 +8,9 @@ from transformers import AutoConfig, AutoModel
 
 from mnerqg.boxes import Anchors
 from mnerqg.config import Config, ModelConfig
-from mnerqg.data.batch import Collator
-from mnerqg.data.text import TextEncoder, first_line, resolve_encoder
 from mnerqg.errors import ModelError
+from mnerqg.inputs.batch import Collator
+from mnerqg.inputs.text import TextEncoder, first_line, resolve_encoder
 from mnerqg.model.backbone import Backbone, VisualEncoder, load_pretrained
 from mnerqg.model.mnerqg import MNERQG, TextFeatures
 from mnerqg.model.sequence import SequenceTagger

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mnerqg.data.batch import Batch
+from mnerqg.inputs.batch import Batch
 from mnerqg.model.attention import AttentivePooling
 from mnerqg.model.backbone import VisualEncoder
 from mnerqg.model.heads import RARE, BinaryHead, GroundingHead, MatchHead

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchcrf import CRF
 
-from mnerqg.data.batch import Batch
+from mnerqg.inputs.batch import Batch
 from mnerqg.model.mnerqg import Output
 
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from cluster.one_night import one_night
-from mnerqg.config import Config, TagConfig, load_config, load_files
+from mnerqg.config import Config, TagConfig
+from mnerqg.config_files import load_config, load_files
 from tests.cluster.filled import CLUSTER, VALUES, fill
 
 SCHEMAS = CLUSTER.parents[1] / "shared" / "kuberay"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mnerqg.data.tag_run import SUCCESS_FILE
+from mnerqg.archive.run import SUCCESS_FILE
 from tests.archives import finished_writes, read_tags, write_cheap_archive
 from tests.cluster.heads import RAY, Head, head, wait_until
 from tests.tiny_training import write_dataset, write_recipe

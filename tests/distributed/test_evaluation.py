@@ -7,8 +7,8 @@ import pytest
 
 from mnerqg.config import ModelConfig
 from mnerqg.distributed.evaluation import PER_POST_SCHEMA, answered, per_post_table, write_per_post
-from mnerqg.metrics import MICRO, Counts
 from mnerqg.schema import Box, Entity, Post, Region, Span
+from mnerqg.scoring.metrics import MICRO, Counts
 
 TYPES = ("PER", "LOC")
 ENTITIES = {"precision", "recall", "f1", "f1_PER", "f1_LOC"}

@@ -12,8 +12,8 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from mnerqg.config import LossConfig
-from mnerqg.data.batch import Example
-from mnerqg.losses import LossBalance, loss_terms
+from mnerqg.inputs.batch import Example
+from mnerqg.model.losses import LossBalance, loss_terms
 from mnerqg.model.mnerqg import MNERQG
 from tests.builders import annotated_examples, collator, example, small_model
 

@@ -9,11 +9,11 @@ import ray
 from backports import zstd
 from ray.data._internal.datasource_v2.common.synthesized_columns import _compute_row_hashes
 
-from mnerqg import storage
+from mnerqg.archive.jsonlines import LINE_ERROR, read_tables, row_hashes
+from mnerqg.archive.reading import open_archive
 from mnerqg.config import ColumnsConfig
-from mnerqg.data.archive import open_archive
-from mnerqg.data.jsonlines import LINE_ERROR, read_tables, row_hashes
 from mnerqg.distributed.jsonlines_source import JsonLinesDatasource, read_json_lines
+from mnerqg.io import storage
 
 COLUMNS = ColumnsConfig(pass_through=("lang",))
 FILES = ("a b%20#1.jsonl", "c/d;e?.ndjson.gz", "c/f[1]*.json.zst", "empty.jsonl.gz", "blank.jsonl")

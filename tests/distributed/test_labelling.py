@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from mnerqg import storage
 from mnerqg.config import ActorsConfig
-from mnerqg.data.dataset import LABELS_FILE, is_labelled, read_posts, write_split
+from mnerqg.datasets.prepared import LABELS_FILE, is_labelled, read_posts, write_split
 from mnerqg.distributed.labelling import label, summarise
 from mnerqg.errors import ConfigError
+from mnerqg.io import storage
 from mnerqg.queries import load_queries
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger

@@ -13,12 +13,12 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from mnerqg import storage
+from mnerqg.archive.run import SUCCESS_FILE
 from mnerqg.config import ColumnsConfig, TagConfig
-from mnerqg.data.run_lock import LOCK_FILE
-from mnerqg.data.tag_run import SUCCESS_FILE
 from mnerqg.distributed.tagging import plan_tagging, tag_archive
 from mnerqg.errors import RunError
+from mnerqg.io import storage
+from mnerqg.io.lock import LOCK_FILE
 from tests.archives import finished_writes, read_tags, write_archive
 from tests.cheap_tagger import DELAY, CheapTagger
 from tests.cluster.heads import wait_until

@@ -9,14 +9,15 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from mnerqg.checkpoint import save_model
-from mnerqg.config import Config, load_config
-from mnerqg.data.batch import make_example
-from mnerqg.data.images import ImageLimits
+from mnerqg.config import Config
+from mnerqg.config_files import load_config
 from mnerqg.errors import ModelError
-from mnerqg.losses import LossBalance, loss_terms
+from mnerqg.inputs.batch import make_example
+from mnerqg.inputs.images import ImageLimits
 from mnerqg.model.build import build_collator
-from mnerqg.optimization import build_optimizer, learning_rate_factor, set_learning_rates
+from mnerqg.model.checkpoint import save_model
+from mnerqg.model.losses import LossBalance, loss_terms
+from mnerqg.model.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger

@@ -13,17 +13,17 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from mnerqg import storage
 from mnerqg.config import ColumnsConfig, PicturesConfig, TagConfig
-from mnerqg.data.run_lock import LOCK_FILE, locked
 from mnerqg.distributed import tag_monitor
 from mnerqg.distributed.tag_monitor import only_run
-from mnerqg.distributed.tag_resources import plan_resources
-from mnerqg.distributed.tag_stages import tag_each
 from mnerqg.distributed.tagging import plan_tagging, tag_archive
+from mnerqg.distributed.tagging_resources import plan_resources
+from mnerqg.distributed.tagging_stages import tag_each
 from mnerqg.errors import ConfigError, DataError, ModelError, RunError, StorageError
-from mnerqg.model_files import publish_model
-from mnerqg.posts import PreparedPost
+from mnerqg.inputs.posts import PreparedPost
+from mnerqg.io import storage
+from mnerqg.io.lock import LOCK_FILE, locked
+from mnerqg.model.files import publish_model
 from mnerqg.schema import Post, TaggedPost, tags_schema
 from mnerqg.tagger import Tagger
 from tests.archives import MAX_BYTES, PICTURES, TEXTS, assert_same_rows, encoded, photo, read_tags

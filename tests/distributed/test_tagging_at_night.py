@@ -16,8 +16,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from mnerqg import storage
-from mnerqg.data.tag_run import MANIFEST_FILE, RUN_FILE, SUCCESS_FILE
+from mnerqg.archive.run import MANIFEST_FILE, RUN_FILE, SUCCESS_FILE
+from mnerqg.io import storage
 from tests import archives
 from tests.archives import assert_same_rows, finished_writes, read_tags, write_archive, write_cheap_archive
 from tests.cheap_tagger import DELAY

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from mnerqg.config import Config, dump_config, load_config
-from mnerqg.data.batch import table_to_examples
-from mnerqg.data.dataset import read_posts, write_split
-from mnerqg.data.run_lock import LOCK_FILE, locked
-from mnerqg.data.text import load_text_encoder
+from mnerqg.config import Config
+from mnerqg.config_files import dump_config, load_config
+from mnerqg.datasets.prepared import read_posts, write_split
 from mnerqg.distributed.train_worker import TrainingJob
 from mnerqg.distributed.training import _trainer, check_boxes, train
 from mnerqg.errors import ConfigError, DataError, ModelError, RunError
+from mnerqg.inputs.batch import table_to_examples
+from mnerqg.inputs.text import load_text_encoder
+from mnerqg.io.lock import LOCK_FILE, locked
 from mnerqg.queries import dump_queries, load_queries
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger

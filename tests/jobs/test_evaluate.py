@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import evaluate
-from mnerqg.data.dataset import read_posts, write_split
+from mnerqg.datasets.prepared import read_posts, write_split
 from mnerqg.distributed.evaluation import PER_POST_SCHEMA
 from mnerqg.errors import DataError, ModelError, StorageError
 from mnerqg.schema import Box, Post, Span

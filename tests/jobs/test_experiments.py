@@ -8,14 +8,14 @@ import pyarrow as pa
 import pytest
 
 from jobs import experiments
-from mnerqg import storage
 from mnerqg.config import ActorsConfig, Config
-from mnerqg.data.dataset import LABELS_FILE, write_split
+from mnerqg.datasets.prepared import LABELS_FILE, write_split
 from mnerqg.distributed.evaluation import per_post_table
 from mnerqg.errors import ConfigError, DataError
-from mnerqg.metrics import Counts
+from mnerqg.io import storage
 from mnerqg.schema import Box, Post, Span
-from mnerqg.tables import TABLES
+from mnerqg.scoring.metrics import Counts
+from mnerqg.scoring.tables import TABLES
 from tests.builders import image_bytes
 
 DEMO = Path(__file__).parents[2] / "jobs" / "configs" / "demo.yaml"

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mnerqg.data.batch import Batch, Collator, Example
+from mnerqg.inputs.batch import Batch, Collator, Example
 from mnerqg.model.mnerqg import MNERQG, Output
 from tests.builders import (
     QUERIES,

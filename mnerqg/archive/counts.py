@@ -1,0 +1,145 @@
+"""Reading tags back (DESIGN §3 "Tags"): what a run wrote, counted."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mnerqg.io import storage
+from mnerqg.schema import IMAGE_STATUSES, ROW_HASH, TEXT_STATUSES
+
+_COLUMNS = [
+    "image_status",
+    "text_status",
+    "error",
+    "retryable",
+    # Of lists one leaf: each that is read takes a page of memory.
+    "entities.list.element.type",
+    "regions.list.element.type",
+    "existence.list.element.type",
+    ROW_HASH,
+]
+_SHOWN_REASONS = 20
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass
+class TagCounts:
+    """Counts over the rows of tags; every status is there, also with 0.
+
+    Attributes:
+        rows: posts.
+        errors: rows whose `error` says something: a picture or the post itself could not be used.
+        untagged: rows that the model raised on.
+        retryable: rows with a picture that failed for a reason that may pass.
+        image_status: pictures by status; a post without any counts as one `none`.
+        reasons: errors, with numbers made alike so that they can be counted.
+        row_hashes: of all rows, one array a file.
+    """
+
+    rows: int = 0
+    errors: int = 0
+    untagged: int = 0
+    retryable: int = 0
+    image_status: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(IMAGE_STATUSES, 0)))
+    text_status: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(TEXT_STATUSES, 0)))
+    entities: Counter[str] = field(default_factory=Counter)
+    regions: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    row_hashes: list[npt.NDArray[np.uint64]] = field(default_factory=list)
+
+    @classmethod
+    def of_file(cls, entry: storage.FileEntry) -> Self:
+        """The counts of one file."""
+        counts = cls()
+        with open_parquet(entry) as file:
+            images = ["images.list.element.status"] if "images" in file.schema_arrow.names else []
+            # Every thread of Arrow's would keep memory of its own.
+            for rows in file.iter_batches(_ROWS_AT_ONCE, columns=_COLUMNS + images, use_threads=False):
+                counts._add(rows)
+        return counts
+
+    @classmethod
+    def total(cls, parts: Iterable[Self]) -> Self:
+        """The sum of counts."""
+        total = cls()
+        for part in parts:
+            for name, value in vars(part).items():
+                setattr(total, name, getattr(total, name) + value)
+        for status, zeros in ((total.image_status, IMAGE_STATUSES), (total.text_status, TEXT_STATUSES)):
+            for name in zeros:  # adding Counters drops what is 0
+                status[name] += 0
+        return total
+
+    def summary(self) -> dict[str, Any]:
+        """What the manifest says."""
+        return {
+            "rows": self.rows,
+            "rows_with_error": self.errors,
+            "rows_untagged": self.untagged,
+            "rows_retryable": self.retryable,
+            "image_status": {name: self.image_status[name] for name in IMAGE_STATUSES},
+            "text_status": {name: self.text_status[name] for name in TEXT_STATUSES},
+            "entities": dict(sorted(self.entities.items())),
+            "regions": dict(sorted(self.regions.items())),
+            "reasons": dict(self.reasons.most_common(_SHOWN_REASONS)),
+        }
+
+    def _add(self, rows: pa.RecordBatch) -> None:
+        self.rows += rows.num_rows
+        self.errors += rows.num_rows - rows["error"].null_count
+        self.untagged += pc.sum(pc.equal(pc.list_value_length(rows["existence"]), 0)).as_py() or 0
+        self.retryable += pc.sum(rows["retryable"]).as_py() or 0
+        self.image_status.update(_image_statuses(rows))
+        self.text_status.update(_values(rows["text_status"]))
+        self.entities.update(_values(pc.list_flatten(rows["entities"]).field("type")))
+        self.regions.update(_values(pc.list_flatten(rows["regions"]).field("type")))
+        for error, count in _values(rows["error"].drop_null()).items():
+            for reason in error.split("; "):
+                self.reasons[_alike(reason)] += count
+        self.row_hashes.append(rows[ROW_HASH].to_numpy(zero_copy_only=False))
+
+
+@contextmanager
+def open_parquet(entry: storage.FileEntry) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, read in a way that a store's hiccups do not end.
+
+    Not through pyarrow's own S3: it tries three times, and after many failures only once; small ranges never again.
+
+    Raises:
+        StorageError: the file cannot be read, in the `with` block, too.
+        pyarrow.ArrowInvalid: it is no whole Parquet file.
+    """
+    with storage.open_stream(entry.uri) as stream, pq.ParquetFile(stream) as file:
+        yield file
+
+
+def count_rows(entry: storage.FileEntry) -> int:
+    """Rows of a Parquet file, from its footer; errors as of `open_parquet`."""
+    with open_parquet(entry) as file:
+        return int(file.metadata.num_rows)
+
+
+def _image_statuses(rows: pa.RecordBatch) -> dict[str, int]:
+    if "images" not in rows.schema.names:
+        return _values(rows["image_status"])
+    without = pc.sum(pc.equal(pc.list_value_length(rows["images"]), 0)).as_py() or 0
+    counts = Counter(_values(pc.list_flatten(rows["images"]).field("status")))
+    return counts + Counter({"none": without})
+
+
+def _values(column: pa.Array) -> dict[str, int]:
+    return {entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()}
+
+
+def _alike(reason: str) -> str:
+    """An error without the numbers that differ from row to row; what it begins with, an HTTP status, stays."""
+    return re.sub(r"(?<=\D)\d[\d,.]*", "N", re.sub(r"^picture \d+: ", "", reason))[:200]

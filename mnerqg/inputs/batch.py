@@ -1,0 +1,394 @@
+"""From posts to examples (host, one a post) and from examples to a batch of tensors.
+
+Shapes: P posts, K queries a post, L pieces, I pictures, S canvas side, C box candidates.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from mnerqg.boxes import Anchors, Floats, assign
+from mnerqg.inputs.annotations import decode_picture
+from mnerqg.inputs.augment import Augmenter, Pixels
+from mnerqg.inputs.images import ImageLimits, ImageProblem, Letterbox
+from mnerqg.inputs.text import EncodedText, TextEncoder
+from mnerqg.schema import Box, Phrase, Post
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A post as the model takes it, with its targets if it has any.
+
+    `pixels` is the letterboxed canvas [S, S, 3]; `spans` are (first piece, last piece, type index);
+    `boxes_canvas` [N, 4] xyxy on the canvas with `box_types` [N] type indices. `unknown_types` are the indices
+    of types of which nobody knows whether they are shown. `phrases` are the pieces of the post's own queries, by
+    which boxes are counted then, and `phrase_ids` their names.
+    """
+
+    text: EncodedText
+    pixels: Pixels | None = None
+    letterbox: Letterbox | None = None
+    spans: tuple[tuple[int, int, int], ...] = ()
+    boxes_canvas: Floats = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    box_types: tuple[int, ...] = ()
+    boxes_annotated: bool = False
+    unknown_types: tuple[int, ...] = ()
+    phrases: tuple[list[int], ...] = ()
+    phrase_ids: tuple[str, ...] = ()
+
+
+def encode_post(text: str | None, phrases: Sequence[Phrase], text_encoder: TextEncoder) -> Example:
+    """A post's text and own queries, without picture and targets."""
+    return Example(
+        text_encoder.encode(text or ""),
+        phrases=tuple(text_encoder.encode_query(phrase.phrase) for phrase in phrases),
+        phrase_ids=tuple(phrase.id for phrase in phrases),
+    )
+
+
+def make_example(
+    post: Post,
+    text_encoder: TextEncoder,
+    side: int,
+    limits: ImageLimits,
+    *,
+    region: Box | None = None,
+    unknown_types: Collection[str] = (),
+) -> Example:
+    """Encode a training post. An undecodable picture counts as none; annotations of unasked types are left out.
+
+    Args:
+        post: with the annotations to learn from.
+        text_encoder: of the model.
+        side: of the canvas, pixels.
+        limits: of the picture.
+        region: all of the picture that is to be seen; boxes are left out then, for they lie in the whole.
+        unknown_types: neither a box nor its absence is learned of these.
+    """
+    example = encode_post(post.text, post.phrases, text_encoder)
+    types = [query.type for query in text_encoder.queries]
+    spans = []
+    for span in post.entities:
+        pieces = example.text.piece_span(span)
+        if pieces is not None and span.type in types:
+            spans.append((*pieces, types.index(span.type)))
+    example = replace(example, spans=tuple(spans))
+    if post.image is None:
+        return example
+    try:
+        pixels, letterbox = decode_picture(post.image, side, limits, region)
+    except ImageProblem:
+        return example
+    if region is not None:
+        return replace(example, pixels=pixels, letterbox=letterbox)
+    types = list(example.phrase_ids) or types
+    boxes = [box for box in post.boxes if box.type in types]
+    boxes_px = np.asarray([box.xyxy_px for box in boxes], np.float32).reshape(-1, 4)
+    return replace(
+        example,
+        pixels=pixels,
+        letterbox=letterbox,
+        boxes_canvas=letterbox.to_canvas(boxes_px).astype(np.float32),
+        box_types=tuple(types.index(box.type) for box in boxes),
+        boxes_annotated=post.boxes_annotated,
+        unknown_types=tuple(types.index(kind) for kind in sorted(unknown_types) if kind in types),
+    )
+
+
+def augment_example(example: Example, augmenter: Augmenter, *, seed: int) -> Example:
+    """Augment the picture of a training example, or take it away together with its boxes."""
+    if example.pixels is None:
+        return example
+    augmented = augmenter(example.pixels, example.boxes_canvas, seed=seed)
+    if augmented is None:
+        return Example(example.text, spans=example.spans, phrases=example.phrases)
+    # The letterbox no longer describes the moved picture.
+    return replace(example, pixels=augmented[0], boxes_canvas=augmented[1], letterbox=None)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a batch should answer.
+
+    existence: [P, K] 1 where the text names an entity of the type, -100 for queries of the post's own.
+    starts, ends: [P, K, L] 1 where an entity of the type starts or ends.
+    matches: [N, 4] (post, query, start, end) of the gold spans.
+    objectness: [P, K, C] 1 assigned, 0 background, -1 not to be learned from.
+    box_candidates: [M, 3] (post, query, candidate) of the boxed pairs; box_targets: [M, 4].
+    tags: [P, L] of the words' first pieces, for the baselines (see `model.sequence`); else None.
+    """
+
+    existence: Tensor
+    starts: Tensor
+    ends: Tensor
+    matches: Tensor
+    objectness: Tensor
+    box_candidates: Tensor
+    box_targets: Tensor
+    tags: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Dense inputs of P posts. K is the most queries that a post of the batch has.
+
+    input_ids, token_type_ids, attention_mask: [P, K, L] of `[CLS] query [SEP] sentence [SEP]`.
+    query_mask: [P, K, L] true on the query's own pieces.
+    begins_word, ends_word: [P, K, L] true where an entity may start or end.
+    sentence_offset: [P, K] position of the sentence's first piece behind each query.
+    pixels: [I, 3, S, S] uint8, every picture once; I may be 0.
+    picture: [P] row of the post's picture in `pixels`, -1 for none.
+    """
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    attention_mask: Tensor
+    query_mask: Tensor
+    begins_word: Tensor
+    ends_word: Tensor
+    sentence_offset: Tensor
+    pixels: Tensor
+    picture: Tensor
+    targets: Targets | None = None
+
+    def to(self, device: torch.device | str) -> Self:
+        """The batch on `device`."""
+        return _moved(self, device)
+
+
+def _moved(record: R, device: torch.device | str) -> R:
+    values = {}
+    for entry in fields(record):  # type: ignore[arg-type]
+        value = getattr(record, entry.name)
+        if isinstance(value, Tensor):
+            values[entry.name] = value.to(device, non_blocking=True)
+        elif value is not None:
+            values[entry.name] = _moved(value, device)
+    return replace(record, **values)  # type: ignore[type-var]
+
+
+class Collator:
+    """Builds batches: lays the queries before the sentences, pads, and encodes the targets.
+
+    Args:
+        text_encoder: of the model.
+        anchors: of the model's canvas.
+        ignore_iou: see `boxes.assign`.
+        inputs: what of a post is seen; see `ModelConfig.inputs`.
+        tags: for the baselines: no query is asked, the words are to be labelled.
+        box_targets: see `LossConfig.box_targets`.
+    """
+
+    def __init__(
+        self,
+        *,
+        text_encoder: TextEncoder,
+        anchors: Anchors,
+        ignore_iou: float,
+        inputs: str = "text_picture",
+        tags: bool = False,
+        box_targets: str = "largest",
+    ) -> None:
+        self._text = text_encoder
+        self._anchors = anchors
+        self._ignore_iou = ignore_iou
+        self._sees_text = inputs != "picture"
+        self._sees_picture = inputs != "text"
+        self._tags = tags
+        self._box_targets = box_targets
+
+    def __call__(self, examples: Sequence[Example], *, with_targets: bool) -> Batch:
+        """Collate P examples; sequences are padded to the longest of them, in steps of 8."""
+        heads = [[self._head(ids) for ids in self._queries(example)] for example in examples]
+        asked = [len(post) for post in heads]
+        # A post with fewer queries than others asks its first one again, unheard. The batch normalisation of the
+        # grounding counts it: with phrases the statistics depend a little on which posts come together.
+        heads = [[*post, *[post[0]] * (max(asked) - len(post))] for post in heads]
+        tails = [self._tail(example) for example in examples]
+        longest = max(len(head) for post in heads for head in post) + max(map(len, tails))
+        shape = (len(examples), max(asked), -(-longest // 8) * 8)
+        input_ids = np.full(shape, self._text.pad_id, np.int64)
+        token_type_ids = np.zeros(shape, np.int64)
+        attention_mask, query_mask, begins, ends = (np.zeros(shape, bool) for _ in range(4))
+        offsets = np.zeros(shape[:2], np.int64)
+        for p, (example, tail) in enumerate(zip(examples, tails, strict=True)):
+            for k, head in enumerate(heads[p]):
+                start, stop = len(head), len(head) + len(tail)
+                offsets[p, k] = start
+                input_ids[p, k, :stop] = [*head, *tail]
+                attention_mask[p, k, :stop] = True
+                query_mask[p, k, slice(1, start - 1) if start > 1 else 0] = True
+                token_type_ids[p, k, start:stop] = start > 1
+                if tail and k < asked[p]:
+                    begins[p, k, start : stop - 1] = example.text.begins_word
+                    ends[p, k, start : stop - 1] = example.text.ends_word
+        pixels, picture = self._pictures(examples)
+        return Batch(
+            input_ids=torch.from_numpy(input_ids),
+            token_type_ids=torch.from_numpy(token_type_ids),
+            attention_mask=torch.from_numpy(attention_mask),
+            query_mask=torch.from_numpy(query_mask),
+            begins_word=torch.from_numpy(begins),
+            ends_word=torch.from_numpy(ends),
+            sentence_offset=torch.from_numpy(offsets),
+            pixels=torch.from_numpy(pixels),
+            picture=torch.from_numpy(picture),
+            targets=self._targets(examples, offsets, shape) if with_targets else None,
+        )
+
+    def _queries(self, example: Example) -> Sequence[list[int]]:
+        if self._tags:
+            return ([],)
+        return example.phrases or self._text.query_ids
+
+    def _tail(self, example: Example) -> list[int]:
+        """`sentence [SEP]`, or nothing where only the queries are read."""
+        return [*example.text.token_ids, self._text.sep_id] if self._sees_text and not example.phrases else []
+
+    def _head(self, query: list[int]) -> list[int]:
+        """What stands before the sentence: `[CLS] query [SEP]`, or `[CLS]` where nothing is asked."""
+        return [self._text.cls_id, *query, self._text.sep_id] if query else [self._text.cls_id]
+
+    def _pictures(self, examples: Sequence[Example]) -> tuple[Pixels, np.ndarray]:
+        """[I, 3, S, S] pictures and [P] their row."""
+        pixels = [example.pixels if self._sees_picture else None for example in examples]
+        present = [canvas for canvas in pixels if canvas is not None]
+        picture = np.full(len(examples), -1, np.int64)
+        picture[[canvas is not None for canvas in pixels]] = np.arange(len(present))
+        if not present:
+            # Nothing may stand in for a picture: batch normalisation would count it.
+            return np.zeros((0, 3, self._anchors.side, self._anchors.side), np.uint8), picture
+        return np.ascontiguousarray(np.stack(present).transpose(0, 3, 1, 2)), picture
+
+    def _targets(self, examples: Sequence[Example], offsets: np.ndarray, shape: tuple[int, ...]) -> Targets:
+        existence = np.full(shape[:2], -100, np.int64)
+        starts, ends = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        matches = []
+        for p, example in enumerate(examples):
+            if self._tags or not self._tail(example):
+                continue
+            existence[p] = 0
+            for first, last, k in example.spans:
+                i, j = first + offsets[p, k], last + offsets[p, k]
+                existence[p, k] = starts[p, k, i] = ends[p, k, j] = 1
+                matches.append((p, k, i, j))
+        return Targets(
+            existence=torch.from_numpy(existence),
+            starts=torch.from_numpy(starts),
+            ends=torch.from_numpy(ends),
+            matches=torch.tensor(matches, dtype=torch.long).reshape(-1, 4),
+            **self._box_targets_of(examples, shape),
+            tags=self._word_tags(examples, shape[2]) if self._tags else None,
+        )
+
+    def _box_targets_of(self, examples: Sequence[Example], shape: tuple[int, ...]) -> dict[str, Tensor]:
+        objectness = np.full((*shape[:2], self._anchors.candidates), -1, np.int8)
+        box_candidates, box_targets = [], []
+        for p, example in enumerate(examples):
+            # Where nobody looked, an absent box says nothing.
+            if example.pixels is None or not example.boxes_annotated or not self._sees_picture:
+                continue
+            objectness[p, : len(self._queries(example))] = 0
+            objectness[p, list(example.unknown_types)] = -1
+            for k, boxes in _boxes_by_type(example).items():
+                assigned = [assign(box, self._anchors, self._ignore_iou) for box in boxes]
+                known = [one for one in assigned[: 1 if self._box_targets == "largest" else None] if one]
+                if not known:
+                    objectness[p, k] = -1
+                for one in known:
+                    objectness[p, k, list(one.ignored)] = -1
+                # The larger box keeps a candidate that two would take.
+                for candidate, one in {one.candidate: one for one in reversed(known)}.items():
+                    objectness[p, k, candidate] = 1
+                    box_candidates.append((p, k, candidate))
+                    box_targets.append(one.target)
+        return {
+            "objectness": torch.from_numpy(objectness),
+            "box_candidates": torch.tensor(box_candidates, dtype=torch.long).reshape(-1, 3),
+            "box_targets": torch.tensor(box_targets, dtype=torch.float32).reshape(-1, 4),
+        }
+
+    def _word_tags(self, examples: Sequence[Example], pieces: int) -> Tensor:
+        """[P, L]: 0 outside, 1 + 2k at the first piece of an entity of type k and 2 + 2k at its further pieces."""
+        tags = np.zeros((len(examples), pieces), np.int64)
+        for row, example in zip(tags, examples, strict=True):
+            for first, last, k in example.spans:
+                row[first + 1 : last + 2] = 2 + 2 * k  # behind [CLS]
+                row[first + 1] = 1 + 2 * k
+        return torch.from_numpy(tags)
+
+
+def _boxes_by_type(example: Example) -> dict[int, list[Floats]]:
+    """The gold boxes of each type index, the largest first: it is the paper's single target of a query."""
+    boxes: dict[int, list[Floats]] = {}
+    for box, kind in zip(example.boxes_canvas, example.box_types, strict=True):
+        boxes.setdefault(kind, []).append(box)
+    return {kind: sorted(of_type, key=_area, reverse=True) for kind, of_type in boxes.items()}
+
+
+def _area(box: Floats) -> float:
+    return float((box[2] - box[0]) * (box[3] - box[1]))
+
+
+# Examples travel from Ray Data's tasks to the training workers as Arrow columns: no ragged tensors, no pickles.
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        ("token_ids", pa.list_(pa.int32())),
+        ("starts", pa.list_(pa.int32())),
+        ("ends", pa.list_(pa.int32())),
+        ("begins_word", pa.list_(pa.bool_())),
+        ("ends_word", pa.list_(pa.bool_())),
+        ("truncated", pa.bool_()),
+        ("pixels", pa.binary()),
+        ("spans", pa.list_(pa.int32())),
+        ("boxes_canvas", pa.list_(pa.float32())),
+        ("box_types", pa.list_(pa.int32())),
+        ("boxes_annotated", pa.bool_()),
+        ("unknown_types", pa.list_(pa.int32())),
+        ("phrases", pa.list_(pa.list_(pa.int32()))),
+    ]
+)
+
+
+def examples_to_table(examples: Sequence[Example]) -> pa.Table:
+    """Examples as Arrow columns; letterbox and phrase ids stay behind (training has no use for them)."""
+    rows = []
+    for example in examples:
+        row = {entry.name: getattr(example.text, entry.name) for entry in fields(EncodedText)}
+        row["pixels"] = None if example.pixels is None else example.pixels.tobytes()
+        row["spans"] = [number for span in example.spans for number in span]
+        row["boxes_canvas"] = example.boxes_canvas.ravel().tolist()
+        row["box_types"] = list(example.box_types)
+        row["boxes_annotated"] = example.boxes_annotated
+        row["unknown_types"] = list(example.unknown_types)
+        row["phrases"] = list(example.phrases)
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
+
+
+def table_to_examples(table: pa.Table, side: int) -> list[Example]:
+    """The inverse of `examples_to_table` for canvases of `side` pixels."""
+    examples = []
+    for row in table.select(EXAMPLE_SCHEMA.names).to_pylist():
+        pixels = row["pixels"]
+        numbers = row["spans"]
+        examples.append(
+            Example(
+                text=EncodedText(**{entry.name: row[entry.name] for entry in fields(EncodedText)}),
+                pixels=None if pixels is None else np.frombuffer(pixels, np.uint8).reshape(side, side, 3),
+                spans=tuple((a, b, k) for a, b, k in zip(*[iter(numbers)] * 3, strict=True)),
+                boxes_canvas=np.asarray(row["boxes_canvas"], np.float32).reshape(-1, 4),
+                box_types=tuple(row["box_types"]),
+                boxes_annotated=row["boxes_annotated"],
+                unknown_types=tuple(row["unknown_types"]),
+                phrases=tuple(row["phrases"]),
+            )
+        )
+    return examples

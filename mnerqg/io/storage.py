@@ -1,0 +1,509 @@
+"""The one place that turns a URI into a filesystem, a client or bytes (DESIGN §7).
+
+A URI is a plain local path, `file://` (percent-encoded, as `pathlib.Path.as_uri` writes it) or
+`s3://bucket/key` (the key as it is, nothing decoded). Endpoint, region and credentials come from the ambient
+AWS environment, for boto3 and pyarrow alike; no key is ever passed on, so none ends up in a pickle, a config
+or a log. Every failure is a `StorageError`. For URIs that stand in somebody's posts there is `pictures`.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+import urllib.parse
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, NoReturn
+
+import boto3.exceptions
+import botocore.exceptions
+import botocore.session
+import pyarrow.fs
+
+from mnerqg.errors import StorageError
+from mnerqg.io.s3 import UNREACHABLE, configured_endpoint, error_answer, explain, s3_client
+
+_READ_ATTEMPTS = 4
+# Of requests whose answer is of no use any more after a minute.
+_AT_ONCE = {"attempts": 4, "timeout_s": 5}
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file found by `list_files`: its URI, in the form of the URI asked for, and its size in bytes."""
+
+    uri: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class S3Place:
+    """An object or, with whatever lies below it, a directory in a bucket."""
+
+    bucket: str
+    key: str
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of this directory begin with."""
+        return f"{self.key.rstrip('/')}/" if self.key.strip("/") else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    key: str
+    size: int
+    etag: str
+    modified: str
+
+
+# ---- URIs ----------------------------------------------------------------------------------------
+
+
+def join(uri: str, *names: str) -> str:
+    """`uri` with path components appended. Names are literal: under `file://` they get percent-encoded."""
+    if not uri:
+        raise StorageError(
+            f"there is no URI to append {'/'.join(names)!r} to; give a path or s3://bucket/prefix"
+        )
+    parts = [name.strip("/") for name in names if name.strip("/")]
+    if scheme_of(uri) == "file":
+        parts = [urllib.parse.quote(part) for part in parts]
+    return "/".join([uri.rstrip("/"), *parts]) if parts else uri
+
+
+def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The pyarrow filesystem of `uri` and the path in it (absolute, or `bucket/key`). Nothing is contacted.
+
+    Raises StorageError for a scheme other than a plain path, file:// and s3://.
+    """
+    if isinstance(locate(uri), Path):
+        return pyarrow.fs.LocalFileSystem(), path_of(uri)
+    with _reported(uri):
+        session = botocore.session.Session()
+        options: dict[str, Any] = {"connect_timeout": 10, "request_timeout": 60}
+        if region := session.get_config_variable("region"):
+            options["region"] = region
+        if endpoint := configured_endpoint(session):
+            scheme, _, host = endpoint.rpartition("://")
+            options |= {"endpoint_override": host.rstrip("/"), "scheme": scheme or "https"}
+        # No access key here: an S3FileSystem pickles the one it is given, and Ray pickles filesystems. The
+        # SDK finds the ambient credentials itself, in every process anew.
+        return pyarrow.fs.S3FileSystem(**options), path_of(uri)
+
+
+def path_of(uri: str) -> str:
+    """The path that `filesystem` gives for `uri`, without making a filesystem, which takes milliseconds."""
+    place = locate(uri)
+    return str(place.absolute()) if isinstance(place, Path) else f"{place.bucket}/{place.key}".rstrip("/")
+
+
+def absolute(uri: str) -> str:
+    """`uri` as every process understands it, whatever its working directory: a local path made absolute."""
+    place = locate(uri)
+    return str(place.absolute()) if isinstance(place, Path) and not scheme_of(uri) else uri
+
+
+def scheme_of(uri: str) -> str:
+    """What stands before `://`, in lower case; empty for a plain path."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    return match[1].lower() if match else ""
+
+
+def locate(uri: str) -> Path | S3Place:
+    """Where `uri` points to. Raises StorageError for a scheme other than a plain path, file:// and s3://."""
+    scheme = scheme_of(uri)
+    rest = uri.partition("://")[2]
+    if not uri or "\0" in uri:
+        raise StorageError(f"{uri!r} is not a URI; give a local path, file:///path or s3://bucket/prefix")
+    if scheme == "":
+        return Path(uri)
+    if scheme == "file":
+        host, slash, path = rest.partition("/")
+        if not slash or host not in ("", "localhost"):
+            raise StorageError(f"{uri} names the host {host!r}; write file:///absolute/path")
+        return Path(urllib.parse.unquote("/" + path))
+    if scheme == "s3":
+        bucket, _, key = rest.partition("/")
+        if not bucket:
+            raise StorageError(f"{uri} names no bucket; write s3://bucket/prefix")
+        return S3Place(bucket, key)
+    raise StorageError(f"{uri}: the scheme '{scheme}' is not supported; use a local path, file:// or s3://")
+
+
+# ---- errors --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reported(uri: str) -> Iterator[None]:
+    """Turns whatever a filesystem or S3 raises into a StorageError of one line."""
+    try:
+        yield
+    except (
+        OSError,
+        botocore.exceptions.BotoCoreError,
+        botocore.exceptions.ClientError,
+        boto3.exceptions.Boto3Error,
+    ) as error:
+        raise StorageError(_explain(uri, error)) from error
+
+
+def _explain(uri: str, error: BaseException) -> str:
+    if isinstance(error, boto3.exceptions.Boto3Error):
+        error = error.__cause__ or error.__context__ or error
+    if isinstance(error.__cause__, botocore.exceptions.ClientError):  # as smart_open wraps it
+        error = error.__cause__
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename or uri} does not exist; check the path"
+    if isinstance(error, PermissionError):
+        return f"{error.filename or uri}: permission denied; check the owner and mode of the path"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{uri}: {error.strerror.lower()}; check the path"
+    return explain(uri, error)
+
+
+# ---- files and directories -----------------------------------------------------------------------
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or a directory stands at `uri`. A missing bucket is a StorageError, not False."""
+    place = locate(uri)
+    with _reported(uri):
+        if isinstance(place, Path):
+            return place.exists()
+        if not place.prefix:
+            s3_client().head_bucket(Bucket=place.bucket)
+            return True
+        # Two requests, since other keys may sort between `a` and `a/`, such as `a-b`.
+        file = [entry.key for entry in _objects(place.bucket, place.key, limit=1)]
+        return file == [place.key] or any(True for _ in _objects(place.bucket, place.prefix, limit=1))
+
+
+def check_writable(uri: str) -> None:
+    """Raises StorageError where a directory at `uri` could not be written, as far as can be told untried.
+
+    That is: a local folder above that is none or is not ours to write, or a bucket that is not there.
+    """
+    place = locate(uri)
+    with _reported(uri):
+        if isinstance(place, S3Place):
+            s3_client().head_bucket(Bucket=place.bucket)
+            return
+        folder = place.absolute()
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(folder))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "permission denied", str(folder))
+
+
+def list_files(uri: str, suffix: str = "", *, recursive: bool = True) -> list[FileEntry]:
+    """The files under a directory, sorted by URI, whose names end with `suffix`; with or without its folders.
+
+    Names that begin with `_` or `.` are skipped, directories of that kind with all they hold; symbolic links
+    to directories are not followed. A file gives itself. Raises StorageError where nothing is.
+    """
+    place = locate(uri)
+    with _reported(uri):
+        if isinstance(place, Path):
+            found = _list_local(place, uri, as_uri=scheme_of(uri) == "file", recursive=recursive)
+        else:
+            found = _list_s3(place, uri, recursive=recursive)
+    if [entry.uri for entry in found] == [uri]:
+        return found
+    return sorted((entry for entry in found if entry.uri.endswith(suffix)), key=lambda entry: entry.uri)
+
+
+def _list_local(place: Path, uri: str, *, as_uri: bool, recursive: bool) -> list[FileEntry]:
+    if place.is_file():
+        return [FileEntry(uri, place.stat().st_size)]
+    found = []
+    for folder, folders, names in os.walk(place, onerror=_raise):
+        folders[:] = [name for name in folders if recursive and not _is_hidden(name)]
+        for path in (Path(folder, name) for name in names if not _is_hidden(name)):
+            found.append(FileEntry(path.as_uri() if as_uri else str(path), path.stat().st_size))
+    return found
+
+
+def _list_s3(place: S3Place, uri: str, *, recursive: bool) -> list[FileEntry]:
+    if place.key and not place.key.endswith("/"):
+        for entry in _objects(place.bucket, place.key, limit=1):
+            if entry.key == place.key:
+                return [FileEntry(uri, entry.size)]
+    objects = list(_objects(place.bucket, place.prefix, recursive=recursive))
+    if not objects and place.prefix and not exists(uri):
+        raise StorageError(f"{uri} does not exist; check the URI")
+    return [
+        FileEntry(f"s3://{place.bucket}/{entry.key}", entry.size)
+        for entry in objects
+        if not entry.key.endswith("/")  # the empty objects that some tools leave as directories
+        and not any(_is_hidden(name) for name in entry.key[len(place.prefix) :].split("/"))
+    ]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(("_", "."))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def _objects(
+    bucket: str, prefix: str, limit: int | None = None, *, recursive: bool = True
+) -> Iterator[_Object]:
+    pages = s3_client().get_paginator("list_objects_v2")
+    paging = {"MaxItems": limit, "PageSize": limit} if limit else {}
+    folders = {} if recursive else {"Delimiter": "/"}
+    for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig=paging, **folders):
+        for entry in page.get("Contents", []):
+            yield _Object(entry["Key"], entry["Size"], entry.get("ETag", ""), str(entry.get("LastModified")))
+
+
+def read_bytes(uri: str) -> bytes:
+    """The contents of a file. Raises StorageError where it is missing."""
+    place = locate(uri)
+    with _reported(uri):
+        return place.read_bytes() if isinstance(place, Path) else _read_object(place)
+
+
+def _read_object(place: S3Place) -> bytes:
+    """An object's bytes. The client tries again only up to the headers; here, a body that ends early, too."""
+    attempt = 1
+    while True:
+        try:
+            with s3_client().get_object(Bucket=place.bucket, Key=place.key)["Body"] as body:
+                data: bytes = body.read()
+                return data
+        except (*UNREACHABLE, botocore.exceptions.IncompleteReadError):
+            if attempt == _READ_ATTEMPTS:
+                raise
+            time.sleep(0.1 * 2**attempt)
+            attempt += 1
+
+
+@contextmanager
+def open_stream(uri: str) -> Iterator[BinaryIO]:
+    """The bytes of a file from its beginning, of whatever size it is; broken connections are mended.
+
+    Raises StorageError, for what a read in the `with` block raises, too.
+    """
+    place = locate(uri)
+    with _reported(uri):
+        if isinstance(place, Path):
+            stream: Any = place.open("rb")
+        else:
+            # Imported here, since it brings half of Google's client along: most processes can do without.
+            import smart_open.s3
+
+            stream = smart_open.s3.open(place.bucket, place.key, "rb", client=s3_client())
+        with stream:
+            yield stream
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Writes a file as a whole or not at all; parent directories are created. Raises StorageError."""
+    place = locate(uri)
+    with _reported(uri):
+        if isinstance(place, Path):
+            with _replacing(place) as temporary:
+                temporary.write_bytes(data)
+        else:
+            s3_client().put_object(Bucket=place.bucket, Key=place.key, Body=data)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place at the end; on an error nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_text(uri: str) -> str:
+    """The contents of a UTF-8 file. Raises StorageError where it is missing or not UTF-8."""
+    data = read_bytes(uri)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{uri} is not UTF-8 at byte {error.start}; convert the file to UTF-8") from error
+
+
+def write_text(uri: str, text: str) -> None:
+    """Writes a UTF-8 file as `write_bytes` does."""
+    write_bytes(uri, text.encode("utf-8"))
+
+
+def read_with_etag(uri: str) -> tuple[str, str] | None:
+    """The text of an object and its ETag, None where there is no object; within seconds or not at all.
+
+    For s3:// only. Raises StorageError.
+    """
+    place = _object_at(uri)
+    with _reported(uri):
+        try:
+            answer = s3_client(**_AT_ONCE).get_object(Bucket=place.bucket, Key=place.key)
+            return answer["Body"].read().decode("utf-8", "replace"), answer["ETag"]
+        except botocore.exceptions.ClientError as error:
+            if error_answer(error)[0] == "NoSuchKey":
+                return None
+            raise
+
+
+def write_if_etag(uri: str, text: str, etag: str | None) -> str | None:
+    """Writes an object that is still as `etag` says, or is not there where that is None; within seconds or not at all.
+
+    For s3:// only.
+    Returns the new ETag, or None where the object was another one: then nothing is written. Raises StorageError.
+    """
+    place = _object_at(uri)
+    # Without its quotation marks: older Ceph gateways compare them, too.
+    condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag.strip('"')}
+    with _reported(uri):
+        try:
+            answer = s3_client(**_AT_ONCE).put_object(
+                Bucket=place.bucket, Key=place.key, Body=text.encode("utf-8"), **condition
+            )
+            return str(answer["ETag"])
+        except botocore.exceptions.ClientError as error:
+            code, status = error_answer(error)
+            if status in (409, 412) or code == "NoSuchKey":
+                return None
+            raise
+
+
+def _object_at(uri: str) -> S3Place:
+    place = locate(uri)
+    assert isinstance(place, S3Place), uri
+    return place
+
+
+def delete_file(uri: str) -> None:
+    """Deletes a file; none there is fine. Raises StorageError."""
+    place = locate(uri)
+    with _reported(uri):
+        if isinstance(place, Path):
+            place.unlink(missing_ok=True)
+        else:
+            s3_client().delete_object(Bucket=place.bucket, Key=place.key)
+
+
+def copy_file(source: str, target: str) -> None:
+    """Copies a file as a whole, within a store on the store's side. Raises StorageError."""
+    old, new = locate(source), locate(target)
+    with _reported(source):
+        if isinstance(old, Path) and isinstance(new, Path):
+            with _replacing(new) as temporary:
+                shutil.copyfile(old, temporary)
+        elif isinstance(old, S3Place) and isinstance(new, S3Place):
+            s3_client().copy({"Bucket": old.bucket, "Key": old.key}, new.bucket, new.key)
+        else:
+            write_bytes(target, read_bytes(source))
+
+
+def delete_directory(uri: str, *, keep: str | None = None) -> None:
+    """Deletes a directory and all it holds; none there is fine. With `keep`, a file of that name in it stays, and it.
+
+    Raises StorageError for a file, for a whole bucket and for the root of the machine.
+    """
+    place = locate(uri)
+    with _reported(uri):
+        if isinstance(place, Path):
+            if place.absolute() == Path(place.absolute().anchor):
+                raise StorageError(
+                    f"{uri} is the root of the machine, which is not deleted; name a directory"
+                )
+            if keep is not None and place.is_dir():
+                for child in place.iterdir():
+                    if child.is_dir() and not child.is_symlink():
+                        shutil.rmtree(child)
+                    elif child.name != keep:
+                        child.unlink()
+            elif os.path.lexists(place):
+                shutil.rmtree(place)
+            return
+        if not place.prefix:
+            raise StorageError(f"{uri} is a whole bucket, which is not deleted; name a prefix in it")
+        kept = None if keep is None else place.prefix + keep
+        keys = [entry.key for entry in _objects(place.bucket, place.prefix) if entry.key != kept]
+        for first in range(0, len(keys), 1000):  # the most that one request may name
+            batch = [{"Key": key} for key in keys[first : first + 1000]]
+            answer = s3_client().delete_objects(Bucket=place.bucket, Delete={"Objects": batch, "Quiet": True})
+            for failure in answer.get("Errors", []):
+                raise StorageError(f"s3://{place.bucket}/{failure['Key']} was not deleted: {failure['Code']}")
+
+
+def download_directory(uri: str) -> Path:
+    """A local directory with the files of `uri`, to be read only. A local one is given as it is.
+
+    A remote one is copied, once per state of its files, into this user's cache in the temporary directory.
+    Any number of processes may ask at once: each downloads apart, and the first to finish is kept. Raises
+    StorageError.
+    """
+    place = locate(uri)
+    with _reported(uri):
+        if isinstance(place, Path):
+            if not place.is_dir():
+                raise StorageError(f"{uri} does not exist or is not a directory; check the path")
+            return place
+        objects = [entry for entry in _objects(place.bucket, place.prefix) if not entry.key.endswith("/")]
+        if not objects:
+            raise StorageError(f"{uri} does not exist or is empty; check the URI")
+        return _cached_copy(place, objects)
+
+
+def _cached_copy(place: S3Place, objects: list[_Object]) -> Path:
+    cache = _cache_directory()
+    client = s3_client()
+    state = repr((client.meta.endpoint_url, place.bucket, place.prefix, objects))
+    target = cache / hashlib.sha256(state.encode()).hexdigest()[:32]
+    files = {_inside(target, entry.key[len(place.prefix) :]): entry for entry in objects}
+    if _is_complete(files):
+        return target
+    with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
+        fresh = Path(folder, "fresh")
+        for file, entry in files.items():
+            copy = fresh / file.relative_to(target)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            client.download_file(place.bucket, entry.key, str(copy))
+        if target.exists() and not _is_complete(files):  # something cleaned the temporary directory in part
+            target.replace(Path(folder, "stale"))
+        try:
+            fresh.replace(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # otherwise another process was first, with the same files
+    return target
+
+
+def _cache_directory() -> Path:
+    cache = Path(tempfile.gettempdir(), f"mnerqg-{os.getuid()}")
+    cache.mkdir(mode=0o700, exist_ok=True)
+    status = cache.lstat()
+    # The temporary directory is everybody's: another user could have put a model there for us to load.
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise StorageError(f"{cache} is not a private directory of this user; remove it or set TMPDIR")
+    return cache
+
+
+def _inside(folder: Path, relative: str) -> Path:
+    parts = PurePosixPath(relative).parts
+    if not parts or relative.startswith("/") or ".." in parts:
+        raise StorageError(f"the key …/{relative} cannot be a file in a directory; rename the object")
+    return folder.joinpath(*parts)
+
+
+def _is_complete(files: dict[Path, _Object]) -> bool:
+    return all(file.is_file() and file.stat().st_size == entry.size for file, entry in files.items())

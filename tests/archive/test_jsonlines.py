@@ -1,0 +1,368 @@
+import base64
+import gzip
+import io
+import json
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from backports import zstd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnerqg.archive.jsonlines import (
+    ENDINGS,
+    LINE_ERROR,
+    MAX_LINE_BYTES,
+    Layout,
+    Scan,
+    make_layout,
+    read_tables,
+    row_hashes,
+    scan,
+)
+from mnerqg.config import ColumnsConfig
+from mnerqg.errors import DataError
+from mnerqg.io import storage
+
+LAYOUT = Layout(
+    (
+        ("id", "post_id"),
+        ("text", "text"),
+        ("photos", "image_uris"),
+        ("photo", "image_uri"),
+        ("bytes", "image"),
+        ("nothing", "null"),
+        ("flag", "bool"),
+        ("count", "int"),
+        ("share", "float"),
+        ("extra", "string"),
+    )
+)
+
+PACK: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd.compress}
+
+
+def tables(data: bytes, path: str = "b/x.jsonl", layout: Layout = LAYOUT, **limits: int) -> list[pa.Table]:
+    return list(read_tables(io.BytesIO(data), path, layout, **limits))
+
+
+def rows(data: bytes, path: str = "b/x.jsonl", layout: Layout = LAYOUT) -> list[dict[str, Any]]:
+    """What is there of each row, without its hash."""
+    found = pa.concat_tables(tables(data, path, layout)).drop_columns(["row_hash"]).to_pylist()
+    return [{name: value for name, value in row.items() if value is not None} for row in found]
+
+
+def scan_bytes(folder: Path, data: bytes, columns: ColumnsConfig, name: str = "x.jsonl") -> Scan:
+    (folder / name).write_bytes(data)
+    return scan(storage.FileEntry(str(folder / name), len(data)), columns)
+
+
+def test_every_kind_of_value() -> None:
+    post = {
+        "id": 17,
+        "text": "Ada 👩🏽‍🚀 in\u2028Lis\rbon\n",
+        "photos": ["a.jpg", None, "b.jpg"],
+        "photo": "c.jpg",
+        "bytes": base64.b64encode(b"\xff\xd8").decode(),
+        "nothing": None,
+        "flag": False,
+        "count": -(2**63),
+        "share": 3,
+        "extra": {"é": [1, "x"]},
+        "other": {"is": "ignored"},
+    }
+    (table,) = tables(json.dumps(post).encode())
+    assert table.schema.equals(LAYOUT.schema, check_metadata=True)
+    assert [str(kind) for kind in table.schema.types] == [
+        "string",
+        "large_string",
+        "list<item: string>",
+        "string",
+        "large_binary",
+        "null",
+        "bool",
+        "int64",
+        "double",
+        "string",
+        "uint64",
+        "string",
+    ]
+    (row,) = rows(json.dumps(post, ensure_ascii=False).encode())
+    expected = {name: value for name, value in post.items() if name not in ("other", "nothing")}
+    assert row == expected | {"id": "17", "bytes": b"\xff\xd8", "share": 3.0, "extra": '{"é": [1, "x"]}'}
+    assert pickle.loads(pickle.dumps(LAYOUT)) == LAYOUT
+
+
+BAD_LINES: list[tuple[bytes, dict[str, Any], str]] = [
+    (b'{"id": "a", ', {}, "line 1 is not valid JSON: Expecting property name enclosed in double quotes at"),
+    (b'{"id": "a"} {"id": "b"}', {}, "line 1 is not valid JSON: Extra data at character 13"),
+    (b'{"id": "a\tb"}', {}, "line 1 is not valid JSON: Invalid control character"),
+    (b"[" * 100_000, {}, "line 1 is not valid JSON that can be read: maximum recursion depth"),
+    (b'{"count": ' + b"7" * 5000 + b"}", {}, "line 1 is not valid JSON that can be read: Exceeds the limit"),
+    (b"\0\0\0\0", {}, "line 1 is not valid JSON"),
+    (b'[{"id": "a"}]', {}, "line 1 is a list, not a JSON object"),
+    (b"null", {}, "line 1 is null, not a JSON object"),
+    (b"NaN", {}, "line 1 is a number with a fraction, not a JSON object"),
+    (b'{"id": "a", "text": "caf\xe9"}', {"id": "a", "text": "caf\ufffd"}, "line 1 is not UTF-8 at byte 25"),
+    ('{"id": "a"}'.encode("utf-16"), {}, "line 1 is not UTF-8 at byte 1"),
+    (
+        b'{"id": "a\\ud83d", "text": "\\ude00\\ud83d \\ud83d\\ude00", "photos": ["\\udfff"]}',
+        {"id": "a\ufffd", "text": "\ufffd\ufffd 😀", "photos": ["\ufffd"]},
+        "line 1: id has half a surrogate pair, now U+FFFD; line 1: text has half a surrogate pair, now U+FFFD; "
+        "line 1: photos has half a surrogate pair",
+    ),
+    (b'{"extra": {"\\ud800": 1}}', {"extra": '{"\ufffd": 1}'}, "line 1: extra has half a surrogate pair"),
+    (
+        b'{"id": 1.5, "text": "x"}',
+        {"text": "x"},
+        "line 1: id is a number with a fraction, not text or a whole",
+    ),
+    (
+        b'{"id": true, "text": 5}',
+        {},
+        "line 1: id is true or false, not text or a whole number; line 1: text is a",
+    ),
+    (b'{"id": 1, "text": NaN}', {"id": "1"}, "line 1: text is a number with a fraction, not text"),
+    (b'{"id": 1, "photos": "a.jpg"}', {"id": "1"}, "line 1: photos is text, not a list of texts"),
+    (
+        b'{"id": 1, "photos": ["a", {}]}',
+        {"id": "1"},
+        "line 1: photos is a list with an object in it, not of texts",
+    ),
+    (b'{"id": 1, "photo": ["a.jpg"]}', {"id": "1"}, "line 1: photo is a list, not text"),
+    (b'{"id": 1, "bytes": "abc"}', {"id": "1"}, "line 1: bytes is not base64: Incorrect padding"),
+    (b'{"id": 1, "bytes": "\xc3\xa9"}', {"id": "1"}, "line 1: bytes is not base64: string argument should"),
+    (b'{"id": 1, "bytes": [255, 216]}', {"id": "1"}, "line 1: bytes is a list, not base64 text"),
+    (b'{"count": 9223372036854775808}', {}, "line 1: count is a whole number, which it was not when the"),
+    (
+        b'{"count": 1.0}',
+        {},
+        "line 1: count is a number with a fraction, which it was not when the posts were",
+    ),
+    (b'{"flag": 0}', {}, "line 1: flag is a whole number, which it was not when the posts were counted (b"),
+    (b'{"share": "1"}', {}, "line 1: share is text, which it was not"),
+    (b'{"nothing": 0}', {}, "line 1: nothing is a whole number, which it was not"),
+]
+
+
+@pytest.mark.parametrize(("line", "usable", "words"), BAD_LINES, ids=lambda value: str(value)[:40])
+def test_a_bad_line_is_a_row(line: bytes, usable: dict[str, Any], words: str) -> None:
+    bad, good = rows(line + b'\n{"id": "next"}', "bucket/some/x.jsonl")
+    assert good == {"id": "next"}
+    error = bad.pop(LINE_ERROR)
+    assert bad == usable
+    assert error.startswith(words)
+    assert error.endswith(" (bucket/some/x.jsonl)")
+    assert "\n" not in error
+
+
+def test_what_is_no_error() -> None:
+    fine = b'{"id": 1, "id": 2, "share": NaN, "extra": 1e999}\n{"share": -Infinity}\n{}\n'
+    first, second, third = rows(fine)
+    assert (first["id"], str(first["share"]), first["extra"]) == ("2", "nan", "Infinity")
+    assert (second, third) == ({"share": -np.inf}, {})
+
+
+def test_lines_and_their_numbers() -> None:
+    data = b'\xef\xbb\xbf{"id": 1}\r\n \t\r\n\n{"id": 2\r}\n\xef\xbb\xbf\n\xef\xbb\xbf{"id": 3}\n{"id":\n\n{"id": 5}'
+    found = rows(data)
+    assert [row.get("id") for row in found] == ["1", "2", "3", None, "5"]
+    assert found[3][LINE_ERROR].startswith("line 7 is not valid JSON: Expecting value")
+    assert rows(b"") == rows(b"\n \r\n") == []
+    assert rows("\u2028{}".encode())[0][LINE_ERROR].startswith("line 1 is not valid JSON")
+
+
+def test_lines_that_are_too_long(tmp_path: Path) -> None:
+    head, tail = b'{"id": 1, "text": "', b'"}'
+    longest = head + b"x" * (MAX_LINE_BYTES - len(head) - len(tail)) + tail
+    data = zstd.compress(
+        b"\n".join([longest, longest + b" ", b" " * (MAX_LINE_BYTES + 1), b'{"id": 2}', longest])
+    )
+    path = "x.jsonl.zst"
+    found = rows(data, path)
+    assert [row.get("id") for row in found] == ["1", None, None, "2", "1"]
+    assert [row.get(LINE_ERROR) for row in found] == [
+        None,
+        f"line 2 is longer than 16 MiB ({path})",
+        f"line 3 is longer than 16 MiB ({path})",
+        None,
+        None,
+    ]
+    assert scan_bytes(tmp_path, data, ColumnsConfig(), path).rows == 5
+
+
+def test_tables_end_where_they_should() -> None:
+    data = b"".join(b'{"id": %d}\n' % number for number in range(10)) + b'{"id": "%s"}' % (b"x" * 100)
+    cut = tables(data, rows_per_table=4)
+    assert [len(table) for table in cut] == [4, 4, 3]
+    assert [len(table) for table in tables(data, bytes_per_table=50)] == [5, 5, 1]
+    assert pa.concat_tables(cut)["row_hash"].to_pylist() == row_hashes("b/x.jsonl", 0, 11).tolist()
+    (empty,) = tables(b"")
+    assert (len(empty), empty.schema) == (0, LAYOUT.schema)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_compressed_files(ending: str) -> None:
+    pack, path = PACK[ending], f"x.jsonl{ending}"
+    parts = [pack(b'{"id": 1}\n{"i'), pack(b""), pack(b'd": 2}\n')]
+    assert [row["id"] for row in rows(b"".join(parts), path)] == ["1", "2"]
+    assert rows(b"", path) == rows(pack(b""), path) == []
+    if ending == ".gz":
+        assert [row["id"] for row in rows(b"".join(parts) + b"\0" * 512, path)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-3],
+        lambda data: data[: len(data) // 2],
+        lambda data: data + data[:40],
+        lambda data: data + b"garbage",
+        lambda data: data[: len(data) // 2] + b"\xff" * 64 + data[len(data) // 2 + 64 :],
+        lambda data: data.hex().encode(),
+    ],
+    ids=["end", "half", "appended in part", "appended", "inside", "not compressed"],
+)
+def test_damaged_files(ending: str, damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    lines = b"".join(b'{"id": %d, "text": "%d"}\n' % (n, n**9 % 1_000_003) for n in range(8_000))
+    data, path = damage(PACK[ending](lines)), f"x.jsonl{ending}"
+    with pytest.raises(DataError, match=r"^x\.jsonl.* is damaged or cut short after line \d+ \(.*replace or"):
+        tables(data, path)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/x\.jsonl.* is damaged") as caught:
+        scan_bytes(tmp_path, data, ColumnsConfig(), path)
+    assert "\n" not in str(caught.value)
+
+
+def test_scan_finds_late_keys_without_parsing_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [{"post_id": n, "text": 'it says "image_uri"', "z": 0} for n in range(5000)]
+    lines[4000]["image_uri"] = "a.jpg"
+    lines[4001]["rare"] = 1
+    data = "\n".join(map(json.dumps, lines)).encode()
+    parsed: list[str] = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda text: parsed.append(text) or loads(text))
+    found = scan_bytes(tmp_path, data, ColumnsConfig())
+    assert (found.rows, found.keys, found.problem) == (5000, ("post_id", "text", "z", "image_uri"), None)
+    assert len(parsed) == 1001
+    written = [{"post_id": n, "text": ""} for n in range(2000)] + [{"número": 1}]
+    for ascii_only in (True, False):
+        data = "\n".join(json.dumps(line, ensure_ascii=ascii_only) for line in written).encode()
+        assert scan_bytes(tmp_path, data, ColumnsConfig(image="número")).keys[-1] == "número"
+
+
+def test_scan_keeps_few_keys(tmp_path: Path) -> None:
+    data = b"\n".join(b'{"k%d": 1}' % number for number in range(900)) + b'\n{"text": 1, "lang": 2}'
+    found = scan_bytes(tmp_path, data, ColumnsConfig(pass_through=("lang",)))
+    assert len(found.keys) == 102
+    assert found.keys[-2:] == ("text", "lang")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "out"),
+    [
+        ([None], "null", [None]),
+        ([True, None, False], "bool", [True, None, False]),
+        ([1, None, -(2**63), 2**63 - 1], "int", [1, None, -(2**63), 2**63 - 1]),
+        ([1, 0.5, 2**62 + 1], "float", [1.0, 0.5, 2.0**62]),
+        ([0.5, None], "float", [0.5, None]),
+        (["2026-11-01", "a"], "string", ["2026-11-01", "a"]),
+        ([1, 2**63], "string", ["1", str(2**63)]),
+        ([1, True], "string", ["1", "true"]),
+        ([1, "a", None, [1, "é"], {"a": None}], "string", ["1", "a", None, '[1, "é"]', '{"a": null}']),
+        ([float("nan"), "x"], "string", ["NaN", "x"]),
+        ([[1], [2]], "string", ["[1]", "[2]"]),
+    ],
+)
+def test_types_of_what_is_passed_through(
+    tmp_path: Path, values: list[Any], kind: str, out: list[Any]
+) -> None:
+    """Over two files, with a line that lacks the key and one that is no JSON."""
+    columns = ColumnsConfig(pass_through=("x",))
+    lines = [json.dumps({"post_id": 1, "text": "", "x": value}).encode() for value in values]
+    parts = [b"\n".join(lines[:1]), b"\n".join([*lines[1:], b'{"post_id": 2}', b"{"])]
+    found = Scan.total([scan_bytes(tmp_path, part, columns) for part in parts])
+    layout = make_layout(found, columns, None)
+    assert layout.columns == (("post_id", "post_id"), ("text", "text"), ("x", kind))
+    assert found.rows == len(values) + 2
+    read = rows(b"\n".join(parts), layout=layout)
+    assert [row.get("x") for row in read] == [*out, None, None]
+    assert [LINE_ERROR in row for row in read] == [*[False] * (len(values) + 1), True]
+
+
+def test_a_column_that_is_needed_keeps_its_type(tmp_path: Path) -> None:
+    columns = ColumnsConfig(post_id="id", pass_through=("id", "text", "image_uris"))
+    data = b'{"id": 1, "text": "", "image_uris": ["a"]}'
+    found = scan_bytes(tmp_path, data, columns)
+    layout = make_layout(found, columns, "image_uris")
+    assert layout.columns == (("id", "post_id"), ("text", "text"), ("image_uris", "image_uris"))
+    assert make_layout(found, columns, None).columns[2] == ("image_uris", "string")
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+JSON = st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+POSTS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "post_id": st.integers() | st.text() | st.none(),
+            "text": st.text() | st.none(),
+            "image_uris": st.lists(st.text() | st.none(), max_size=4) | st.none(),
+            "mixed": JSON,
+            "count": st.integers(-(2**63), 2**63 - 1) | st.none(),
+            "share": st.floats() | st.integers(-(2**60), 2**60),
+        },
+    ),
+    max_size=12,
+)
+
+
+@settings(deadline=None)
+@given(
+    posts=POSTS,
+    ascii_only=st.booleans(),
+    end=st.sampled_from(["\n", "\r\n", "\n\n", "\n \n"]),
+    ending=st.sampled_from(ENDINGS),
+    rows_per_table=st.integers(1, 5),
+)
+def test_posts_come_back(
+    posts: list[dict[str, Any]], ascii_only: bool, end: str, ending: str, rows_per_table: int
+) -> None:
+    columns = ColumnsConfig(pass_through=("mixed", "count", "share"))
+    data = "".join(json.dumps(post, ensure_ascii=ascii_only) + end for post in posts).encode()
+    packed = PACK["." + ending.rpartition(".")[2] if ending.endswith((".gz", ".zst")) else ""](data)
+    with tempfile.TemporaryDirectory() as folder:
+        found = scan_bytes(Path(folder), packed, columns, f"x{ending}")
+    assert found.rows == len(posts)
+    assert set(found.keys) == {key for post in posts for key in post}
+    layout = make_layout(found, columns, "image_uris")
+    read = tables(packed, f"b/x{ending}", layout, rows_per_table=rows_per_table)
+    assert {table.schema for table in read} == {layout.schema}
+    table = pa.concat_tables(read)
+    assert table["row_hash"].to_pylist() == row_hashes(f"b/x{ending}", 0, len(posts)).tolist()
+    assert len(set(table["row_hash"].to_pylist())) == len(posts)
+    kinds = dict(layout.columns)
+    for post, row in zip(posts, table.to_pylist(), strict=True):
+        assert row[LINE_ERROR] is None
+        assert row["post_id"] == (None if post.get("post_id") is None else str(post["post_id"]))
+        assert (row["text"], row["image_uris"]) == (post.get("text"), post.get("image_uris"))
+        for name in columns.pass_through:
+            assert repr(row[name]) == repr(as_column(post.get(name), kinds[name])), name
+    again = pa.concat_tables(tables(packed, f"b/x{ending}", layout))
+    assert str(again.to_pylist()) == str(table.to_pylist())  # NaN is not itself
+
+
+def as_column(value: Any, kind: str) -> Any:
+    if value is None:
+        return None
+    if kind == "float":
+        return float(value)
+    return json.dumps(value, ensure_ascii=False) if kind == "string" and not isinstance(value, str) else value

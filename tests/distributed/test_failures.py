@@ -1,0 +1,31 @@
+import pytest
+from ray.data.exceptions import SystemException, omit_traceback_stdout
+
+from mnerqg.distributed.failures import first_cause
+
+
+def test_the_first_cause_is_what_a_person_can_act_on() -> None:
+    """Ray's last lines say how to make it try again more often, and stand below the cause."""
+    inner = OSError(
+        "Traceback:\n  File x\nOSError: no access to posts.parquet\n"
+        "Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).\n"
+        "To change retry attempts, backoff, or which errors are retried, configure it\n"
+    )
+    outer = RuntimeError("Ray's own")
+    outer.__cause__ = inner
+    assert first_cause(outer) == "OSError: OSError: no access to posts.parquet"
+    assert first_cause(ValueError()) == "ValueError"
+    assert first_cause(OSError("To change retry attempts, backoff")).endswith("backoff")
+
+
+def test_what_ray_data_takes_for_an_error_of_its_own_is_named() -> None:
+    """Such as what an actor raises before its first batch: Ray Data then names an empty error as the cause."""
+
+    @omit_traceback_stdout
+    def execute() -> None:
+        raise RuntimeError("an actor died\nmnerqg.errors.ModelError: there is no GPU")
+
+    with pytest.raises(RuntimeError) as caught:
+        execute()
+    assert isinstance(caught.value.__cause__, SystemException)
+    assert first_cause(caught.value) == "RuntimeError: mnerqg.errors.ModelError: there is no GPU"

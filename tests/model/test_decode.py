@@ -1,0 +1,331 @@
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnerqg import boxes
+from mnerqg.config import DecodeConfig
+from mnerqg.inputs.batch import Batch, Example
+from mnerqg.inputs.images import Letterbox
+from mnerqg.inputs.posts import attach_regions
+from mnerqg.inputs.text import TextEncoder
+from mnerqg.model.build import build_collator
+from mnerqg.model.decode import Decoded, Decoder, tag_runs
+from mnerqg.model.mnerqg import MNERQG, Output
+from mnerqg.queries import EntityQuery
+from mnerqg.schema import Entity, Region
+from tests.builders import (
+    SIDE,
+    TYPES,
+    anchors,
+    collator,
+    small_config,
+    small_model,
+    small_network,
+    text_encoder,
+    tokenizer,
+    unicode_text,
+)
+
+NO, YES = -9.0, 9.0
+
+
+@cache
+def network() -> MNERQG:
+    return small_model()
+
+
+def decoder(**config: object) -> Decoder:
+    return Decoder(
+        config=DecodeConfig(**config),
+        types=TYPES,
+        anchors=anchors(),
+        network=network(),
+    )
+
+
+def silent(batch: Batch) -> Output:
+    """An output that answers nothing."""
+    posts, queries, pieces = batch.input_ids.shape
+    none = torch.tensor([YES, NO])
+    return Output(
+        existence_logits=none.expand(posts, queries, 2).clone(),
+        start_logits=none.expand(posts, queries, pieces, 2).clone(),
+        end_logits=none.expand(posts, queries, pieces, 2).clone(),
+        match_start=torch.zeros(posts, queries, pieces, 1),
+        match_end=torch.full((posts, queries, pieces, 1), YES),
+        box_logits=torch.full((posts, queries, anchors().candidates, 5), NO),
+    )
+
+
+class Sheet:
+    """One post whose answers a test writes down by word."""
+
+    def __init__(self, text: str = "one two three four", letterbox: Letterbox | None = None) -> None:
+        self.text = text
+        self.examples = [Example(text_encoder().encode(text), letterbox=letterbox)]
+        self.batch = collator()(self.examples, with_targets=False)
+        self.output = silent(self.batch)
+
+    def place(self, query: int, piece: int) -> tuple[int, int, int]:
+        return 0, query, int(self.batch.sentence_offset[0, query]) + piece
+
+    def start(self, query: int, piece: int, yes: float = YES) -> None:
+        self.output.start_logits[self.place(query, piece)] = torch.tensor([0, yes])
+
+    def end(self, query: int, piece: int, yes: float = YES) -> None:
+        self.output.end_logits[self.place(query, piece)] = torch.tensor([0, yes])
+
+    def answer(self, query: int, first: int, last: int, yes: float = YES) -> None:
+        self.start(query, first, yes)
+        self.end(query, last, yes)
+
+    def decode(self, **config: object) -> Decoded:
+        (decoded,) = decoder(**config)(self.output, self.batch, self.examples, [self.text])
+        return decoded
+
+    def found(self, **config: object) -> list[tuple[str, str]]:
+        return [(entity.text, entity.type) for entity in self.decode(**config).entities]
+
+
+def sigmoid(logit: float) -> float:
+    return float(torch.tensor(logit).sigmoid())
+
+
+def test_silence() -> None:
+    decoded = Sheet().decode()
+    assert (decoded.entities, decoded.best_regions) == ((), ())
+    assert decoded.existence == pytest.approx([sigmoid(-18)] * 4)
+
+
+def test_an_entity_and_its_score() -> None:
+    sheet = Sheet()
+    sheet.start(1, 1, 2.0)
+    sheet.end(1, 2, 1.0)
+    sheet.output.match_start[sheet.place(1, 1)] = 1.5
+    sheet.output.match_end[sheet.place(1, 2)] = -0.5
+    (entity,) = sheet.decode().entities
+    assert (entity.text, entity.start, entity.end, entity.type) == ("two three", 4, 13, "LOC")
+    assert entity.score == pytest.approx(sigmoid(2.0) * sigmoid(1.0) * sigmoid(1.0))
+
+
+@pytest.mark.parametrize(("threshold", "count"), [(0.7, 1), (0.74, 0)])
+def test_span_threshold(threshold: float, count: int) -> None:
+    sheet = Sheet()
+    sheet.answer(0, 0, 0, 1.0)  # 0.731
+    assert len(sheet.decode(span_threshold=threshold).entities) == count
+
+
+@pytest.mark.parametrize(("threshold", "count"), [(0.7, 1), (0.74, 0)])
+def test_match_threshold(threshold: float, count: int) -> None:
+    sheet = Sheet()
+    sheet.answer(0, 0, 0)
+    sheet.output.match_end[:] = 1.0
+    assert len(sheet.decode(match_threshold=threshold).entities) == count
+
+
+def test_a_lone_start_or_end_is_nothing() -> None:
+    sheet = Sheet()
+    sheet.start(0, 1)
+    sheet.end(1, 1)
+    assert sheet.found() == []
+
+
+def test_an_end_before_its_start_is_nothing() -> None:
+    sheet = Sheet()
+    sheet.answer(0, 2, 1)
+    assert sheet.found() == []
+
+
+def test_padding_query_and_inner_pieces_are_never_entities() -> None:
+    sheet = Sheet("Pneumonoultramicroscopic x")
+    sheet.output.start_logits[:] = torch.tensor([NO, YES])
+    sheet.output.end_logits[:] = torch.tensor([NO, YES])
+    whole = {"Pneumonoultramicroscopic", "x", "Pneumonoultramicroscopic x"}
+    assert {text for text, _ in sheet.found(overlap="across_types")} <= whole
+
+
+def test_flat_keeps_the_better_of_two_types() -> None:
+    sheet = Sheet()
+    sheet.answer(0, 0, 1, 3.0)
+    sheet.answer(2, 1, 2, 4.0)
+    sheet.answer(3, 3, 3, 1.0)
+    assert sheet.found() == [("two three", "ORG"), ("four", "OTHER")]
+    assert sheet.found(overlap="across_types") == [
+        ("one two", "PER"),
+        ("two three", "ORG"),
+        ("four", "OTHER"),
+    ]
+
+
+@pytest.mark.parametrize("overlap", ["flat", "across_types"])
+def test_a_type_never_overlaps_itself(overlap: str) -> None:
+    sheet = Sheet()
+    sheet.answer(0, 0, 2, 3.0)
+    sheet.answer(0, 1, 1, 5.0)
+    assert sheet.found(overlap=overlap) == [("two", "PER")]
+
+
+def test_neighbours_do_not_overlap() -> None:
+    sheet = Sheet("北京東京")
+    sheet.answer(1, 0, 1, 3.0)
+    sheet.answer(0, 2, 3, 4.0)
+    sheet.output.match_end[:] = YES
+    assert sheet.found() == [("北京", "LOC"), ("東京", "PER")]
+
+
+def test_existence_is_reported_and_is_no_gate() -> None:
+    sheet = Sheet()
+    sheet.answer(0, 0, 0)
+    sheet.output.existence_logits[0, 1] = torch.tensor([0.0, 2.0])
+    decoded = sheet.decode()
+    assert len(decoded.entities) == 1
+    assert decoded.existence[1] == pytest.approx(sigmoid(2.0))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(unicode_text, min_size=1, max_size=3), st.integers(0, 2**31), st.sampled_from([0.2, 1.0, 4.0])
+)
+def test_offsets_reproduce_the_text_whatever_it_is(texts: list[str], seed: int, scale: float) -> None:
+    examples = [Example(text_encoder().encode(text)) for text in texts]
+    batch = collator()(examples, with_targets=False)
+    torch.manual_seed(seed)
+    blank = silent(batch)
+    output = Output(
+        **{name: scale * torch.randn_like(value) for name, value in vars(blank).items() if value is not None}
+    )
+    for overlap in ("flat", "across_types"):
+        for text, decoded in zip(
+            texts, decoder(overlap=overlap)(output, batch, examples, texts), strict=True
+        ):
+            taken: list[Entity] = []
+            for entity in decoded.entities:
+                assert 0 <= entity.start < entity.end <= len(text)
+                assert text[entity.start : entity.end] == entity.text
+                assert 0.125 <= entity.score <= 1
+                for other in taken:
+                    if overlap == "flat" or other.type == entity.type:
+                        assert other.end <= entity.start or entity.end <= other.start
+                taken.append(entity)
+            assert decoded.best_regions == ()
+
+
+def with_box(corners: tuple[float, ...], confidence: float, query: int = 1) -> Sheet:
+    """A post with a picture of 200 x 100 and one box on the canvas of 64."""
+    sheet = Sheet(letterbox=Letterbox(200, 100, SIDE))
+    assignment = boxes.assign(np.asarray(corners, np.float32), anchors(), 0.5)
+    assert assignment is not None
+    target = torch.tensor(assignment.target)
+    target[:2] = target[:2].logit(eps=1e-6)
+    sheet.output.box_logits[0, query, assignment.candidate] = torch.cat([target, torch.tensor([confidence])])
+    return sheet
+
+
+def test_a_region_in_pixels_of_the_picture() -> None:
+    sheet = with_box((16, 24, 48, 40), 2.0)
+    decoded = sheet.decode()
+    assert [region.type for region in decoded.best_regions] == list(TYPES)
+    best = decoded.best_regions[1]
+    assert best.xyxy_px == pytest.approx((50, 25, 150, 75), abs=0.05)
+    assert best.score == pytest.approx(sigmoid(2.0))
+    assert decoded.regions == (best,)
+    assert sheet.decode(region_threshold=0.9).regions == ()
+    assert len(sheet.decode(region_threshold=0).regions) >= 1
+
+
+def test_regions_are_cut_to_the_picture() -> None:
+    decoded = with_box((0, 0, 64, 64), 3.0).decode()  # the picture's part of the canvas is (0, 16, 64, 48)
+    assert decoded.best_regions[1].xyxy_px == pytest.approx((0, 0, 200, 100), abs=0.05)
+
+
+def test_a_region_wholly_beside_the_picture_is_none() -> None:
+    decoded = with_box((10, 0, 40, 12), 3.0).decode(region_threshold=0)
+    assert decoded.regions == tuple(
+        region
+        for region in decoded.best_regions
+        if region.y_max > region.y_min and region.x_max > region.x_min
+    )
+    assert TYPES[1] not in {region.type for region in decoded.regions}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 2**31))
+def test_every_region_lies_within_its_picture(width: int, height: int, seed: int) -> None:
+    sheet = Sheet("x", Letterbox(width, height, SIDE))
+    torch.manual_seed(seed)
+    sheet.output.box_logits[:] = 5 * torch.randn_like(sheet.output.box_logits)
+    for region in sheet.decode(region_threshold=0).regions:
+        assert 0 <= region.x_min < region.x_max <= width
+        assert 0 <= region.y_min < region.y_max <= height
+
+
+def test_entities_point_to_the_region_of_their_type() -> None:
+    entities = [Entity("a", 0, 1, "PER", 0.9), Entity("b", 2, 3, "LOC", 0.8), Entity("c", 4, 5, "PER", 0.7)]
+    regions = [Region("ORG", 0, 0, 1, 1, 0.9), Region("PER", 1, 1, 2, 2, 0.9)]
+    assert [entity.region for entity in attach_regions(entities, regions)] == [1, None, 1]
+
+
+def test_several_regions_of_a_query() -> None:
+    """Two boxes far apart are both kept, of two that overlap the surer one, and none below the threshold."""
+    sheet = with_box((4, 20, 20, 40), 3.0)
+    for corners, confidence in (((8, 20, 24, 40), 2.0), ((40, 20, 60, 44), 1.0), ((30, 20, 34, 26), -2.0)):
+        other = with_box(corners, confidence).output.box_logits
+        place = other[0, 1, :, 4].argmax()
+        sheet.output.box_logits[0, 1, place] = other[0, 1, place]
+    one, several = sheet.decode(), sheet.decode(regions="several")
+    assert [region.score for region in one.regions] == pytest.approx([sigmoid(3.0)])
+    assert [region.score for region in several.regions] == pytest.approx([sigmoid(3.0), sigmoid(1.0)])
+    assert {region.type for region in several.regions} == {TYPES[1]}
+    assert one.best_regions == several.best_regions
+    assert len(sheet.decode(regions="several", nms_iou=0.95).regions) == 3
+
+
+def test_a_post_with_phrases_is_answered_by_phrase() -> None:
+    sheet = with_box((16, 24, 48, 40), 2.0, query=1)
+    sheet.examples = [replace(sheet.examples[0], phrase_ids=("7", "8"))]
+    decoded = sheet.decode()
+    assert [region.type for region in decoded.best_regions] == ["7", "8"]
+    assert [region.type for region in decoded.regions] == ["8"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.integers(0, 2)), max_size=6))
+def test_tag_runs_are_the_entities_that_tags_spell(entities: list[tuple[int, int, int]]) -> None:
+    """(type, words, words outside behind it) -> tags -> the same entities."""
+    tags: list[int] = []
+    expected = []
+    for kind, words, behind in entities:
+        expected.append((len(tags), len(tags) + words - 1, kind))
+        tags += [1 + 2 * kind, *[2 + 2 * kind] * (words - 1), *[0] * behind]
+    assert tag_runs(tags) == expected
+
+
+@pytest.mark.parametrize(
+    ("tags", "runs"),
+    [([2, 2], [(0, 1, 0)]), ([0, 4, 2], [(1, 1, 1), (2, 2, 0)]), ([1, 4], [(0, 0, 0), (1, 1, 1)]), ([], [])],
+)
+def test_a_stray_inside_begins_an_entity(tags: list[int], runs: list[tuple[int, int, int]]) -> None:
+    assert tag_runs(tags) == runs
+
+
+def test_a_baseline_finds_an_entity_in_a_word_that_was_cut() -> None:
+    encoder = TextEncoder(tokenizer=tokenizer(), queries=(EntityQuery(type="PER", query="x"),), max_length=32)
+    text = "a " * (encoder.budget - 1) + "Schwarzenegger"
+    cut = encoder.encode(text)
+    assert cut.truncated
+    assert (cut.begins_word[-1], cut.ends_word[-1]) == (True, False)
+    config = small_config(tagger="bio", inputs="text", grounding=False, existence=False)
+    examples = [Example(cut)]
+    batch = build_collator(config, encoder)(examples, with_targets=False)
+    logits = torch.zeros(*batch.input_ids[:, 0].shape, 9)
+    logits[0, : encoder.budget, 0] = 9.0  # O
+    logits[0, encoder.budget, 1] = 9.0  # B-PER at the last word's first piece: [CLS] is the piece 0
+    baseline = Decoder(config=DecodeConfig(), types=TYPES, anchors=anchors(), network=small_network(config))
+    (decoded,) = baseline(Output(tag_logits=logits), batch, examples, [text])
+    (entity,) = decoded.entities
+    assert (entity.start, entity.end) == (2 * (encoder.budget - 1), cut.ends[-1])
+    assert text[entity.start : entity.end] == entity.text

@@ -1,0 +1,320 @@
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mnerqg import boxes
+from mnerqg.config import LossConfig
+from mnerqg.inputs.batch import Batch, Example, Targets
+from mnerqg.model.build import build_collator
+from mnerqg.model.losses import TERMS, LossBalance, LossTerms, candidate_pairs, loss_terms
+from mnerqg.model.mnerqg import Output
+from tests.builders import (
+    anchors,
+    annotated_examples,
+    collator,
+    example,
+    small_config,
+    small_model,
+    small_network,
+    text_encoder,
+)
+
+
+def random_output(batch: Batch, width: int = 3, seed: int = 0) -> Output:
+    """Random logits that carry gradients, of the shapes of `batch`."""
+    torch.manual_seed(seed)
+    posts, queries, pieces = batch.input_ids.shape
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(posts, queries, *shape).requires_grad_()
+
+    return Output(
+        existence_logits=leaf(2),
+        start_logits=leaf(pieces, 2),
+        end_logits=leaf(pieces, 2),
+        match_start=leaf(pieces, width),
+        match_end=leaf(pieces, width),
+        box_logits=leaf(anchors().candidates, 5),
+    )
+
+
+def case(examples: list[Example] | None = None, seed: int = 0) -> tuple[Output, Batch, Targets]:
+    batch = collator()(examples or annotated_examples(), with_targets=True)
+    assert batch.targets is not None
+    return random_output(batch, 1, seed), batch, batch.targets
+
+
+def cross_entropy(logits: Tensor, label: int) -> float:
+    return float((logits.logsumexp(-1) - logits[label]).detach())
+
+
+def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tuple[float, int]]:
+    """Every term by its definition, element by element."""
+    sums = dict.fromkeys(TERMS, 0.0)
+    counts = dict.fromkeys(TERMS, 0)
+
+    def add(term: str, value: float) -> None:
+        sums[term] += value
+        counts[term] += 1
+
+    posts, queries, pieces = batch.input_ids.shape
+    for (p, k, c), target in zip(targets.box_candidates.tolist(), targets.box_targets.tolist(), strict=True):
+        tx, ty, tw, th, _ = output.box_logits[p, k, c].tolist()
+        found = 1 / (1 + math.exp(-tx)), 1 / (1 + math.exp(-ty)), tw, th
+        add("box", sum((a - b) ** 2 for a, b in zip(found, target, strict=True)))
+    gold = {tuple(row) for row in targets.matches.tolist()}
+    for p in range(posts):
+        for k in range(queries):
+            add("existence", cross_entropy(output.existence_logits[p, k], int(targets.existence[p, k])))
+            background_seen = False
+            for c in range(anchors().candidates):
+                kind, logit = int(targets.objectness[p, k, c]), float(output.box_logits[p, k, c, 4])
+                if kind == 1:
+                    add("object_positive", math.log1p(math.exp(-logit)))
+                elif kind == 0:
+                    score = 1 / (1 + math.exp(-logit))
+                    sums["object_negative"] += score**2 * math.log1p(math.exp(logit))
+                    background_seen = True
+            counts["object_negative"] += background_seen
+            for i in range(pieces):
+                if batch.begins_word[p, k, i]:
+                    add("start", cross_entropy(output.start_logits[p, k, i], int(targets.starts[p, k, i])))
+                if batch.ends_word[p, k, i]:
+                    add("end", cross_entropy(output.end_logits[p, k, i], int(targets.ends[p, k, i])))
+            for i in range(pieces):
+                for j in range(i, pieces):
+                    said = bool(batch.begins_word[p, k, i] and batch.ends_word[p, k, j]) and bool(
+                        output.start_logits[p, k, i].argmax() and output.end_logits[p, k, j].argmax()
+                    )
+                    if said or (targets.starts[p, k, i] and targets.ends[p, k, j]):
+                        logit = float(output.match_start[p, k, i, 0] + output.match_end[p, k, j, 0])
+                        right = (p, k, i, j) in gold
+                        add("match", math.log1p(math.exp(-logit if right else logit)))
+    return {term: (sums[term], counts[term]) for term in TERMS}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_terms_are_their_definitions(seed: int) -> None:
+    output, batch, targets = case(seed=seed)
+    terms = loss_terms(output, batch, small_model())
+    for index, (term, (total, count)) in enumerate(slow_terms(output, batch, targets).items()):
+        assert int(terms.counts[index]) == count, term
+        assert count > 0 or term == "tags"
+        assert float(terms.sums[index].detach()) == pytest.approx(total, rel=1e-4), term
+
+
+def test_padding_and_query_pieces_are_not_learned_from() -> None:
+    output, batch, _ = case()
+    terms = loss_terms(output, batch, small_model())
+    (terms.sums / terms.counts.clamp(min=1)).sum().backward()
+    assert output.start_logits.grad is not None
+    assert output.end_logits.grad is not None
+    assert (output.start_logits.grad[~batch.begins_word] == 0).all()
+    assert (output.end_logits.grad[~batch.ends_word] == 0).all()
+
+
+def test_ignored_and_unknown_candidates_are_not_learned_from() -> None:
+    output, batch, targets = case()
+    assert (targets.objectness == -1).any()
+    terms = loss_terms(output, batch, small_model())
+    terms.sums.sum().backward()
+    assert output.box_logits.grad is not None
+    touched = output.box_logits.grad[..., 4] != 0
+    assert torch.equal(touched, targets.objectness >= 0)
+    boxed = torch.zeros_like(touched)
+    boxed[targets.box_candidates.unbind(-1)] = True
+    assert torch.equal((output.box_logits.grad[..., :4] != 0).any(-1), boxed)
+
+
+BARE = {
+    "no boxes": [example(spans=((0, 1, 0),), boxes_annotated=True), example("quiet", picture=1)],
+    "no entities": [example(boxes_canvas=[[4, 4, 50, 50]], box_types=(1,), boxes_annotated=True)] * 2,
+    "no pictures": [example(picture=None, spans=((0, 1, 0),)), example("quiet", picture=None)],
+    "no words": [example("", picture=None), example(" ", picture=1)],
+    "nothing": [example("", picture=None)],
+}
+
+
+@pytest.mark.parametrize("hidden", [None, 8])
+@pytest.mark.parametrize("name", BARE)
+def test_whatever_is_missing_every_parameter_gets_a_finite_gradient(name: str, hidden: int | None) -> None:
+    model = small_model(small_config(match_hidden=hidden))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    batch = collator()(BARE[name], with_targets=True)
+    assert batch.targets is not None
+    terms = loss_terms(model(batch), batch, model)
+    loss = LossBalance(LossConfig())(terms)
+    assert math.isfinite(float(loss.total.detach()))
+    loss.total.backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+    if not any(one.pixels is not None for one in BARE[name]):
+        for key, buffer in model.named_buffers():
+            if "running" in key:
+                assert torch.equal(buffer, before[key]), f"{key} was moved by a picture that is not there"
+
+
+def test_bf16_trains_with_a_hidden_match_layer() -> None:
+    model = small_model(small_config(match_hidden=8))
+    batch = collator()(annotated_examples(), with_targets=True)
+    assert batch.targets is not None
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(batch)
+    terms = loss_terms(output, batch, model)
+    LossBalance(LossConfig())(terms).total.backward()
+    assert model.match.start.weight.grad is not None
+
+
+def test_candidate_pairs() -> None:
+    starts, ends = torch.zeros(2, 2, 5, dtype=torch.bool), torch.zeros(2, 2, 5, dtype=torch.bool)
+    starts[0, 1, [1, 3]] = True
+    ends[0, 1, [0, 1, 4]] = True
+    starts[1, 0, 2] = True
+    ends[1, 1, 2] = True
+    assert candidate_pairs(starts, ends).tolist() == [[0, 1, 1, 1], [0, 1, 1, 4], [0, 1, 3, 4]]
+    assert candidate_pairs(starts & False, ends).shape == (0, 4)
+
+
+def test_gradient_descent_on_the_logits_reaches_the_box() -> None:
+    gold = torch.tensor([9.0, 17.0, 50.0, 61.0])
+    batch = collator()(
+        [example(boxes_canvas=[gold.tolist()], box_types=(2,), boxes_annotated=True)], with_targets=True
+    )
+    assert batch.targets is not None
+    output = replace(
+        random_output(batch), box_logits=torch.zeros(1, 4, anchors().candidates, 5).requires_grad_()
+    )
+    optimizer = torch.optim.Adam([output.box_logits], lr=0.2)
+    model = small_model(small_config(match_hidden=3))
+    for _ in range(200):
+        optimizer.zero_grad()
+        terms = loss_terms(output, batch, model)
+        LossBalance(LossConfig(balance="constant"))(terms).grounding.item()
+        LossBalance(LossConfig(balance="constant"))(terms).total.backward()
+        optimizer.step()
+    best = int(output.box_logits[0, 2, :, 4].argmax())
+    found = boxes.decode(output.box_logits[0, 2, best], torch.from_numpy(anchors().table()[best]))
+    torch.testing.assert_close(found.detach(), gold, atol=0.5, rtol=0)
+    assert float(output.box_logits[0, 2, best, 4].sigmoid()) > 0.9
+    assert float(output.box_logits[0, :2, :, 4].sigmoid().max()) < 0.1
+
+
+def terms_of(means: list[float]) -> LossTerms:
+    """Terms with the given means over two elements each; no tags."""
+    return LossTerms(
+        2 * torch.tensor([*means, 0.0], dtype=torch.float32, requires_grad=True), torch.full((8,), 2.0)
+    )
+
+
+def test_the_weighted_sum() -> None:
+    loss = LossBalance(LossConfig(balance="constant", existence_weight=3, span_weight=2, box_weight=5))(
+        terms_of([1, 2, 3, 4, 5, 6, 7])
+    )
+    assert (float(loss.grounding), float(loss.existence), float(loss.spans)) == (10, 4, 18)
+    assert float(loss.total.detach()) == 10 + 3 * 4 + 2 * 18
+    assert loss.balance == 1
+    assert not loss.grounding.requires_grad
+
+
+def test_the_balance_is_the_ratio_of_running_losses() -> None:
+    balance = LossBalance(LossConfig(balance_momentum=0.9, box_weight=1))
+    first = balance(terms_of([0, 1, 1, 1, 0.5, 0.25, 0.25]))  # ED + 2 ESP = 3, QG = 2
+    assert first.balance == pytest.approx(3 / 2)
+    assert float(first.total.detach()) == pytest.approx(1.5 * 2 + 1 + 2)
+    second = balance(terms_of([0, 4, 8, 1, 0, 0, 0]))  # 1 and 12
+    assert second.balance == pytest.approx((0.9 * 3 + 0.1 * 1) / (0.9 * 2 + 0.1 * 12))
+    assert balance.running == pytest.approx([2.8, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("means", "expected"), [([0, 1e6, 0, 1, 1, 1, 1], 0.1), ([0, 1e-6, 0, 1, 1, 1, 1], 10), ([0] * 7, 0.1)]
+)
+def test_the_balance_is_clamped(means: list[float], expected: float) -> None:
+    assert LossBalance(LossConfig())(terms_of(means)).balance == expected
+
+
+def test_the_balance_carries_no_gradient() -> None:
+    terms = terms_of([1, 1, 1, 1, 1, 1, 1])
+    loss = LossBalance(LossConfig())(terms)
+    (gradient,) = torch.autograd.grad(loss.total, terms.sums)
+    expected = [5 * loss.balance, loss.balance, loss.balance, 1, 2, 2, 2, 2]
+    torch.testing.assert_close(gradient, torch.tensor(expected) / 2)
+
+
+def test_a_restored_balance_goes_on() -> None:
+    one, two = LossBalance(LossConfig()), LossBalance(LossConfig())
+    one(terms_of([1, 2, 3, 4, 5, 6, 7]))
+    two.running = one.running
+    again = terms_of([7, 6, 5, 4, 3, 2, 1])
+    assert one(again).balance == two(again).balance
+
+
+def test_workers_see_global_means_and_scale_their_share() -> None:
+    mine = LossTerms(torch.ones(8, requires_grad=True), torch.ones(8))
+    other = torch.stack([torch.full((8,), 5.0), torch.full((8,), 3.0)])
+    loss = LossBalance(LossConfig(balance="constant"))(mine, reduce=lambda x: x + other, workers=2)
+    assert float(loss.existence) == 6 / 4
+    (gradient,) = torch.autograd.grad(loss.total, mine.sums)
+    torch.testing.assert_close(gradient, torch.tensor([5.0, 1, 1, 1, 2, 2, 2, 2]) * 2 / 4)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "text": {"inputs": "text", "grounding": False},
+    "without grounding": {"grounding": False},
+    "without existence": {"existence": False},
+    "without both": {"grounding": False, "existence": False},
+    "grounding alone": {"inputs": "picture", "existence": False},
+    "bio": {"tagger": "bio", "inputs": "text", "grounding": False, "existence": False},
+    "crf": {"tagger": "crf", "inputs": "text", "grounding": False, "existence": False},
+}
+ANSWERED = {  # terms with a count
+    "text": {"existence", "start", "end", "match"},
+    "without grounding": {"existence", "start", "end", "match"},
+    "without existence": {"box", "object_positive", "object_negative", "start", "end", "match"},
+    "without both": {"start", "end", "match"},
+    "grounding alone": {"box", "object_positive", "object_negative"},
+    "bio": {"tags"},
+    "crf": {"tags"},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_learns_with_all_it_has_and_only_what_it_answers(name: str) -> None:
+    config = small_config(**VARIANTS[name])
+    network = small_network(config)
+    batch = build_collator(config, text_encoder())(annotated_examples(), with_targets=True)
+    terms = loss_terms(network(batch), batch, network)
+    assert {term for term, count in zip(TERMS, terms.counts.tolist(), strict=True) if count} == ANSWERED[name]
+    LossBalance(LossConfig(balance="constant"))(terms).total.backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+
+
+def test_phrases_teach_where_and_nothing_else() -> None:
+    """A post with phrases of its own beside an ordinary one: its padding and the missing text teach nothing."""
+    config = small_config()
+    asked = example(
+        phrases=tuple(text_encoder().encode_query(phrase) for phrase in ("a man", "an orange hat")),
+        phrase_ids=("1", "2"),
+        boxes_canvas=[[4, 5, 30, 60]],
+        box_types=(1,),
+        boxes_annotated=True,
+    )
+    batch = build_collator(config, text_encoder())([asked, annotated_examples()[0]], with_targets=True)
+    targets = batch.targets
+    assert targets is not None
+    assert targets.existence.tolist() == [[-100] * 4, [1, 1, 0, 0]]
+    assert not batch.begins_word[0].any()
+    assert (targets.objectness[0, 2:] == -1).all()
+    assert (targets.objectness[0, 0] == 0).all()
+    assert int((targets.objectness[0, 1] == 1).sum()) == 1
+    terms = loss_terms(small_model()(batch), batch, small_model())
+    assert terms.counts[TERMS.index("existence")] == 4
+    assert terms.sums.isfinite().all()
