@@ -5,7 +5,6 @@ The plain loop reads a batch of rows, fetches their pictures with the same numbe
 tags them, and goes on to the next batch. Settings are those of `jobs/tag.py`. The output must be a new folder.
 """
 
-import argparse
 import itertools
 import threading
 import time
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from mnerqg.cli import run
+from mnerqg.cli import job_parser, run
 from mnerqg.config import TagConfig
 from mnerqg.config_files import load_file
 from mnerqg.distributed.tagging import TagPlan, plan_tagging, tag_archive
@@ -34,7 +33,7 @@ def main(argv: list[str]) -> None:
     Raises:
         MnerqgError: as `jobs/tag.py`; the archive must be Parquet with `image_uri` or without pictures.
     """
-    parser = argparse.ArgumentParser(prog="jobs/benchmark.py", description=__doc__, allow_abbrev=False)
+    parser = job_parser("jobs/benchmark.py", __doc__, TagConfig)
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--input", required=True, help="archive in Parquet")
     parser.add_argument("--output", required=True, help="new folder for the tags of the run on Ray")

@@ -4,20 +4,21 @@ Prints the table and writes it as JSON. Every row of the split is scored exactly
 writes what every post adds to the scores, for tests of one system against another.
 """
 
-import argparse
 from typing import Any
 
-import ray
-
-from mnerqg.cli import run
+from mnerqg.cli import format_table, job_parser, run
 from mnerqg.config import ActorsConfig
 from mnerqg.config_files import load_config
-from mnerqg.distributed.evaluation import evaluate, write_per_post, write_scores
 from mnerqg.io import storage
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="jobs/evaluate.py", description=__doc__)
+    """Score the split, write the scores and print them.
+
+    Raises:
+        MnerqgError: model, dataset, settings or outputs are not as they should be.
+    """
+    parser = job_parser("jobs/evaluate.py", __doc__, ActorsConfig, config=False)
     parser.add_argument("--model", required=True, help="model directory, local or s3://")
     parser.add_argument("--data", required=True, help="prepared dataset, local or s3://")
     parser.add_argument("--split", default="test", help="train, valid or test")
@@ -29,6 +30,12 @@ def main(argv: list[str]) -> None:
     config = load_config(ActorsConfig, "", overrides)
     for uri in filter(None, (arguments.output, arguments.per_post)):  # before all the scoring, not after it
         storage.check_writable(storage.absolute(uri).rpartition("/")[0])
+
+    # Here, for the help and a wrong setting need not wait for them.
+    import ray
+
+    from mnerqg.distributed.evaluation import evaluate, write_per_post, write_scores
+
     ray.init(ignore_reinit_error=True)
     scores, per_post = evaluate(arguments.model, arguments.data, arguments.split, config)
     if arguments.per_post is not None:
@@ -55,7 +62,7 @@ def format_scores(scores: dict[str, Any]) -> str:
         f"{scores['grounded_queries']} grounded queries (model {scores['model_id']})"
     )
     figures = [(name, "–" if value is None else f"{100 * value:.2f}") for name, value in rows]
-    return "\n".join([head, *(f"  {name:<12}{figure:>6}" for name, figure in figures)])
+    return f"{head}\n{format_table(figures, indent='  ')}"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import ray
 import yaml
 
-from mnerqg.cli import run
+from mnerqg.cli import job_parser, run
 from mnerqg.config import ActorsConfig, Config
 from mnerqg.config_files import load_files
 from mnerqg.datasets.prepared import LABELS_FILE, count_posts, fingerprint, is_labelled
@@ -64,12 +64,7 @@ class Step:
 
 def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command line and the settings in it; argparse exits with 2 where it is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="jobs/experiments.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = job_parser("jobs/experiments.py", __doc__, Config)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--table", type=int, choices=(2, 3, 4, 5), help="table of the paper")
     which.add_argument("--figure", type=int, choices=(4,), help="figure of the paper")

@@ -5,15 +5,11 @@ only is asked for the dataset's types by --queries. The output is a dataset for 
 `manual_where_present`. A finished output is left as it is.
 """
 
-import argparse
 from typing import Any
 
-import ray
-
-from mnerqg.cli import run
+from mnerqg.cli import format_table, job_parser, run
 from mnerqg.config import ActorsConfig
 from mnerqg.config_files import load_config
-from mnerqg.distributed.labelling import label
 
 
 def main(argv: list[str]) -> None:
@@ -22,7 +18,7 @@ def main(argv: list[str]) -> None:
     Raises:
         MnerqgError: model, dataset or output are not as they should be.
     """
-    parser = argparse.ArgumentParser(prog="jobs/label.py", description=__doc__, allow_abbrev=False)
+    parser = job_parser("jobs/label.py", __doc__, ActorsConfig, config=False)
     parser.add_argument(
         "--model", required=True, help="model directory with a grounding head, local or s3://"
     )
@@ -30,22 +26,37 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, help="folder for the labelled dataset, local or s3://")
     arguments, overrides = parser.parse_known_args(argv)
     config = load_config(ActorsConfig, "", overrides, source="the command line")
+
+    # Here, for the help and a wrong setting need not wait for them.
+    import ray
+
+    from mnerqg.distributed.labelling import label
+
     ray.init(ignore_reinit_error=True)
     print(format_labels(label(arguments.model, arguments.data, arguments.output, config)))
 
 
 def format_labels(labels: dict[str, Any]) -> str:
-    """One line a split."""
-    lines = [f"weak boxes of the model {labels['model_id']} for {labels['dataset']}"]
-    for split, found in labels["splits"].items():
-        boxes = ", ".join(f"{kind} {count:,}" for kind, count in sorted(found["weak_boxes"].items()))
-        lines.append(
-            f"  {split}: {found['posts']:,} posts; boxes: {boxes or 'none'}; {found['named']:,} of types that the text "
-            f"names, of which {found['learned']:,} are sure enough to be learned from; against "
-            f"{found['grounded_queries']:,} manual ones: Accu@0.5 {100 * found['accuracy_50']:.2f}, mean IoU "
-            f"{100 * found['mean_iou']:.2f}"
-        )
-    return "\n".join(lines)
+    """A table with a column a split: the boxes, and how good they are."""
+    splits = labels["splits"]
+    kinds = sorted({kind for found in splits.values() for kind in found["weak_boxes"]})
+    counts = [
+        ("posts", "posts"),
+        ("boxes of types that the text names", "named"),
+        ("  sure enough to be learned from", "learned"),
+        ("manual boxes to compare with", "grounded_queries"),
+    ]
+    shares = [("  Accu@0.5", "accuracy_50"), ("  mean IoU", "mean_iou")]
+    table = [
+        ["", *splits],
+        *(
+            [f"boxes {kind}", *(f"{found['weak_boxes'].get(kind, 0):,}" for found in splits.values())]
+            for kind in kinds
+        ),
+        *([name, *(f"{found[key]:,}" for found in splits.values())] for name, key in counts),
+        *([name, *(f"{100 * found[key]:.2f}" for found in splits.values())] for name, key in shares),
+    ]
+    return f"weak boxes of the model {labels['model_id']} for {labels['dataset']}\n{format_table(table, indent='  ')}"
 
 
 if __name__ == "__main__":

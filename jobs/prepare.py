@@ -8,7 +8,7 @@ Writes Parquet a split with `summary.json` beside them. The summary is printed t
 import argparse
 from pathlib import Path
 
-from mnerqg.cli import run
+from mnerqg.cli import HelpFormatter, format_table, job_parser, run
 from mnerqg.datasets import flickr30k, twitter
 from mnerqg.datasets.importing import SUMMARY_FILE
 from mnerqg.io import storage
@@ -21,15 +21,15 @@ Figures = list[tuple[str, int]]
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """The command line; argparse exits with 2 where it is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="prepare.py", description=__doc__.splitlines()[0] if __doc__ else None
-    )
+    parser = job_parser("jobs/prepare.py", __doc__)
     layouts = parser.add_subparsers(dest="layout", required=True, metavar="LAYOUT")
     for name, release, root in (
         ("twitter", "the Twitter2015 and Twitter2017 releases", "train.txt, *_images/ and xml/"),
         ("flickr30k", "Flickr30K Entities", "train.txt, Sentences/, Annotations/ and flickr30k-images/"),
     ):
-        layout = layouts.add_parser(name, help=f"the layout of {release}")
+        layout = layouts.add_parser(
+            name, help=f"the layout of {release}", formatter_class=HelpFormatter, allow_abbrev=False
+        )
         layout.add_argument("--root", type=Path, required=True, help=f"directory with {root}")
         layout.add_argument("--output", required=True, help="directory or s3:// URI to write the dataset to")
         layout.add_argument(
@@ -91,17 +91,14 @@ def flickr30k_figures(summary: flickr30k.SplitSummary) -> Figures:
     ]
 
 
-def format_table(columns: dict[str, Figures]) -> list[str]:
-    """The lines of an aligned table, one column a split."""
+def format_figures(columns: dict[str, Figures]) -> str:
+    """A table with a column a split."""
     labels = [label for label, _ in next(iter(columns.values()))]
-    width = max(map(len, labels))
-    return [
-        " " * width + "".join(f"{split:>10}" for split in columns),
-        *(
-            f"{label:<{width}}" + "".join(f"{figures[index][1]:>10,}" for figures in columns.values())
-            for index, label in enumerate(labels)
-        ),
+    rows = [
+        [label, *(f"{figures[index][1]:,}" for figures in columns.values())]
+        for index, label in enumerate(labels)
     ]
+    return format_table([["", *columns], *rows])
 
 
 def format_names(title: str, names: list[str]) -> list[str]:
@@ -120,7 +117,7 @@ def format_absent(splits: list[str]) -> list[str]:
 def import_twitter(arguments: argparse.Namespace) -> list[str]:
     """Import the release; the lines of its summary."""
     summary = twitter.import_dataset(arguments.root, arguments.output, arguments.splits, arguments.overwrite)
-    lines = format_table({split: twitter_figures(figures) for split, figures in summary.splits.items()})
+    lines = [format_figures({split: twitter_figures(figures) for split, figures in summary.splits.items()})]
     lines += format_absent(summary.absent_splits)
     lines += format_names("XML files of no post of the splits, not read", summary.xml_without_post_names)
     for split, figures in summary.splits.items():
@@ -135,7 +132,7 @@ def import_flickr30k(arguments: argparse.Namespace) -> list[str]:
     summary = flickr30k.import_dataset(
         arguments.root, arguments.output, arguments.splits, arguments.overwrite
     )
-    lines = format_table({split: flickr30k_figures(figures) for split, figures in summary.splits.items()})
+    lines = [format_figures({split: flickr30k_figures(figures) for split, figures in summary.splits.items()})]
     lines += format_absent(summary.absent_splits)
     for split, figures in summary.splits.items():
         lines += format_names(f"{split}: boxes dropped", figures.dropped_boxes)

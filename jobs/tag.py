@@ -1,13 +1,12 @@
 """Tag an archive of posts with
 `python jobs/tag.py --model URI --input URI --output URI [--config F] [--key value]`.
 
-Whatever ends a run, the same command goes on where it stopped; of a finished one it says so. Settings are those
-of `mnerqg.config.TagConfig`, in the YAML of --config or as overrides such as `--columns.text body`,
+Whatever ends a run, the same command goes on where it stopped; of a finished one it says so. Settings stand in
+the YAML of --config or in the command such as `--columns.text body`,
 `--pictures.roots '[s3://bucket/pictures]'`, `--actors 4` and `--max-failed 0.1`. Pictures are read only below
 `pictures.roots`; without any, only below the archive's own folder. Relative URIs lie below the first.
 """
 
-import argparse
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import ray
 
 from mnerqg.archive.run import MANIFEST_FILE
-from mnerqg.cli import run
+from mnerqg.cli import format_table, job_parser, run
 from mnerqg.config import TagConfig
 from mnerqg.config_files import load_file
 from mnerqg.distributed.tagging import TagPlan, plan_tagging, tag_archive
@@ -28,12 +27,7 @@ def main(argv: list[str]) -> None:
     Raises:
         MnerqgError: model, archive, output or cluster are not as they should be, or the run failed.
     """
-    parser = argparse.ArgumentParser(
-        prog="jobs/tag.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = job_parser("jobs/tag.py", __doc__, TagConfig)
     parser.add_argument("--model", required=True, help="model directory, local or s3://")
     parser.add_argument(
         "--input",
@@ -109,8 +103,7 @@ def format_plan(plan: TagPlan, resources: Resources) -> str:
         ),
         ("output", f"{plan.output} ({_begin(plan)})"),
     ]
-    width = max(len(label) for label, _ in rows)
-    return "\n".join([*(f"{label:<{width}}  {value}" for label, value in rows), "dry run: nothing was done"])
+    return f"{format_table(rows, figures=False)}\ndry run: nothing was done"
 
 
 def _begin(plan: TagPlan) -> str:
@@ -134,14 +127,12 @@ def format_summary(manifest: dict[str, Any]) -> str:
         ("posts a second", f"{manifest['rows_per_second']:,.1f}"),
         ("model busy", "-" if busy is None else f"{busy:.0%}"),
     ]
-    width = max(len(label) for label, _ in rows)
-    lines = [f"{label:<{width}}{value:>12}" for label, value in rows]
     reasons = [f"  {count:>8,} x {reason}" for reason, count in manifest["reasons"].items()]
     output = manifest["output"].rstrip("/")
     return "\n".join(
         [
             "",
-            *lines,
+            format_table(rows),
             *(["errors:", *reasons] if reasons else []),
             f"\nrun {manifest['run_id']}, {len(manifest['files'])} file(s): {output}/",
             f"summary: {output}/{MANIFEST_FILE}",

@@ -4,20 +4,21 @@
 command resumes an interrupted run and says so when the run is finished.
 """
 
-import argparse
 from pathlib import Path
 
-import ray
-
-from mnerqg.cli import run
+from mnerqg.cli import job_parser, run
 from mnerqg.config import Config
 from mnerqg.config_files import load_files
-from mnerqg.distributed.training import train
 from mnerqg.errors import ConfigError
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="jobs/train.py", description=__doc__)
+    """Train, or go on with it, and print the scores of the best epoch.
+
+    Raises:
+        MnerqgError: recipe, settings, dataset or output are not as they should be, or the run failed.
+    """
+    parser = job_parser("jobs/train.py", __doc__, Config)
     parser.add_argument(
         "--config",
         required=True,
@@ -33,6 +34,12 @@ def main(argv: list[str]) -> None:
             recipes = ", ".join(sorted(entry.stem for entry in Path(__file__).parent.glob("configs/*.yaml")))
             raise ConfigError(f"--config {path} does not exist; recipes in jobs/configs: {recipes}")
     config = load_files(Config, arguments.config, overrides)
+
+    # Here, for the help and a wrong setting need not wait for them.
+    import ray
+
+    from mnerqg.distributed.training import train
+
     ray.init(ignore_reinit_error=True)
     best = train(config, arguments.data, arguments.output)
     print(

@@ -44,13 +44,19 @@ class Section(BaseModel):
     """Base of all configuration sections."""
 
     # strict: true is no number, "256" none either, and 1 is no boolean. A whole number is a float too.
+    # The docstring under a field is its meaning in the help of the jobs (`cli.describe_settings`).
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
 class ModelConfig(Section):
-    """The network (DESIGN §4)."""
+    """The network, which is Figure 2 of the paper."""
 
     encoder: str = "bert-base-uncased"
     """A BERT-type encoder: hub name, directory, or `package:NAME/DIR` inside an installed package."""
@@ -69,6 +75,7 @@ class ModelConfig(Section):
     frozen_backbone_statistics: bool = True
     """BatchNorm of the backbone uses its stored statistics in training too."""
     pyramid_width: PositiveInt = 512
+    """Channels of its 1x1 convolutions at stride 32, half of them at 16 and a quarter at 8; YOLOv3 has 512."""
     pyramid_depth: Annotated[int, Field(ge=0)] = 2
     """Pairs of 1x1 and 3x3 convolutions a scale; YOLOv3 has 2."""
     width: PositiveInt = 512
@@ -76,6 +83,7 @@ class ModelConfig(Section):
     heads: PositiveInt = 8
     """Attention heads of the cross-modality attention [chosen]."""
     dropout: Probability = 0.3
+    """Of the encoder's output before it is projected to `width`."""
     image_side: PositiveInt = 256
     """Side of the letterboxed canvas, a multiple of 32."""
     anchors: Many[Pair[PositiveFloat]] = (
@@ -83,6 +91,7 @@ class ModelConfig(Section):
     )  # fmt: skip
     """Nine anchors (width, height) at `anchor_side` scale, three a scale from the coarsest grid on [FA-VG]."""
     anchor_side: PositiveInt = 416
+    """Side of the square canvas in whose pixels the anchors are given; YOLOv3's is 416."""
     match_hidden: PositiveInt | None = None
     """Width of the hidden layer of the match head (Li et al. 2019); null is eq. 5 as printed."""
     inputs: Literal["text_picture", "text", "picture"] = "text_picture"
@@ -134,7 +143,7 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of the joint loss (DESIGN §4 "Losses")."""
+    """The joint loss (eq. 6): ω_f L_QG + λ1 L_ED + λ2 L_ESP."""
 
     box_weight: NonNegativeFloat = 5.0
     """Weight of L_bbox against L_object inside L_QG [FA-VG]."""
@@ -145,8 +154,11 @@ class LossConfig(Section):
     balance: Literal["dynamic", "constant"] = "dynamic"
     """ω_f: the clamped ratio of running losses [chosen], or the constant 1."""
     balance_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98
+    """Of the running means of the losses whose ratio ω_f is: the share that a step keeps [chosen]."""
     balance_min: PositiveFloat = 0.1
+    """ω_f is never below this [chosen]."""
     balance_max: PositiveFloat = 10.0
+    """ω_f is never above this [chosen]."""
     ignore_iou: Probability = 0.5
     """Anchors of the assigned cell with a centred IoU above this are neither positive nor negative [chosen]."""
     box_targets: Literal["largest", "all"] = "largest"
@@ -162,14 +174,17 @@ class LossConfig(Section):
 
 
 class DecodeConfig(Section):
-    """How scores become entities and regions (DESIGN §4 "Decoding").
+    """How scores become entities and regions.
 
     Of a trained model the first two are those of `train.fit_span_thresholds`, unless that is false.
     """
 
     span_threshold: Probability = 0.5
+    """Score above which a piece is a start, or an end."""
     match_threshold: Probability = 0.5
+    """Score above which a start and an end belong to one entity."""
     region_threshold: Probability = 0.5
+    """Confidence of a box from which on it is a region."""
     overlap: Literal["flat", "across_types"] = "flat"
     """flat: no two entities overlap; across_types: they may when their types differ (the paper's mode)."""
     regions: Literal["one", "several"] = "one"
@@ -186,8 +201,11 @@ class AugmentConfig(Section):
     """Augmentation of training pictures; boxes move alike [chosen]."""
 
     flip: bool = True
+    """Mirror every second picture, left to right."""
     colour: bool = True
+    """Change brightness, contrast and saturation at random."""
     affine: bool = True
+    """Rotate, shear, scale and shift at random."""
     drop_picture: Probability = 0.1
     """Share of training posts whose picture is withheld, so that posts without one are in distribution."""
 
@@ -196,6 +214,7 @@ class TrainConfig(Section):
     """The training run."""
 
     epochs: PositiveInt = 20
+    """Times that every training post is seen."""
     posts_per_step: PositiveInt = 8
     """Posts a step over all workers together."""
     lr: PositiveFloat = 5e-5
@@ -207,7 +226,9 @@ class TrainConfig(Section):
     warmup: Probability = 0.1
     """Share of all steps with a rising learning rate; then linear decay to zero."""
     weight_decay: NonNegativeFloat = 0.01
+    """Of AdamW, for matrices only: not for biases, norms and the tables of labels."""
     clip_norm: PositiveFloat = 1.0
+    """Length to which the gradient of a step is cut back."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16 is autocast; on a CPU without AVX-512 it is fp32: with AVX2 alone torch only imitates bf16."""
     max_posts: PositiveInt | None = None
@@ -229,9 +250,11 @@ class TrainConfig(Section):
     phrases_per_post: PositiveInt = 8
     """Of a picture with phrases so many are asked in each epoch, drawn anew."""
     seed: int = 0
+    """Of the new weights, of the order of the posts and of what is drawn at random."""
     workers: CountOrRange = 1
     """Data-parallel workers, or an elastic (min, max) range."""
     gpus_per_worker: NonNegativeFloat = 1
+    """0 trains on the CPU."""
     cpus_per_worker: PositiveFloat = 1
     """Keep CPUs of the cluster free beside the workers: Ray Data decodes and augments on them."""
     threads_per_worker: PositiveInt | None = None
@@ -264,13 +287,16 @@ class Config(Section):
 
 
 class ColumnsConfig(Section):
-    """Which columns of the archive hold what (DESIGN §3 "Archive")."""
+    """Which columns of the archive hold what."""
 
     post_id: str = "post_id"
+    """Ids of the posts, as text."""
     text: str = "text"
+    """Texts of the posts."""
     image: str = "image"
     """Encoded pictures; where the archive has this column, no URI is fetched."""
     image_uri: str = "image_uri"
+    """Where the picture of each post lies."""
     image_uris: str = "image_uris"
     """Lists of URIs, for posts with several pictures."""
     pass_through: Many[str] = ()
@@ -292,6 +318,7 @@ class PicturesConfig(Section):
     roots: Many[str] = ()
     """URIs below which pictures may lie, the first one for relative URIs; empty: the archive's own folder."""
     schemes: Many[Literal["file", "s3", "http", "https"]] = ("file", "s3")
+    """Kinds of URIs that may be read."""
     max_bytes: PositiveInt = 20_000_000
     """Of the encoded picture."""
     max_pixels: PositiveInt = 50_000_000
@@ -301,12 +328,13 @@ class PicturesConfig(Section):
     attempts: PositiveInt = 4
     """For failures that may pass (429, 5xx, timeouts), the first one included."""
     timeout_s: PositiveFloat = 20.0
+    """Seconds that one request may take."""
     max_per_post: PositiveInt = 16
     """Of a post with more pictures than that the rest is not read."""
 
 
 class TagConfig(Section):
-    """The bulk tagging of an archive (DESIGN §6)."""
+    """The bulk tagging of an archive."""
 
     queries: str | None = None
     """A query style or the path of a YAML of queries, asked in the place of those the model was trained with: types
@@ -331,6 +359,7 @@ class TagConfig(Section):
     """What is written is safe, so this is also what a lost driver costs; null: a 32nd of the archive, but
     between 1,000 and 20,000."""
     max_rows_per_file: PositiveInt = 200_000
+    """Rows of tags that one file holds at the most."""
     max_failed: Probability = 0.05
     """Share of pictures, and of posts that the model cannot tag, above which the run fails."""
 
@@ -352,8 +381,10 @@ class ActorsConfig(Section):
     batch_posts: PositiveInt = 16
     """Posts that the model sees at once."""
     actors: PositiveInt = 1
+    """Copies of the model that work at the same time."""
     cpus_per_actor: PositiveFloat = 1
     """Leave at least one CPU of the cluster to reading."""
     gpus_per_actor: NonNegativeFloat = 0
+    """0 runs the model on the CPU."""
     queries: str | None = None
     """As in tagging: other queries than the model's own, or null."""
