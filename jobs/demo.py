@@ -1,10 +1,9 @@
 """The whole product on a small world of its own: `python jobs/demo.py --output DIR`, or `make demo`.
 
-Writes posts with drawn pictures, then runs the jobs as a user would: prepare, train, evaluate, tag. The
-commands are printed; their output goes through. A closing summary says what was found and where it lies.
+Draws a world of posts with pictures to DIR/posts, then runs the jobs as a user would: prepare, train, evaluate, tag.
+The commands are printed; their output goes through. A closing summary says what was found and where it lies.
 """
 
-import argparse
 import json
 import shlex
 import shutil
@@ -15,24 +14,49 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 
-from mnerqg.cli import run
+from mnerqg.cli import format_table, job_parser, run
+from mnerqg.demo.world import ARCHIVE_POSTS, SPLIT_POSTS, write_world
 from mnerqg.errors import ConfigError, RunError
 
 JOBS = Path(__file__).parent
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="jobs/demo.py", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder to write")
-    output: Path = parser.parse_args(argv).output
-    posts, dataset, training, tags = (output / name for name in ("posts", "dataset", "run", "tags"))
+    """Draw the world, and unless that is all that is asked for, run the jobs on it.
+
+    Raises:
+        MnerqgError: the output holds something else, or a job failed.
+    """
+    parser = job_parser("jobs/demo.py", __doc__)
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo_output"), help="folder to write (default: demo_output)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=7, help="another one draws another world (whole number; default: 7)"
+    )
+    parser.add_argument("--world-only", action="store_true", help="draw the world and stop")
+    parser.add_argument(
+        "--phrases",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draw N pictures with captions, too, to DIR/posts/phrases in the layout of Flickr30K Entities "
+        "(whole number; default: 0)",
+    )
+    arguments = parser.parse_args(argv)
+    output: Path = arguments.output
+    posts, training, tags = (output / name for name in ("posts", "run", "tags"))
     if output.exists() and any(output.iterdir()) and not (posts / "demo.json").is_file():
         raise ConfigError(f"--output {output} holds files of no earlier demo; choose an empty or new folder")
+    started = time.monotonic()
+    write_world(posts, arguments.seed, arguments.phrases)
+    counts = ", ".join(f"{count} {split}" for split, count in SPLIT_POSTS.items())
+    print(f"{counts} posts in {posts}; {ARCHIVE_POSTS} to tag in {posts / 'archive'}", flush=True)
+    if arguments.world_only:
+        return
     for folder in (training, tags):  # of an earlier demo
         shutil.rmtree(folder, ignore_errors=True)
-    model, scores = training / "best", output / "scores.json"
-    started = time.monotonic()
-    _step("write posts", "demo_posts.py", "--output", posts)
+    dataset, model, scores = output / "dataset", training / "best", output / "scores.json"
     _step("prepare", "prepare.py", "twitter", "--root", posts, "--output", dataset, "--overwrite")
     config = JOBS / "configs" / "demo.yaml"
     _step("train", "train.py", "--config", config, "--data", dataset, "--output", training)
@@ -74,13 +98,8 @@ def _summarise(output: Path, model: Path, scores_file: Path, tags: Path, seconds
             f"  {row['post_id']}: {entity['type']} {entity['text']!r} [{entity['start']}:{entity['end']}] "
             f"in the picture at ({box})"
         )
-    for name, place in (
-        ("tags", tags),
-        ("model", model),
-        ("scores", scores_file),
-        ("posts", output / "posts"),
-    ):
-        print(f"  {name:<7}{place}")
+    places = [("tags", tags), ("model", model), ("scores", scores_file), ("posts", output / "posts")]
+    print(format_table([(name, str(place)) for name, place in places], figures=False, indent="  "))
 
 
 if __name__ == "__main__":

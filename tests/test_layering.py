@@ -68,6 +68,9 @@ ORDER = (
     "distributed.jsonlines_source",
     "distributed.tagging_stages",
     "distributed.tagging",
+    "demo.texts",
+    "demo.drawings",
+    "demo.world",
 )
 MODULES = {
     ".".join(path.relative_to(ROOT / "mnerqg").with_suffix("").parts): path

@@ -1,0 +1,87 @@
+"""`--help` of every job: all settings, each once with its default, in a hundred columns."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from mnerqg.config import ActorsConfig, Config, TagConfig
+
+JOBS = Path(__file__).parents[2] / "jobs"
+SETTINGS: dict[str, type[BaseModel] | None] = {
+    "train": Config,
+    "experiments": Config,
+    "tag": TagConfig,
+    "benchmark": TagConfig,
+    "evaluate": ActorsConfig,
+    "label": ActorsConfig,
+    "prepare": None,
+    "demo": None,
+}
+
+
+def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Keys and defaults of the settings of a section and of its sections."""
+    for name, field in section.model_fields.items():
+        default = field.get_default()
+        if isinstance(default, BaseModel):
+            yield from fields(type(default), f"{prefix}{name}.")
+        else:
+            yield prefix + name, default
+
+
+def printed(job: str, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    main = importlib.import_module(f"jobs.{job}").main
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--help"])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_every_job_that_takes_settings_is_tested() -> None:
+    jobs = {path.stem for path in JOBS.glob("*.py")}
+    assert jobs == set(SETTINGS)
+    takers = {job for job in jobs if "parse_known_args" in (JOBS / f"{job}.py").read_text(encoding="utf-8")}
+    assert takers == {job for job, section in SETTINGS.items() if section is not None}
+
+
+@pytest.mark.parametrize("job", SETTINGS)
+def test_the_help_of_a_job(
+    job: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")  # of the terminal, which are not asked
+    text = printed(job, capsys)
+    assert text.startswith(f"usage: jobs/{job}.py ")
+    assert max(map(len, text.splitlines())) <= 100
+    section = SETTINGS[job]
+    expected = dict(fields(section)) if section is not None else {}
+    shown = re.findall(
+        r"^  --(\S+)  \(.+; default: (.*)\)\n {6}\S", text, re.MULTILINE
+    )  # with a meaning below
+    assert sorted(key for key, _ in shown) == sorted(expected)
+    for key, default in shown:
+        value = expected[key]
+        words = {None: "null", True: "true", False: "false"}
+        if isinstance(value, tuple):
+            assert default.startswith("[")
+        else:
+            assert default == (words[value] if value is None or isinstance(value, bool) else str(value)), key
+
+
+def test_sections_stand_together_as_in_the_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed("train", capsys)
+    heads = re.findall(r"^(\w+): \S", text, re.MULTILINE)
+    assert heads[1:] == ["model", "loss", "decode", "augment", "train"]  # the first one is usage
+    for below in re.split(r"^\w+: ", text, flags=re.MULTILINE)[2:]:
+        assert len({key.partition(".")[0] for key in re.findall(r"^  --(\S+)  \(", below, re.MULTILINE)}) == 1
+
+
+@pytest.mark.parametrize("layout", ["twitter", "flickr30k"])
+def test_the_help_of_a_layout(layout: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed("prepare", capsys, layout)
+    assert max(map(len, text.splitlines())) <= 100
+    for option in ("--root", "--output", "--splits", "--overwrite"):
+        assert f"\n  {option}" in text
