@@ -18,16 +18,16 @@ ones are counted). Each distinct wording of an entity is a phrase of its own wit
 visual, a scene, no box drawn, or unknown to the XML) is left out and counted. A run of blanks is one space.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NoReturn, get_args
+from typing import Literal, get_args
 
 from mnerqg.datasets import importing
-from mnerqg.datasets.importing import DatasetSummary, Refusals
+from mnerqg.datasets.flickr30k_captions import Caption, Mention, is_entity_id, read_captions
 from mnerqg.datasets.prepared import ROWS_PER_FILE
+from mnerqg.datasets.refusals import DatasetSummary, Refusals, SplitFigures, refuse_line
 from mnerqg.datasets.voc import Corners, VocFile, VocObject, clip, enclosing, fault, read_voc
 from mnerqg.errors import DataError
 from mnerqg.schema import Box, Phrase, Post
@@ -37,12 +37,9 @@ SPLIT_FILES = {"train": "train.txt", "valid": "val.txt", "test": "test.txt"}
 Outcome = Literal["boxed", "not_visual", "scene", "no_box", "box_dropped", "unknown"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
-_ENTITY_ID = re.compile(r"[0-9]+")
-_SHOWN = 80
-
 
 @dataclass
-class SplitSummary(importing.SplitFigures):
+class SplitSummary(SplitFigures):
     """What the import of one split met; filled while its posts are read.
 
     `mentions` are the marked phrases of the captions by what became of them: those `boxed` become `phrases`,
@@ -61,27 +58,6 @@ class SplitSummary(importing.SplitFigures):
     boxes_merged: int = 0  # the boxes of those entities
     dropped_boxes: list[str] = field(default_factory=list)  # "file:line: what is wrong"
     unknown_entities: list[str] = field(default_factory=list)  # "file: entity id 'words'"
-
-
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """A marked phrase of a caption: the entity it names, the types it is given, its words with one space between."""
-
-    entity_id: str
-    types: tuple[str, ...]
-    words: str
-
-    @property
-    def not_visual(self) -> bool:
-        return self.entity_id == "0" and "notvisual" in self.types
-
-
-@dataclass(frozen=True, slots=True)
-class Caption:
-    """A caption without its marks, and its phrases in order."""
-
-    text: str
-    mentions: tuple[Mention, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,72 +86,6 @@ class _Picture:
     annotation: Annotation
 
 
-# ---- captions -------------------------------------------------------------------------------------------
-
-
-def read_captions(path: Path) -> list[Caption]:
-    """The captions of a picture.
-
-    Raises:
-        DataError: for a file without captions and, naming file and line, for each that `parse_caption` refuses.
-    """
-    refusals = Refusals()
-    captions = []
-    for number, line in enumerate(importing.read_lines(path), start=1):
-        if line.strip():
-            with refusals.collected():
-                captions.append(parse_caption(path, number, line))
-    refusals.tell()
-    if not captions:
-        raise DataError(f"{path}: holds no caption; write one a line, or take the picture out of its split")
-    return captions
-
-
-def parse_caption(path: Path, number: int, line: str) -> Caption:
-    """A caption without its marks, and the phrases that were marked; `path` and `number` are for the errors.
-
-    Raises:
-        DataError: naming file and line, for a bracket that is not closed, closes nothing or marks no phrase,
-            and for a phrase without an entity id, a type or words.
-    """
-    text: list[str] = []
-    mentions: list[Mention] = []
-    rest = line
-    while rest:
-        plain, opened, rest = rest.partition("[")
-        if "]" in plain:
-            before = plain.partition("]")[0][-_SHOWN + 1 :]
-            _refuse(path, number, f"{before}]", "has a ] that closes nothing; remove it or open the phrase")
-        text.append(plain)
-        if opened:
-            marked, closed, rest = rest.partition("]")
-            if not closed or "[" in marked:
-                _refuse(path, number, f"[{marked}", "has a [ that is not closed; write ] after the phrase")
-            mentions.append(_mention(path, number, marked))
-            text.append(mentions[-1].words)
-    return Caption(" ".join("".join(text).split()), tuple(mentions))
-
-
-def _mention(path: Path, number: int, marked: str) -> Mention:
-    shown = f"[{marked}]"
-    if not marked.startswith("/EN#"):
-        _refuse(path, number, shown, "is no phrase; write [/EN#<entity id>/<type> <words>] or no brackets")
-    mark, *words = marked.split()
-    entity_id, *types = mark.removeprefix("/EN#").split("/")
-    if not _ENTITY_ID.fullmatch(entity_id):
-        _refuse(path, number, shown, f"has the entity id {entity_id!r}; write its number after /EN#")
-    if not types or "" in types:
-        _refuse(path, number, shown, "lacks a type; write /<type> after the entity id")
-    if not words:
-        _refuse(path, number, shown, "has no words; write them after the type or remove the phrase")
-    return Mention(entity_id, tuple(types), " ".join(words))
-
-
-def _refuse(path: Path, number: int, value: str, complaint: str) -> NoReturn:
-    shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
-    raise DataError(f"{path}:{number}: {shown!r} {complaint}")
-
-
 # ---- boxes ----------------------------------------------------------------------------------------------
 
 
@@ -192,13 +102,13 @@ def read_annotation(path: Path) -> Annotation:
     no_box: set[str] = set()
     boxes = []
     for item in voc.objects:
-        with refusals.collected():
+        with refusals.collect():
             entity_ids = _entity_ids(voc, item)
             if item.xyxy_px is not None:
                 boxes.append(EntityBox(entity_ids, item.xyxy_px, voc.place(item)))
             else:
                 (scene if _is_scene(voc, item) else no_box).update(entity_ids)
-    refusals.tell()
+    refusals.raise_collected()
     return Annotation(voc.size, tuple(boxes), frozenset(scene), frozenset(no_box))
 
 
@@ -216,7 +126,7 @@ def _is_scene(voc: VocFile, item: VocObject) -> bool:
 
 def _entity_ids(voc: VocFile, item: VocObject) -> tuple[str, ...]:
     for name in item.names or ("",):
-        if not _ENTITY_ID.fullmatch(name):
+        if not is_entity_id(name):
             raise DataError(
                 f"{voc.path}:{item.line}: object {item.number} has the name {name!r}; write an entity's id"
             )
@@ -314,11 +224,11 @@ def read_ids(path: Path, seen: dict[str, str]) -> list[tuple[int, str]]:
     for number, line in enumerate(importing.read_lines(path), start=1):
         image_id = line.strip()
         if image_id:
-            with refusals.collected():
+            with refusals.collect():
                 _check_id(path, number, line, seen)
                 seen[image_id] = f"{path.name}:{number}"
                 ids.append((number, image_id))
-    refusals.tell()
+    refusals.raise_collected()
     if not ids:
         raise DataError(f"{path}: holds no id of a picture; write one a line")
     return ids
@@ -327,9 +237,9 @@ def read_ids(path: Path, seen: dict[str, str]) -> list[tuple[int, str]]:
 def _check_id(path: Path, number: int, line: str, seen: Mapping[str, str]) -> None:
     image_id = line.strip()
     if not importing.is_picture_id(image_id):
-        _refuse(path, number, line, "is no picture's id; use letters, digits, '_', '-' and '.'")
+        refuse_line(path, number, line, "is no picture's id; use letters, digits, '_', '-' and '.'")
     if image_id in seen:
-        _refuse(path, number, image_id, f"stands in {seen[image_id]} already; remove one of the two")
+        refuse_line(path, number, image_id, f"stands in {seen[image_id]} already; remove one of the two")
 
 
 def _read_one(root: Path, listed: Path, number: int, image_id: str) -> _Picture:
@@ -338,13 +248,13 @@ def _read_one(root: Path, listed: Path, number: int, image_id: str) -> _Picture:
     for path in (sentences, annotation):
         if not path.is_file():
             missing = path.relative_to(root)
-            _refuse(listed, number, image_id, f"has no {missing}; put the file there or remove the id")
+            refuse_line(listed, number, image_id, f"has no {missing}; put the file there or remove the id")
     refusals = Refusals()
-    with refusals.collected():
+    with refusals.collect():
         captions = read_captions(sentences)
-    with refusals.collected():
+    with refusals.collect():
         boxes = read_annotation(annotation)
-    refusals.tell()
+    refusals.raise_collected()
     return _Picture(image_id, captions, boxes)
 
 
@@ -368,9 +278,9 @@ def read_split(
     refusals = Refusals()
     pictures = []
     for number, image_id in ids:
-        with refusals.collected():
+        with refusals.collect():
             pictures.append(_read_one(root, listed, number, image_id))
-    refusals.tell()
+    refusals.raise_collected()
     return (_post(picture, paths, summary) for picture in pictures)
 
 
@@ -418,8 +328,8 @@ def import_dataset(
     refusals = Refusals()
     streams = {}
     for split in chosen:
-        with refusals.collected():
+        with refusals.collect():
             streams[split] = read_split(root, split, summary.splits[split], seen)
-    refusals.tell()
+    refusals.raise_collected()
     importing.write_dataset(streams, summary, output, rows_per_file)
     return summary

@@ -1,113 +1,32 @@
-"""What the importers of public datasets share: refusals, text lines, splits, pictures, writing, all or nothing.
+"""Import of a public dataset, whichever it is: its splits, text lines and pictures are read, Parquet is written.
 
-What comes out is `OUTPUT/<split>/part-00000.parquet`, … with `schema.TRAINING_SCHEMA`, and
-`OUTPUT/summary.json`, which tells what was met in the release and left out of the dataset.
+`twitter` and `flickr30k` say how a release is laid out and what its lines and boxes mean. What comes out is
+`OUTPUT/<split>/part-00000.parquet`, … with `schema.TRAINING_SCHEMA`, and `OUTPUT/summary.json`, which tells what was
+found in the release and what of it was left out (`refusals`).
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
 
 import pyarrow.fs as pafs
 
 from mnerqg.datasets.prepared import ROWS_PER_FILE, write_split
+from mnerqg.datasets.refusals import DATASET_FORMAT, DatasetSummary, Figures, SplitFigures
 from mnerqg.errors import DataError, StorageError
 from mnerqg.inputs import images
 from mnerqg.io import storage
 from mnerqg.schema import Post
 
 SUMMARY_FILE = "summary.json"
-DATASET_FORMAT = "mnerqg-dataset"
 
 # Stands in the output while an import runs: an object store cannot rename a finished directory into place.
 _UNFINISHED = "_unfinished"
 
 _PICTURE_ID = re.compile(r"\w[\w.-]*")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-_PLACES = 9  # named after the first complaint, which is told in full
-
-
-@dataclass
-class SplitFigures:
-    """What every importer counts in a split, filled while its posts are read."""
-
-    posts: int = 0
-    pictures_found: int = 0  # posts with a picture that decodes; likewise the next two
-    pictures_missing: int = 0
-    pictures_unreadable: int = 0
-    size_mismatch: int = 0  # pictures whose XML states another size than the upright picture has
-    picture_problems: list[str] = field(default_factory=list)  # "file: what is wrong"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON values."""
-        return asdict(self)
-
-
-Figures = TypeVar("Figures", bound=SplitFigures)
-
-
-@dataclass
-class DatasetSummary(Generic[Figures]):
-    """What an import wrote: its layout, figures a split, and the splits of the release that were not there."""
-
-    source: str
-    splits: dict[str, Figures]
-    absent_splits: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of `summary.json`."""
-        return {
-            "format": DATASET_FORMAT,
-            "source": self.source,
-            "absent_splits": self.absent_splits,
-            "splits": {split: figures.to_dict() for split, figures in self.splits.items()},
-        }
-
-
-# ---- refusals -------------------------------------------------------------------------------------------
-
-
-class ReleaseError(DataError):
-    """Complaints about a release, of which each begins with its place: the first in full, the places of others."""
-
-    def __init__(self, complaints: Sequence[str]) -> None:
-        first, *others = complaints
-        self.complaints = complaints
-        # The name of the file and the line; the first complaint shows the directory.
-        places = [Path(other.partition(": ")[0]).name for other in others[:_PLACES]]
-        places += ["…"] if len(others) > _PLACES else []
-        super().__init__(f"{first} (and {len(others)} more: {', '.join(places)})" if others else first)
-
-
-class Refusals:
-    """Collects what is wrong with a release, so that it is told at once and not one fault an import."""
-
-    def __init__(self) -> None:
-        self._complaints: dict[str, None] = {}  # in order; what several splits complain of is told once
-
-    @contextmanager
-    def collected(self) -> Iterator[None]:
-        """Collects the DataError that the block raises, and goes on after the block."""
-        try:
-            yield
-        except ReleaseError as error:
-            self._complaints |= dict.fromkeys(error.complaints)
-        except DataError as error:
-            self._complaints[str(error)] = None
-
-    def tell(self) -> None:
-        """Nothing where nothing was collected.
-
-        Raises:
-            ReleaseError: what was collected.
-        """
-        if self._complaints:
-            raise ReleaseError(tuple(self._complaints))
 
 
 # ---- reading --------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from mnerqg.datasets import importing
-from mnerqg.datasets.importing import DatasetSummary
 from mnerqg.datasets.prepared import ROWS_PER_FILE
+from mnerqg.datasets.refusals import DatasetSummary, SplitFigures, refuse_line
 from mnerqg.datasets.voc import Corners, VocFile, clip, fault, read_voc
 from mnerqg.errors import DataError
 from mnerqg.schema import Box, Post, Span
@@ -34,7 +34,7 @@ _TAGS |= {"B-MISC": ("B", "OTHER"), "I-MISC": ("I", "OTHER")}
 
 
 @dataclass
-class SplitSummary(importing.SplitFigures):
+class SplitSummary(SplitFigures):
     """What the import of one split met; filled while its posts are read.
 
     Objects are the boxes of the XML files: each is joined (kept), dropped (inverted or empty as annotated, or
@@ -136,9 +136,7 @@ def _blocks(path: Path) -> Iterator[_Block]:
         elif line.strip(" "):
             word = _word(path, number, line)
             if block is None:
-                raise DataError(
-                    f"{path}:{number}: {line!r} stands before any IMGID; begin the post with IMGID:<id>"
-                )
+                refuse_line(path, number, line, "stands before any IMGID; begin the post with IMGID:<id>")
             block.words.append(word)
         elif block is not None and block.words:
             yield block
@@ -158,9 +156,7 @@ def _with_words(path: Path, block: _Block) -> _Block:
 def _image_id(path: Path, number: int, line: str) -> str:
     image_id = line.removeprefix("IMGID:").strip()
     if not importing.is_picture_id(image_id):
-        raise DataError(
-            f"{path}:{number}: {line!r} is no picture's id; use letters, digits, '_', '-' and '.'"
-        )
+        refuse_line(path, number, line, "is no picture's id; use letters, digits, '_', '-' and '.'")
     return image_id
 
 
@@ -169,11 +165,9 @@ def _word(path: Path, number: int, line: str) -> tuple[str, str]:
     token, tab, tag = line.partition("\t")
     tag = tag.strip(" ")
     if not tab or "\t" in tag:
-        raise DataError(
-            f"{path}:{number}: {line!r} is not token<TAB>tag; write one token, one tab and its tag"
-        )
+        refuse_line(path, number, line, "is not token<TAB>tag; write one token, one tab and its tag")
     if not token:
-        raise DataError(f"{path}:{number}: {line!r} has an empty token; write the token or remove the line")
+        refuse_line(path, number, line, "has an empty token; write the token or remove the line")
     if tag != "O" and tag not in _TAGS:
         raise DataError(
             f"{path}:{number}: unknown tag {tag!r}; use O, or B- or I- with PER, LOC, ORG, OTHER or MISC"
@@ -296,11 +290,13 @@ def _stream(
         if voc is not None:
             size = picture[1] if picture is not None else voc.size
             summary.posts_annotated += 1
-            first = "#" not in post.post_id  # what concerns the picture alone is counted once
-            summary.size_mismatch += first and voc.size is not None and voc.size != size
-            if first:
+            of_new_picture = "#" not in post.post_id  # what concerns the picture alone is counted once
+            summary.size_mismatch += of_new_picture and voc.size is not None and voc.size != size
+            if of_new_picture:
                 summary.objects_without_box += sum(item.xyxy_px is None for item in voc.objects)
-            known = keys[post.image_id] if first else {match_key(name) for name, *_ in _named_boxes(voc)}
+            known = (
+                keys[post.image_id] if of_new_picture else {match_key(name) for name, *_ in _named_boxes(voc)}
+            )
             boxes = tuple(_join(post, voc, size, known, summary))
         yield Post(
             post_id=post.post_id,

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
-from mnerqg.datasets.importing import Refusals
+from mnerqg.datasets.refusals import Refusals
 from mnerqg.errors import DataError
 
 Corners = tuple[float, float, float, float]
@@ -90,9 +90,9 @@ def read_voc(path: Path) -> VocFile:
     refusals = Refusals()
     objects = []
     for number, element in enumerate(root.findall("object"), start=1):
-        with refusals.collected():
+        with refusals.collect():
             objects.append(_object(path, number, element, builder.lines))
-    refusals.tell()
+    refusals.raise_collected()
     return VocFile(path, _stated_size(root), tuple(objects))
 
 

@@ -6,9 +6,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from mnerqg.datasets.importing import (
-    DatasetSummary,
-    Refusals,
-    SplitFigures,
     check_output,
     choose_splits,
     index_pictures,
@@ -17,6 +14,7 @@ from mnerqg.datasets.importing import (
     read_picture,
     write_dataset,
 )
+from mnerqg.datasets.refusals import DatasetSummary, SplitFigures
 from mnerqg.errors import DataError, StorageError
 from mnerqg.io import storage
 from mnerqg.schema import Post
@@ -44,49 +42,6 @@ def write(output: str, counts: dict[str, int], rows_per_file: int = 1000) -> Dat
     streams = {split: posts(count, summary.splits[split]) for split, count in counts.items()}
     write_dataset(streams, summary, output, rows_per_file)
     return summary
-
-
-# ---- refusals -------------------------------------------------------------------------------------------
-
-
-def told(*complaints: str) -> str:
-    """What is told of complaints of which the first half is collected on its own and collected again."""
-    outer, inner = Refusals(), Refusals()
-    for complaint in complaints[: len(complaints) // 2]:
-        with inner.collected():
-            raise DataError(complaint)
-    with outer.collected():
-        inner.tell()
-    for complaint in complaints[len(complaints) // 2 :]:
-        with outer.collected():
-            raise DataError(complaint)
-    with pytest.raises(DataError) as caught:
-        outer.tell()
-    return str(caught.value)
-
-
-def test_a_single_refusal_is_told_as_it_is() -> None:
-    assert told("/d/1.xml:3: bad: very") == "/d/1.xml:3: bad: very"
-    assert told("/d: no pictures", "/d: no pictures") == "/d: no pictures"
-
-
-def test_of_several_refusals_the_first_is_told_and_the_places_of_nine_more() -> None:
-    assert told("/d/1.xml:3: bad", "/d/1.txt:4: b: c", "/e/2.xml: a") == (
-        "/d/1.xml:3: bad (and 2 more: 1.txt:4, 2.xml)"
-    )
-    places = ", ".join(f"1.txt:{line}" for line in range(2, 11))
-    ten = [f"/d/1.txt:{line}: bad" for line in range(1, 11)]
-    assert told(*ten) == f"/d/1.txt:1: bad (and 9 more: {places})"
-    assert told(*ten, "/d/1.txt:11: bad") == f"/d/1.txt:1: bad (and 10 more: {places}, …)"
-
-
-def test_nothing_refused_and_other_errors() -> None:
-    refusals = Refusals()
-    with refusals.collected():
-        pass
-    refusals.tell()
-    with pytest.raises(KeyError), refusals.collected():
-        raise KeyError
 
 
 # ---- reading --------------------------------------------------------------------------------------------
