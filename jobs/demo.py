@@ -29,7 +29,11 @@ def main(argv: list[str]) -> None:
     """
     parser = job_parser("jobs/demo.py", __doc__)
     parser.add_argument(
-        "--output", type=Path, default=Path("demo_output"), help="folder to write (default: demo_output)"
+        "--output",
+        type=Path,
+        default=Path("demo_output"),
+        metavar="DIR",
+        help="folder to write (default: demo_output)",
     )
     parser.add_argument(
         "--seed", type=int, default=7, help="another one draws another world (whole number; default: 7)"

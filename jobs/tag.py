@@ -1,10 +1,10 @@
 """Tag an archive of posts with
 `python jobs/tag.py --model URI --input URI --output URI [--config F] [--key value]`.
 
-Whatever ends a run, the same command goes on where it stopped; of a finished one it says so. Settings stand in
-the YAML of --config or in the command such as `--columns.text body`,
-`--pictures.roots '[s3://bucket/pictures]'`, `--actors 4` and `--max-failed 0.1`. Pictures are read only below
-`pictures.roots`; without any, only below the archive's own folder. Relative URIs lie below the first.
+Whatever ends a run, the same command goes on where it stopped; of a finished one it says so. Settings stand in the
+YAML of --config or on the command line, such as `--columns.text body`, `--pictures.roots '[s3://bucket/pictures]'`,
+`--actors 4` and `--max-failed 0.1`. Pictures are read only below `pictures.roots`; without any, only below the
+archive's own folder. Relative URIs lie below the first.
 """
 
 import logging

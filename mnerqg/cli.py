@@ -17,9 +17,7 @@ from mnerqg.errors import MnerqgError
 WIDTH = 100
 """Columns of the help."""
 
-_SETTINGS = """\
-settings, each as --key VALUE on the command line{config}. A value is written as in YAML: null, true, [a, b].
-[chosen] marks what the paper leaves open, [FA-VG] what is that of Yang et al. 2019."""
+_SOURCES = "[chosen] marks what the paper leaves open, [FA-VG] what is that of Yang et al. 2019."
 _SAMPLES = 2  # a longer list is shown by its first members
 
 
@@ -73,8 +71,12 @@ def _filled(text: str) -> str:
 
 def describe_settings(settings: type[BaseModel], *, config: bool = True) -> str:
     """Every setting with its type, default and meaning, grouped as in the YAML."""
-    head = _SETTINGS.format(config=" or in the YAML of --config" if config else "")
-    return "\n".join([_filled(head), *_group(settings, "")])
+    places = "on the command line" + (" or in the YAML of --config" if config else "")
+    head = f"settings, each as --key VALUE {places}. A value is written as in YAML: null, true, [a, b]."
+    lines = list(_group(settings, ""))
+    if any("[chosen]" in line or "[FA-VG]" in line for line in lines):
+        head = f"{head} {_SOURCES}"
+    return "\n".join([_filled(head), *lines])
 
 
 def _group(section: type[BaseModel], prefix: str) -> Iterator[str]:

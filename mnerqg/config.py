@@ -387,4 +387,4 @@ class ActorsConfig(Section):
     gpus_per_actor: NonNegativeFloat = 0
     """0 runs the model on the CPU."""
     queries: str | None = None
-    """As in tagging: other queries than the model's own, or null."""
+    """A query style or the path of a YAML of queries, asked in the place of the model's own; null: its own."""
