@@ -2,6 +2,8 @@
 
 import importlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +87,12 @@ def test_the_help_of_a_layout(layout: str, capsys: pytest.CaptureFixture[str]) -
     assert max(map(len, text.splitlines())) <= 100
     for option in ("--root", "--output", "--splits", "--overwrite"):
         assert f"\n  {option}" in text
+
+
+def test_a_user_does_not_wait_for_what_the_help_does_not_need() -> None:
+    """torch costs seven seconds of two cores, ray one; the driver of a tagging run does without torch to its end."""
+    code = (
+        "import sys, jobs.train, jobs.evaluate, jobs.label; assert not {'torch', 'ray'} & set(sys.modules)\n"
+        "import jobs.tag; assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=JOBS.parent)
