@@ -7,7 +7,7 @@ only is asked for the dataset's types by --queries. The output is a dataset for 
 
 from typing import Any
 
-from mnerqg.cli import format_table, job_parser, run
+from mnerqg.cli import format_columns, job_parser, run
 from mnerqg.config import ActorsConfig
 from mnerqg.config_files import load_config
 
@@ -38,25 +38,22 @@ def main(argv: list[str]) -> None:
 
 def format_labels(labels: dict[str, Any]) -> str:
     """A table with a column a split: the boxes, and how good they are."""
-    splits = labels["splits"]
-    kinds = sorted({kind for found in splits.values() for kind in found["weak_boxes"]})
-    counts = [
-        ("posts", "posts"),
-        ("boxes of types that the text names", "named"),
-        ("  sure enough to be learned from", "learned"),
-        ("manual boxes to compare with", "grounded_queries"),
+    kinds = sorted({kind for found in labels["splits"].values() for kind in found["weak_boxes"]})
+    columns = {split: _figures(found, kinds) for split, found in labels["splits"].items()}
+    head = f"weak boxes of the model {labels['model_id']} for {labels['dataset']}"
+    return f"{head}\n{format_columns(columns, indent='  ')}"
+
+
+def _figures(found: dict[str, Any], kinds: list[str]) -> list[tuple[str, str]]:
+    return [
+        ("posts", f"{found['posts']:,}"),
+        *((f"boxes {kind}", f"{found['weak_boxes'].get(kind, 0):,}") for kind in kinds),
+        ("boxes of types that the text names", f"{found['named']:,}"),
+        ("  sure enough to be learned from", f"{found['learned']:,}"),
+        ("manual boxes to compare with", f"{found['grounded_queries']:,}"),
+        ("  Accu@0.5", f"{100 * found['accuracy_50']:.2f}"),
+        ("  mean IoU", f"{100 * found['mean_iou']:.2f}"),
     ]
-    shares = [("  Accu@0.5", "accuracy_50"), ("  mean IoU", "mean_iou")]
-    table = [
-        ["", *splits],
-        *(
-            [f"boxes {kind}", *(f"{found['weak_boxes'].get(kind, 0):,}" for found in splits.values())]
-            for kind in kinds
-        ),
-        *([name, *(f"{found[key]:,}" for found in splits.values())] for name, key in counts),
-        *([name, *(f"{100 * found[key]:.2f}" for found in splits.values())] for name, key in shares),
-    ]
-    return f"weak boxes of the model {labels['model_id']} for {labels['dataset']}\n{format_table(table, indent='  ')}"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Writes Parquet a split with `summary.json` beside them. The summary is printed t
 import argparse
 from pathlib import Path
 
-from mnerqg.cli import HelpFormatter, format_table, job_parser, run
+from mnerqg.cli import HelpFormatter, format_columns, job_parser, run
 from mnerqg.datasets import flickr30k, twitter
 from mnerqg.datasets.importing import SUMMARY_FILE
 from mnerqg.io import storage
@@ -93,12 +93,9 @@ def flickr30k_figures(summary: flickr30k.SplitSummary) -> Figures:
 
 def format_figures(columns: dict[str, Figures]) -> str:
     """A table with a column a split."""
-    labels = [label for label, _ in next(iter(columns.values()))]
-    rows = [
-        [label, *(f"{figures[index][1]:,}" for figures in columns.values())]
-        for index, label in enumerate(labels)
-    ]
-    return format_table([["", *columns], *rows])
+    return format_columns(
+        {split: [(label, f"{count:,}") for label, count in figures] for split, figures in columns.items()}
+    )
 
 
 def format_names(title: str, names: list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import cleandoc
 from itertools import zip_longest
 from types import NoneType, UnionType
@@ -174,3 +174,11 @@ def format_table(rows: Sequence[Sequence[str]], *, figures: bool = True, indent:
             cells.append(value.rjust(width) if figures else value.ljust(width))
         lines.append(f"{indent}{'  '.join(cells)}".rstrip())
     return "\n".join(lines)
+
+
+def format_columns(columns: Mapping[str, Sequence[tuple[str, str]]], *, indent: str = "") -> str:
+    """A table of figures with a column each, such as one a split: every column has the same labels."""
+    labels = [label for label, _ in next(iter(columns.values()))]
+    figures = zip(*([figure for _, figure in column] for column in columns.values()), strict=True)
+    rows = [[label, *row] for label, row in zip(labels, figures, strict=True)]
+    return format_table([["", *columns], *rows], indent=indent)

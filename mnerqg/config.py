@@ -143,7 +143,7 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """The joint loss (eq. 6): ω_f L_QG + λ1 L_ED + λ2 L_ESP."""
+    """Weights of the joint loss (DESIGN §4 "Losses")."""
 
     box_weight: NonNegativeFloat = 5.0
     """Weight of L_bbox against L_object inside L_QG [FA-VG]."""

@@ -102,6 +102,15 @@ def test_tables_of_figures_and_of_texts() -> None:
     ]
 
 
+def test_a_table_with_a_column_a_split() -> None:
+    columns = {"train": [("posts", "10"), ("boxes", "2")], "valid": [("posts", "3"), ("boxes", "1,234")]}
+    assert cli.format_columns(columns, indent=" ").splitlines() == [
+        "        train  valid",
+        " posts     10      3",
+        " boxes      2  1,234",
+    ]
+
+
 def test_an_error_is_one_line_and_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     def main(_: list[str]) -> None:
         raise ConfigError("it is wrong")
