@@ -1,6 +1,5 @@
 """`--help` of every job: all settings, each once with its default, in a hundred columns."""
 
-import importlib
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from mnerqg.config import ActorsConfig, Config, TagConfig
+from tests.commands import call
 
 JOBS = Path(__file__).parents[2] / "jobs"
 SETTINGS: dict[str, type[BaseModel] | None] = {
@@ -35,12 +35,10 @@ def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, ob
             yield prefix + name, default
 
 
-def printed(job: str, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    main = importlib.import_module(f"jobs.{job}").main
-    with pytest.raises(SystemExit) as caught:
-        main([*arguments, "--help"])
-    assert caught.value.code == 0
-    return capsys.readouterr().out
+def printed(job: str, *arguments: str) -> str:
+    done = call(job, *arguments, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 def test_every_job_that_takes_settings_is_tested() -> None:
@@ -51,11 +49,9 @@ def test_every_job_that_takes_settings_is_tested() -> None:
 
 
 @pytest.mark.parametrize("job", SETTINGS)
-def test_the_help_of_a_job(
-    job: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_help_of_a_job(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")  # of the terminal, which are not asked
-    text = printed(job, capsys)
+    text = printed(job)
     assert text.startswith(f"usage: jobs/{job}.py ")
     assert max(map(len, text.splitlines())) <= 100
     section = SETTINGS[job]
@@ -73,8 +69,8 @@ def test_the_help_of_a_job(
             assert default == (words[value] if value is None or isinstance(value, bool) else str(value)), key
 
 
-def test_sections_stand_together_as_in_the_yaml(capsys: pytest.CaptureFixture[str]) -> None:
-    text = printed("train", capsys)
+def test_sections_stand_together_as_in_the_yaml() -> None:
+    text = printed("train")
     heads = re.findall(r"^(\w+): \S", text, re.MULTILINE)
     assert heads[1:] == ["model", "loss", "decode", "augment", "train"]  # the first one is usage
     for below in re.split(r"^\w+: ", text, flags=re.MULTILINE)[2:]:
@@ -82,8 +78,8 @@ def test_sections_stand_together_as_in_the_yaml(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("layout", ["twitter", "flickr30k"])
-def test_the_help_of_a_layout(layout: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = printed("prepare", capsys, layout)
+def test_the_help_of_a_layout(layout: str) -> None:
+    text = printed("prepare", layout)
     assert max(map(len, text.splitlines())) <= 100
     for option in ("--root", "--output", "--splits", "--overwrite"):
         assert f"\n  {option}" in text

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.commands import call
+
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "prepare.py"
 
 
 def prepare(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(JOB), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return call("prepare", *arguments)
 
 
 @pytest.fixture
@@ -83,7 +84,8 @@ def test_only_the_named_splits(root: Path, tmp_path: Path) -> None:
 
 def test_usage_errors_exit_2() -> None:
     assert prepare("twitter").returncode == 2
-    assert prepare("facebook", "--root", "x", "--output", "y").returncode == 2
+    command = [sys.executable, str(JOB), "facebook", "--root", "x", "--output", "y"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
 
 
 # ---- flickr30k ------------------------------------------------------------------------------------------
