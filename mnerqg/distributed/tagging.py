@@ -26,7 +26,7 @@ from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.jsonlines_source import read_json_lines
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.short_queues import bound_queues
-from mnerqg.distributed.tag_monitor import Report, only_run
+from mnerqg.distributed.tag_monitor import Report, started_monitor
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
 from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, TagPosts, TagSettings
 from mnerqg.errors import ModelError, RunError, StorageError
@@ -189,11 +189,7 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
         tag_run.tidy(plan.output)  # the death may have come between the mark and that
         return plan.state.manifest
     resources = plan_resources(plan.config, ray.cluster_resources())
-    here = ray.get_runtime_context().get_node_id()
-    with (
-        only_run(plan.output) as monitor,
-        locked(plan.output, here, is_known=_is_of_this_cluster),
-    ):
+    with locked(plan.output), started_monitor() as monitor:
         state = tag_run.read_state(plan.output)
         if state.manifest is not None and state.identity == plan.identity:
             tag_run.tidy(plan.output)
@@ -232,10 +228,6 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
             "model_busy": round(busy / ready, 3) if ready else None,
         }
         return tag_run.finish(plan.output, plan.identity, facts, max_failed=plan.config.max_failed)
-
-
-def _is_of_this_cluster(node: str) -> bool:
-    return any(known["NodeID"] == node for known in ray.nodes())
 
 
 @dataclass(frozen=True)

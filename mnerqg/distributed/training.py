@@ -80,7 +80,7 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     elif _is_finished(output):
         print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
         return _best(config, output)
-    with locked(output, ray.get_runtime_context().get_node_id()):
+    with locked(output):
         if not _is_claimed(output, name, run):
             storage.write_text(
                 storage.join(output, "run.json"), json.dumps({"name": name, **run}, indent=2) + "\n"

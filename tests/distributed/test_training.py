@@ -132,7 +132,7 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
 
     # The same command again returns at once and writes nothing, not even a lock; other settings are refused, another
     # placement is not.
-    with locked(str(output), "other"):
+    with locked(str(output)):
         assert train(_config(recipe, "--train.workers", "1"), data, str(output))["epoch"] == best["epoch"]
     with pytest.raises(ConfigError, match=r"train\.lr \(5e-05 there, 0\.1 here\)"):
         train(_config(recipe, "--train.lr", "0.1"), data, str(output))
@@ -258,6 +258,6 @@ def test_a_second_training_into_the_same_output_is_refused(
     ray_cluster: None, recipe: Path, data: str, tmp_path: Path
 ) -> None:
     """Such as the run that two tables share, both begun at once."""
-    with locked(str(tmp_path / "run"), "other"), pytest.raises(RunError, match="is writing into"):
+    with locked(str(tmp_path / "run")), pytest.raises(RunError, match="is writing into"):
         train(_config(recipe), data, str(tmp_path / "run"))
     assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK_FILE]
