@@ -18,6 +18,8 @@ ORDER = (
     "boxes",
     "io.s3",
     "io.storage",
+    "io.downloads",
+    "io.parquet",
     "io.picture_store",
     "io.lock",
     "inputs.images",

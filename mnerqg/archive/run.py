@@ -31,11 +31,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mnerqg.archive.counts import TagCounts, count_rows, open_parquet
+from mnerqg.archive.counts import TagCounts
 from mnerqg.archive.reading import Archive
 from mnerqg.errors import DataError, RunError, StorageError
 from mnerqg.io import storage
 from mnerqg.io.lock import LOCK_FILE
+from mnerqg.io.parquet import count_rows, open_parquet
 from mnerqg.schema import ROW_HASH
 
 RUN_FILE = "_run.json"
@@ -237,7 +238,7 @@ def _read_ids(entry: storage.FileEntry) -> RowHashes | None:
     try:
         with open_parquet(entry) as file:
             return np.asarray(file.read([ROW_HASH], use_threads=False)[ROW_HASH].to_numpy(), np.uint64)
-    except pa.ArrowInvalid:
+    except DataError:
         return None
 
 
@@ -245,7 +246,7 @@ def _rows_or_none(files: Sequence[storage.FileEntry]) -> int | None:
     """Rows of a write's files together, None where one is no whole Parquet file."""
     try:
         return sum(count_rows(entry) for entry in files)
-    except pa.ArrowInvalid:
+    except DataError:
         return None
 
 
