@@ -37,7 +37,7 @@ from mnerqg.distributed.failures import first_cause
 from mnerqg.errors import ConfigError, RunError
 from mnerqg.io import storage
 from mnerqg.model.files import check_model
-from mnerqg.queries import EntityQuery, load_queries
+from mnerqg.queries import EntityQuery, asked_queries
 from mnerqg.schema import Box, Post, Region
 from mnerqg.scoring.metrics import Counts
 from mnerqg.tagger import Tagger
@@ -63,7 +63,7 @@ def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str,
         RunError: rows were lost or doubled.
     """
     model, data, output = (_resolved(uri) for uri in (model, data, output))
-    files = check_model(model, load_queries(config.queries) if config.queries is not None else None)
+    files = check_model(model, asked_queries(config.queries))
     if not files.config.model.grounding:
         raise ConfigError(
             f"{model} has no grounding head; label with a model trained with model.grounding true"

@@ -35,7 +35,7 @@ from mnerqg.io import storage
 from mnerqg.io.lock import locked
 from mnerqg.io.picture_store import PicturePolicy
 from mnerqg.model.files import check_model
-from mnerqg.queries import EntityQuery, load_queries
+from mnerqg.queries import EntityQuery, asked_queries
 from mnerqg.schema import ROW_HASH
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def plan_tagging(
     """
     model, archive, output = (storage.absolute(uri) for uri in (model, archive, output))
     base = storage.absolute(retry_failed) if retry_failed else None
-    files = check_model(model, load_queries(config.queries) if config.queries is not None else None)
+    files = check_model(model, asked_queries(config.queries))
     if files.config.model.picture == "region":
         raise ModelError(
             f"{model} is the second of two stages (model.picture is region): it needs another model's boxes, "

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mnerqg.errors import DataError
+from mnerqg.errors import DataError, one_line
 from mnerqg.io import storage
-from mnerqg.io.s3 import one_line
 
 
 @contextmanager

@@ -24,9 +24,9 @@ import botocore.exceptions
 import urllib3
 import urllib3.exceptions
 
-from mnerqg.errors import StorageError
+from mnerqg.errors import StorageError, one_line
 from mnerqg.io import s3
-from mnerqg.io.s3 import BAD_CREDENTIALS, NO_CREDENTIALS, UNREACHABLE, error_answer, one_line, s3_client
+from mnerqg.io.s3 import BAD_CREDENTIALS, NO_CREDENTIALS, UNREACHABLE, error_answer, s3_client
 from mnerqg.io.storage import S3Place, join, locate, scheme_of
 from mnerqg.schema import ImageStatus
 

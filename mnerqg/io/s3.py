@@ -14,6 +14,8 @@ import botocore.configprovider
 import botocore.exceptions
 import botocore.session
 
+from mnerqg.errors import one_line
+
 BAD_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _PASSING_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "InternalError"}
 UNREACHABLE = (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError)
@@ -200,8 +202,3 @@ def error_answer(error: botocore.exceptions.ClientError) -> tuple[str, int]:
         str(response.get("Error", {}).get("Code", "")),
         int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
     )
-
-
-def one_line(error: BaseException) -> str:
-    """The error's message without line breaks, or its kind where it has none."""
-    return " ".join(f"{error}".split())[:300] or type(error).__name__
