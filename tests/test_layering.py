@@ -22,6 +22,7 @@ ORDER = (
     "io.parquet",
     "io.picture_store",
     "io.lock",
+    "io.run_folder",
     "inputs.images",
     "inputs.text",
     "inputs.augment",
