@@ -19,7 +19,8 @@ import ray
 from mnerqg.cli import run
 from mnerqg.config import TagConfig
 from mnerqg.config_files import load_file
-from mnerqg.distributed.tagging import TagPlan, plan_tagging, tag_archive
+from mnerqg.distributed.tagging import tag_archive
+from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet
