@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from mnerqg.cli import job_parser, run
 from mnerqg.config import TagConfig
 from mnerqg.config_files import load_file
-from mnerqg.distributed.tagging import TagPlan, plan_tagging, tag_archive
+from mnerqg.distributed.tagging import tag_archive
+from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
+from mnerqg.io.parquet import open_parquet
 from mnerqg.io.picture_store import PictureStore
 from mnerqg.schema import Post
 from mnerqg.tagger import Tagger
@@ -92,7 +93,7 @@ def _rows(plan: TagPlan) -> Iterator[tuple[str, str | None, str | None]]:
     columns = plan.config.columns
     names = [columns.post_id, columns.text, *([columns.image_uri] if plan.archive.pictures == "uris" else [])]
     for entry in plan.archive.files:
-        with storage.open_stream(entry.uri) as stream, pq.ParquetFile(stream) as file:
+        with open_parquet(entry) as file:
             for batch in file.iter_batches(columns=names):
                 yield from _tuples(batch, names)
 

@@ -14,11 +14,9 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import ray
 import yaml
 
@@ -31,6 +29,7 @@ from mnerqg.distributed.labelling import label
 from mnerqg.distributed.training import check_boxes, train
 from mnerqg.errors import ConfigError, DataError
 from mnerqg.io import storage
+from mnerqg.io.parquet import open_parquet
 from mnerqg.model.files import is_model
 from mnerqg.scoring.tables import DATASETS, TABLES, PaperTable, ScoredRun, table_record, to_markdown
 
@@ -299,8 +298,9 @@ def read_scores(one: SystemRun, table: PaperTable, split: str) -> ScoredRun:
     """What a run scored, as `plan_run` has left it."""
     folder = scores_folder(one, table, split)
     scores = json.loads(storage.read_text(storage.join(folder, SCORES_FILE)))
-    per_post = pq.read_table(BytesIO(storage.read_bytes(storage.join(folder, PER_POST_FILE))))
-    return ScoredRun(one.config.train.seed, scores, per_post)
+    (entry,) = storage.list_files(storage.join(folder, PER_POST_FILE))
+    with open_parquet(entry) as per_post:
+        return ScoredRun(one.config.train.seed, scores, per_post.read())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mnerqg.config import Section
-from mnerqg.errors import ConfigError
+from mnerqg.errors import ConfigError, one_line
 
 S = TypeVar("S", bound=Section)
 
@@ -95,7 +95,7 @@ def _read_mapping(text: str, source: str) -> dict[str, Any]:
     try:
         values = _read_yaml(text, source)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{source} is not valid YAML: {one_line(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -1,4 +1,7 @@
-"""The errors a user can cause or meet. Each message names the thing, its value and the remedy, in one line."""
+"""The errors a user can cause or meet. Each message names the thing, its value and the remedy, in one line.
+
+`one_line` makes such a line of what other libraries raise.
+"""
 
 
 class MnerqgError(Exception):
@@ -31,3 +34,13 @@ class RunError(MnerqgError):
     """A run that started properly and failed on the way."""
 
     exit_code = 1
+
+
+def one_line(error: BaseException | str, length: int = 300) -> str:
+    """An exception's message, or its kind where it has none, as a line that every file and column can hold.
+
+    Without line breaks and, beyond `length` characters, cut. What UTF-8 cannot hold (names of files that are in no
+    encoding come as lone surrogates) becomes question marks.
+    """
+    line = " ".join(str(error).split())[:length] or type(error).__name__
+    return line.encode("utf-8", "replace").decode()

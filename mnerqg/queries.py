@@ -7,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from mnerqg.config import Section
-from mnerqg.errors import ConfigError
+from mnerqg.errors import ConfigError, one_line
 
 
 class EntityQuery(Section):
@@ -50,6 +50,11 @@ QUERY_STYLES: dict[str, tuple[EntityQuery, ...]] = {
 }
 
 
+def asked_queries(style_or_path: str | None) -> tuple[EntityQuery, ...] | None:
+    """The queries of a `queries` setting, errors as of `load_queries`; None, a model's own, where it is not set."""
+    return None if style_or_path is None else load_queries(style_or_path)
+
+
 def load_queries(style_or_path: str) -> tuple[EntityQuery, ...]:
     """The queries of one of the paper's styles, or those of a YAML file.
 
@@ -79,7 +84,7 @@ def parse_queries(text: str, *, source: str) -> tuple[EntityQuery, ...]:
     try:
         entries = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{source} is not valid YAML: {one_line(error)}") from None
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{source} must be a list of entries with the keys type and query")
     queries = []

@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mnerqg.archive.run import CHECKPOINT_FOLDER
 from mnerqg.io import storage
 from mnerqg.schema import ROW_HASH, ImageStatus, TextStatus
 
@@ -280,12 +279,8 @@ def write_cheap_archive(folder_uri: str, rows: int, files: int) -> None:
 
 
 def finished_writes(output: str) -> int:
-    """How many files of tags in the folder of an unfinished run have their ids recorded."""
-    folder = storage.join(output, CHECKPOINT_FOLDER)
-    try:
-        return sum("pending" not in entry.uri for entry in storage.list_files(folder))
-    except storage.StorageError:
-        return 0
+    """How many files of tags lie in the folder of an unfinished run; a local one may still be written."""
+    return len(storage.list_files(output, ".parquet")) if storage.exists(output) else 0
 
 
 def read_tags(uri: str) -> pa.Table:

@@ -19,7 +19,8 @@ import ray.data
 from mnerqg import cli
 from mnerqg.config import TagConfig
 from mnerqg.config_files import load_config
-from mnerqg.distributed.tagging import plan_tagging, tag_archive
+from mnerqg.distributed.tagging import tag_archive
+from mnerqg.distributed.tagging_plan import plan_tagging
 from tests.cheap_tagger import CheapTagger
 
 

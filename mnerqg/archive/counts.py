@@ -2,8 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -11,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mnerqg.io import storage
+from mnerqg.io.parquet import open_parquet
 from mnerqg.schema import IMAGE_STATUSES, ROW_HASH, TEXT_STATUSES
 
 _COLUMNS = [
@@ -106,26 +105,6 @@ class TagCounts:
             for reason in error.split("; "):
                 self.reasons[_alike(reason)] += count
         self.row_hashes.append(rows[ROW_HASH].to_numpy(zero_copy_only=False))
-
-
-@contextmanager
-def open_parquet(entry: storage.FileEntry) -> Iterator[pq.ParquetFile]:
-    """A Parquet file, read in a way that a store's hiccups do not end.
-
-    Not through pyarrow's own S3: it tries three times, and after many failures only once; small ranges never again.
-
-    Raises:
-        StorageError: the file cannot be read, in the `with` block, too.
-        pyarrow.ArrowInvalid: it is no whole Parquet file.
-    """
-    with storage.open_stream(entry.uri) as stream, pq.ParquetFile(stream) as file:
-        yield file
-
-
-def count_rows(entry: storage.FileEntry) -> int:
-    """Rows of a Parquet file, from its footer; errors as of `open_parquet`."""
-    with open_parquet(entry) as file:
-        return int(file.metadata.num_rows)
 
 
 def _image_statuses(rows: pa.RecordBatch) -> dict[str, int]:

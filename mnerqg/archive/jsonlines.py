@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mnerqg.config import ColumnsConfig
-from mnerqg.errors import DataError
+from mnerqg.errors import DataError, one_line
 from mnerqg.io import storage
 from mnerqg.schema import ROW_HASH
 
@@ -208,7 +208,7 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes | None]]:
             if line and not line.isspace():
                 yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise DataError(
             f"{name} is damaged or cut short after line {number} ({reason}); replace or remove the file"
         ) from None

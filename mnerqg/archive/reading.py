@@ -15,6 +15,7 @@ from mnerqg.archive.jsonlines import LINE_ERROR, Layout, Picture, Scan
 from mnerqg.config import ColumnsConfig
 from mnerqg.errors import DataError
 from mnerqg.io import storage
+from mnerqg.io.parquet import open_parquet
 from mnerqg.schema import ROW_HASH, tags_schema
 
 Pictures = Literal["bytes", "uris", "lists", "none"]
@@ -160,14 +161,8 @@ def _open_parquet(
 
 
 def _read_footer(entry: storage.FileEntry) -> pq.FileMetaData:
-    filesystem, path = storage.filesystem(entry.uri)
-    try:
-        return pq.read_metadata(path, filesystem=filesystem)
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{entry.uri} is not readable as Parquet ({reason}); remove or replace the file"
-        ) from None
+    with open_parquet(entry) as file:
+        return file.metadata
 
 
 def _check_columns(

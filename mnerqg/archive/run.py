@@ -1,27 +1,28 @@
-"""The directory of a tagging run: who it belongs to, what of it is safe, and when it is finished (DESIGN §6).
+"""The folder of a tagging run: which rows of the archive are done, and when the run is finished (DESIGN §6).
 
     _run.json        what was asked for, from the start on
     *.parquet        the tags; in Hive folders where the run is partitioned
-    _checkpoint/     Ray Data's: one file of row_hash values for every finished write; gone at the end
+    kept-*.parquet   of them, those taken over from the run that this one repairs (`--retry-failed`)
     _manifest.json   files, rows, counts by status and type, reasons of failures, time
     _SUCCESS         empty, written last and only where everything is in order
-    _lock.json       who is writing there (`run_lock`)
+    _lock.json       who is writing there (`io.lock`)
 
-Spark, pandas and Ray leave out names that begin with `_`; DuckDB's `**` does not, so the ids go at the end.
+The tags themselves say what is done: a row is, when its `row_hash` lies in a whole Parquet file of the run, one that
+has its footer. Whatever else a death leaves, `reconcile` puts right:
 
-A write first puts down `_checkpoint/W.pending.parquet`, then the tags `W-0.parquet`, `W-1.parquet`, …, and at
-last renames the first to `_checkpoint/W.parquet`. So a file of tags counts if and only if its ids are there
-under their final name, it holds as many rows as they say, and none of them is in another write. `reconcile`
-makes that true after whatever death: what does not count is deleted, and its rows are tagged again.
+- A file without a footer goes. On a disk a killed writer leaves one; in S3 an upload appears at its end, but that of a
+  writer that raised is ended by pyarrow, too.
+- Of two files with a row in common one goes. Ray gives the files of a write the same names when it tries again, W-0,
+  W-1, …, so the second try as a rule replaces what the first one left. But that may have cut its rows into files in
+  another way, or be at work still on a node that counts as lost; and the workers of a driver that was killed may end
+  a file after the next driver has looked.
+- The rows of what went, if they lie nowhere else, are tagged again, like those of files that were never written.
 """
 
 import hashlib
 import json
-import uuid
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,197 +32,106 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mnerqg.archive.counts import TagCounts, count_rows, open_parquet
+from mnerqg.archive.counts import TagCounts
 from mnerqg.archive.reading import Archive
 from mnerqg.errors import DataError, RunError, StorageError
 from mnerqg.io import storage
-from mnerqg.io.lock import LOCK_FILE
+from mnerqg.io.parquet import open_parquet
+from mnerqg.io.run_folder import RunFolder
 from mnerqg.schema import ROW_HASH
 
-RUN_FILE = "_run.json"
 MANIFEST_FILE = "_manifest.json"
 SUCCESS_FILE = "_SUCCESS"
-CHECKPOINT_FOLDER = "_checkpoint"
-_PENDING = ".pending.parquet"
-KEPT_PREFIX = "kept-"
-"""Of files taken over from an earlier run (`--retry-failed`), which have no ids of their own."""
+_KEPT_PREFIX = "kept-"
 
 RowHashes = npt.NDArray[np.uint64]
 
-_IN_FLIGHT = 16
+_DELETED_IN_FLIGHT = 16
 # Parquet files: each thread that reads one keeps a MiB or more of memory.
-_IDS_IN_FLIGHT = 4
+_READ_IN_FLIGHT = 4
 _COUNTED_IN_FLIGHT = 2
 
 
-@dataclass(frozen=True)
-class RunIdentity:
-    """What decides the rows of a run: a run may only be continued by one with the same.
-
-    Attributes:
-        model_id: of the model.
-        archive: URI of the archive.
-        digest: of the archive's files with their sizes and of the settings that decide what a row says.
-        rows: posts of the archive.
-        base: the run that this one repairs (`--retry-failed`).
-    """
-
-    model_id: str
-    archive: str
-    digest: str
-    rows: int
-    base: str | None = None
-
-
-def identify(
-    model_id: str, archive: Archive, settings: Mapping[str, Any], base: str | None = None
-) -> RunIdentity:
-    """The identity of a run over `archive` with `settings` (JSON values)."""
-    files = [(entry.uri, entry.size) for entry in archive.files]
-    state = json.dumps([files, archive.rows, settings], sort_keys=True)
-    digest = hashlib.sha256(state.encode()).hexdigest()[:16]
-    return RunIdentity(model_id, archive.uri, digest, archive.rows, base)
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What lies at an output: nothing (no run_id), an unfinished run, or a finished one with its manifest."""
-
-    run_id: str | None = None
-    identity: RunIdentity | None = None
-    manifest: dict[str, Any] | None = None
-
-    @property
-    def finished(self) -> bool:
-        return self.manifest is not None
-
-
-def read_state(output: str) -> RunState:
-    """Look at an output without touching it.
-
-    Raises:
-        StorageError: it cannot be read, or holds files that are not a run's.
-    """
-    if not storage.exists(output):
-        return RunState()
-    run_file = storage.join(output, RUN_FILE)
-    if not storage.exists(run_file):
-        if storage.list_files(output):
-            raise StorageError(
-                f"--output {output} holds files that are no tagging run's; choose another folder or empty it"
-            )
-        return RunState()
-    try:
-        run = json.loads(storage.read_text(run_file))
-        identity = RunIdentity(**run["identity"])
-        manifest = None
-        if storage.exists(storage.join(output, SUCCESS_FILE)):
-            manifest = json.loads(storage.read_text(storage.join(output, MANIFEST_FILE)))
-        return RunState(run["run_id"], identity, manifest)
-    except (ValueError, TypeError, KeyError):
-        raise StorageError(
-            f"{run_file} or {MANIFEST_FILE} beside it is damaged, or of another version of this software; "
-            "choose another --output"
-        ) from None
-
-
-def check_state(output: str, state: RunState, identity: RunIdentity, *, restart: bool) -> None:
-    """Refuse to mix two runs, or to start a finished one over.
-
-    Raises:
-        StorageError: the output belongs to a run with another model, archive or settings, or it is finished and
-            `restart` is asked for.
-    """
-    if restart and state.finished:
-        raise StorageError(
-            f"--output {output} holds a finished run, which --restart never touches; choose another folder"
-        )
-    if state.identity is None or state.identity == identity or restart:
-        return
-    names = {"model_id": "model", "archive": "archive", "rows": "number of posts", "base": "--retry-failed"}
-    for name, words in names.items():
-        there, asked = getattr(state.identity, name), getattr(identity, name)
-        if there != asked:
-            difference = f"{words}: {there} there, {asked} now"
-            break
-    else:
-        difference = "files of the archive, columns or pictures.* settings"
-    remedy = "" if state.finished else ", or start over with --restart"
-    raise StorageError(
-        f"--output {output} belongs to a run of something else ({difference}); choose another folder{remedy}"
+def tags_folder(uri: str, option: str = "--output") -> RunFolder:
+    """The folder of a tagging run, which `option` named."""
+    return RunFolder(
+        uri,
+        "tagging run",
+        option,
+        result_file=MANIFEST_FILE,
+        mark=SUCCESS_FILE,
+        restartable=option == "--output",
     )
 
 
-def claim(output: str, identity: RunIdentity, request: Mapping[str, Any], *, restart: bool) -> str:
-    """Make the output this run's and return the run_id: a new one, or that of the run which is continued.
+def asked(model_id: str, archive: Archive, settings: Mapping[str, Any], base: str | None) -> dict[str, Any]:
+    """What decides the rows of a run, as `RunFolder` compares it.
 
-    Raises:
-        StorageError: the output cannot be written, or is another run's.
+    Args:
+        model_id: of the model.
+        archive: the posts; its files count with their names and sizes.
+        settings: of those of the configuration that decide what a row says, JSON values.
+        base: URI of the run that this one repairs (`--retry-failed`).
     """
-    state = read_state(output)
-    check_state(output, state, identity, restart=restart)
-    if state.finished:
-        raise StorageError(f"--output {output} holds a finished run; choose another folder")
-    if state.run_id is not None and not restart:
-        return state.run_id
-    if state.run_id is not None:  # only what is a run's: the folder may hold somebody's hidden files
-        storage.delete_directory(output, keep=LOCK_FILE)
-    run_id = uuid.uuid4().hex[:12]
-    run = {
-        "run_id": run_id,
-        "identity": vars(identity),
-        "request": dict(request),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    files = json.dumps([(entry.uri, entry.size) for entry in archive.files])
+    return {
+        "model_id": model_id,
+        "archive": archive.uri,
+        "rows": archive.rows,
+        "files": {"count": len(archive.files), "digest": hashlib.sha256(files.encode()).hexdigest()[:16]},
+        **settings,
+        "retry_failed": base,
     }
-    storage.write_text(storage.join(output, RUN_FILE), json.dumps(run, indent=2) + "\n")
-    return run_id
 
 
-# ---- what is safe --------------------------------------------------------------------------------
+# ---- what is done --------------------------------------------------------------------------------
 
 
 def reconcile(output: str) -> RowHashes:
-    """Delete what does not count (see above) and return the sorted ids of the rows that do.
+    """Delete torn files and doubles (see above) and return the sorted `row_hash` of the rows that are done.
 
     Raises:
-        StorageError: the output cannot be read or written.
+        StorageError: the output cannot be read or written, or holds Parquet that are no tags.
     """
-    checkpoint = storage.join(output, CHECKPOINT_FOLDER)
-    id_files = storage.list_files(checkpoint) if storage.exists(checkpoint) else []
-    pending = [entry for entry in id_files if entry.uri.endswith(_PENDING)]
-    committed = {_name(entry): entry for entry in id_files if not entry.uri.endswith(_PENDING)}
-    tags: dict[str, list[storage.FileEntry]] = defaultdict(list)
-    for entry in storage.list_files(output, ".parquet"):
-        if not _name(entry).startswith(KEPT_PREFIX):
-            tags[_name(entry).rpartition("-")[0]].append(entry)
-    with ThreadPoolExecutor(_IDS_IN_FLIGHT) as pool:
-        ids = dict(zip(committed, pool.map(_read_ids, committed.values()), strict=True))
-        rows = dict(zip(tags, pool.map(_rows_or_none, tags.values()), strict=True))
-    whole = {write: own for write, own in ids.items() if own is not None and rows.get(write) == len(own)}
+    files = storage.list_files(output, ".parquet") if storage.exists(output) else []
+    with ThreadPoolExecutor(_READ_IN_FLIGHT) as pool:
+        found = zip(files, pool.map(_row_hashes, files), strict=True)
+        whole = {entry.uri: rows for entry, rows in found if rows is not None}
     good = _without_doubles(whole)
-    doomed = [entry for write, files in tags.items() if write not in good for entry in files]
-    # The ids last: without them the tags are known not to count, whatever happens in between.
-    doomed_ids = [entry for write, entry in committed.items() if write not in good] + pending
-    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-        for batch in (doomed, doomed_ids):
-            list(pool.map(lambda entry: storage.delete_file(entry.uri), batch))
+    with ThreadPoolExecutor(_DELETED_IN_FLIGHT) as pool:
+        list(pool.map(storage.delete_file, (entry.uri for entry in files if entry.uri not in good)))
     return _sorted(good.values())
 
 
-def _without_doubles(writes: dict[str, RowHashes]) -> dict[str, RowHashes]:
-    """The writes but those with rows of an earlier one, as a worker leaves that outlives its driver for a moment."""
-    everything = _sorted(writes.values())
+def _row_hashes(entry: storage.FileEntry) -> RowHashes | None:
+    """Those of a file of tags, None where it is torn."""
+    try:
+        with open_parquet(entry) as file:
+            if ROW_HASH not in file.schema_arrow.names:
+                raise StorageError(f"{entry.uri} holds no tags (no column {ROW_HASH}); move it elsewhere")
+            return np.asarray(file.read([ROW_HASH], use_threads=False)[ROW_HASH].to_numpy(), np.uint64)
+    except DataError:
+        return None
+
+
+def _without_doubles(files: dict[str, RowHashes]) -> dict[str, RowHashes]:
+    """The files but those with a row of an earlier one, in the order of their URIs; what was kept comes first."""
+    everything = _sorted(files.values())
     doubles = everything[1:][everything[1:] == everything[:-1]]
     if not len(doubles):
-        return writes
+        return files
     good: dict[str, RowHashes] = {}
     seen: set[int] = set()
-    for write, own in sorted(writes.items()):
-        shared = set(own[np.isin(own, doubles)].tolist())
-        if not shared & seen:
-            good[write] = own
-            seen |= shared
+    for uri, rows in sorted(files.items(), key=lambda item: (not _is_kept(item[0]), item[0])):
+        shared = rows[np.isin(rows, doubles)].tolist()
+        if len(set(shared)) == len(shared) and not seen.intersection(shared):
+            good[uri] = rows
+            seen.update(shared)
     return good
+
+
+def _is_kept(uri: str) -> bool:
+    return uri.rpartition("/")[2].startswith(_KEPT_PREFIX)
 
 
 def _sorted(parts: Iterable[RowHashes]) -> RowHashes:
@@ -229,110 +139,95 @@ def _sorted(parts: Iterable[RowHashes]) -> RowHashes:
     return np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
 
 
-def _name(entry: storage.FileEntry) -> str:
-    return entry.uri.rpartition("/")[2].removesuffix(".parquet")
-
-
-def _read_ids(entry: storage.FileEntry) -> RowHashes | None:
-    try:
-        with open_parquet(entry) as file:
-            return np.asarray(file.read([ROW_HASH], use_threads=False)[ROW_HASH].to_numpy(), np.uint64)
-    except pa.ArrowInvalid:
-        return None
-
-
-def _rows_or_none(files: Sequence[storage.FileEntry]) -> int | None:
-    """Rows of a write's files together, None where one is no whole Parquet file."""
-    try:
-        return sum(count_rows(entry) for entry in files)
-    except pa.ArrowInvalid:
-        return None
-
-
 # ---- repairing an earlier run ----------------------------------------------------------------------
 
 
-def check_base(base: str, identity: RunIdentity) -> None:
-    """Check that a run can be repaired by one with this identity.
+def check_base(base: str, asked: Mapping[str, Any]) -> None:
+    """Check that the run at `base` can be repaired by one that is `asked` for.
 
     Raises:
         StorageError: it is no run, not a complete one, or one of another model, archive or settings.
         DataError: there is nothing to repair.
     """
-    state = read_state(base)
-    if state.identity is None:
+    folder = tags_folder(base, "--retry-failed")
+    run = folder.begun()
+    if run is None:
         raise StorageError(f"--retry-failed {base} is no tagging run; give the --output of an earlier one")
-    check_state(base, state, replace(identity, base=state.identity.base), restart=False)
-    if not storage.exists(storage.join(base, MANIFEST_FILE)):
+    # It may itself be the repair of another one.
+    folder.check({**asked, "retry_failed": run["asked"].get("retry_failed")})
+    manifest = storage.join(base, MANIFEST_FILE)
+    if not storage.exists(manifest):
         raise StorageError(f"--retry-failed {base} is not complete; run its own command again first")
-    manifest = json.loads(storage.read_text(storage.join(base, MANIFEST_FILE)))
-    if not manifest["rows_retryable"]:
+    if not json.loads(storage.read_text(manifest))["rows_retryable"]:
         raise DataError(
             f"--retry-failed {base} has no rows that failed for a passing reason; nothing is to be done"
         )
 
 
-def retryable_rows(base: str) -> RowHashes:
-    """The sorted ids of a run's rows whose pictures failed for a passing reason."""
-    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-        tables = list(pool.map(_read_retryable, storage.list_files(base, ".parquet")))
-    return _sorted(table.filter(table["retryable"])[ROW_HASH].to_numpy() for table in tables)
+def keep_good_rows(base: str, output: str) -> None:
+    """Copy all rows of the run at `base` but the retryable ones, which are then what is not there.
+
+    Each file appears as a whole; what an earlier call has copied is left as it is.
+    """
+    there = storage.list_files(output, ".parquet") if storage.exists(output) else []
+    copied = {_place_in(output, entry) for entry in there}
+    missing = []
+    for entry in storage.list_files(base, ".parquet"):
+        folder, _, name = _place_in(base, entry).rpartition("/")
+        place = f"{folder}/{_KEPT_PREFIX}{name}".lstrip("/")
+        if place not in copied:
+            missing.append((entry, storage.join(output, *place.split("/"))))
+    with ThreadPoolExecutor(_READ_IN_FLIGHT) as pool:
+        list(pool.map(lambda copy: _keep(*copy), missing))
 
 
-def take_over(base: str, output: str) -> None:
-    """Copy everything of a run but its retryable rows."""
-    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-        list(
-            pool.map(lambda entry: _take_over_file(entry, base, output), storage.list_files(base, ".parquet"))
-        )
+def _place_in(folder: str, entry: storage.FileEntry) -> str:
+    """The path of a file below its run's folder, such as `lang=en/a-0.parquet`."""
+    return storage.path_of(entry.uri).removeprefix(storage.path_of(folder).rstrip("/") + "/")
 
 
-def _take_over_file(entry: storage.FileEntry, base: str, output: str) -> None:
-    folder, _, name = entry.uri.removeprefix(base.rstrip("/") + "/").rpartition("/")
-    target = storage.join(output, folder, KEPT_PREFIX + name)
-    retryable = _read_retryable(entry)["retryable"]
-    if not pc.any(retryable).as_py():
+def _keep(entry: storage.FileEntry, target: str) -> None:
+    with open_parquet(entry) as file:
+        retryable = file.read(["retryable"])["retryable"]
+    count = pc.sum(retryable).as_py() or 0
+    if not count:
         storage.copy_file(entry.uri, target)
-        return
-    with open_parquet(entry) as file:
-        table = file.read().filter(pc.invert(retryable))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    storage.write_bytes(target, buffer.getvalue().to_pybytes())
-
-
-def _read_retryable(entry: storage.FileEntry) -> pa.Table:
-    with open_parquet(entry) as file:
-        return file.read(["retryable", ROW_HASH])
+    elif count < len(retryable):
+        with open_parquet(entry) as file:
+            rows = file.read().filter(pc.invert(retryable))
+        buffer = pa.BufferOutputStream()
+        pq.write_table(rows, buffer, compression="zstd")
+        storage.write_bytes(target, buffer.getvalue().to_pybytes())
 
 
 # ---- the end -------------------------------------------------------------------------------------
 
 
 def finish(
-    output: str, identity: RunIdentity, facts: Mapping[str, Any], *, max_failed: float
+    folder: RunFolder, archive: Archive, facts: Mapping[str, Any], *, max_failed: float
 ) -> dict[str, Any]:
     """Read back what was written and, if it is all there, write the manifest and mark the run as finished.
 
     Args:
-        output: URI of the run.
-        identity: whose rows there must be.
+        folder: of the run.
+        archive: whose rows there must be.
         facts: of this run, for the manifest: its request, seconds and so on.
         max_failed: the share of failed pictures or posts above which the run has failed.
 
     Raises:
         RunError: rows are missing or double, or too many failed; then there is no _SUCCESS.
     """
+    output = folder.uri
     files = storage.list_files(output, ".parquet")
     with ThreadPoolExecutor(_COUNTED_IN_FLIGHT) as pool:
         parts = list(pool.map(TagCounts.of_file, files))
     counts = TagCounts.total(parts)
     ids = _sorted(counts.row_hashes)
     doubles = int((ids[1:] == ids[:-1]).sum())
-    if counts.rows != identity.rows or doubles:
+    if counts.rows != archive.rows or doubles:
         raise RunError(
-            f"{output} holds {counts.rows:,} rows ({doubles:,} of them double) for the {identity.rows:,} posts of "
-            f"{identity.archive}; the run is not marked as finished: run the same command again, and if that "
+            f"{output} holds {counts.rows:,} rows ({doubles:,} of them double) for the {archive.rows:,} posts of "
+            f"{archive.uri}; the run is not marked as finished: run the same command again, and if that "
             "does not help, with --restart"
         )
     failure = judge(counts, max_failed)
@@ -343,32 +238,21 @@ def finish(
         **counts.summary(),
         "files": [
             {
-                "name": entry.uri.removeprefix(output.rstrip("/") + "/"),
+                "name": _place_in(output, entry),
                 "rows": part.rows,
                 "bytes": entry.size,
             }
             for entry, part in zip(files, parts, strict=True)
         ],
     }
-    storage.write_text(storage.join(output, MANIFEST_FILE), json.dumps(manifest, indent=2) + "\n")
+    folder.finish(manifest, failed=failure is not None)
     if failure:
         raise RunError(
             f"{failure}; all rows are tagged and lie in {output}, but the run is not marked as finished: accept it "
             "with a higher --max-failed, or tag again what failed for a passing reason with "
             f"--retry-failed {output}"
         )
-    storage.write_bytes(storage.join(output, SUCCESS_FILE), b"")
-    tidy(output)
     return manifest
-
-
-def tidy(output: str) -> None:
-    """Remove what a finished run needs no more: to DuckDB's `**` the ids are files like any other.
-
-    Raises:
-        StorageError: the output cannot be written.
-    """
-    storage.delete_directory(storage.join(output, CHECKPOINT_FOLDER))
 
 
 def judge(counts: TagCounts, max_failed: float) -> str | None:

@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 
 from mnerqg.datasets.prepared import ROWS_PER_FILE, write_split
 from mnerqg.datasets.refusals import DATASET_FORMAT, DatasetSummary, Figures, SplitFigures
-from mnerqg.errors import DataError, StorageError
+from mnerqg.errors import DataError, StorageError, one_line
 from mnerqg.inputs import images
 from mnerqg.io import storage
 from mnerqg.schema import Post
@@ -197,7 +197,7 @@ def _names(uri: str) -> set[str]:
         return {info.base_name for info in filesystem.get_file_info(selector)}
     except OSError as error:
         raise StorageError(
-            f"{uri}: cannot be listed ({' '.join(str(error).split())}); check the name and your rights"
+            f"{uri}: cannot be listed ({one_line(error)}); check the name and your rights"
         ) from error
 
 

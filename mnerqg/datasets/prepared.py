@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from mnerqg.errors import DataError
 from mnerqg.io import storage
+from mnerqg.io.parquet import open_parquet
 from mnerqg.schema import TRAINING_SCHEMA, Box, Phrase, Post, Span
 
 SPLITS = ("train", "valid", "test")
@@ -52,29 +53,23 @@ def count_posts(data: str, split: str) -> int:
     """Posts of a split, from the footers of its files: every one is looked at, for what else reads them then.
 
     Raises:
-        DataError: there are no files, or one is not readable or does not have the columns of training Parquet.
+        StorageError: the store does not give them.
+        DataError: there are no files, or one is damaged or does not have the columns of training Parquet.
     """
     with ThreadPoolExecutor(_FOOTERS_IN_FLIGHT) as pool:
         return sum(pool.map(_count_rows, split_files(data, split)))
 
 
 def _count_rows(entry: storage.FileEntry) -> int:
-    with _opened(entry.uri) as file:
+    with _opened(entry) as file:
         return int(file.metadata.num_rows)
 
 
 @contextmanager
-def _opened(uri: str) -> Iterator[pq.ParquetFile]:
-    """A file of training Parquet, of which the footer has been read and checked. Raises DataError."""
-    filesystem, path = storage.filesystem(uri)
-    try:
-        file = pq.ParquetFile(path, filesystem=filesystem)
-        schema = file.schema_arrow
-    except (pa.ArrowException, OSError) as error:  # a damaged footer is either, as the damage will have it
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{uri} is not readable as Parquet ({reason}); prepare the dataset again") from None
-    with file:
-        _check_columns(uri, schema)
+def _opened(entry: storage.FileEntry) -> Iterator[pq.ParquetFile]:
+    """A file of training Parquet, of which the footer has been read and checked; errors as of `count_posts`."""
+    with open_parquet(entry, remedy="prepare the dataset again") as file:
+        _check_columns(entry.uri, file.schema_arrow)
         yield file
 
 
@@ -97,17 +92,21 @@ def read_posts(
     `image` is None, and not read. A file is checked when its turn comes, so that its footer is read only once.
 
     Raises:
-        DataError: as `count_posts`.
+        StorageError, DataError: as `count_posts`.
     """
-    files = split_files(data, split)
-    posts = islice((post for entry in files for post in read_file(entry.uri, pictures=pictures)), limit)
-    return islice(posts, share, None, shares)
+    posts = (post for entry in split_files(data, split) for post in _read_posts(entry, pictures=pictures))
+    return islice(islice(posts, limit), share, None, shares)
 
 
-def read_file(uri: str, *, pictures: bool = True) -> Iterator[Post]:
-    """The posts of one file of a split, in their order, as `read_posts`."""
+def read_file(uri: str) -> Iterator[Post]:
+    """The posts of one file of a split, in their order; errors as of `count_posts`."""
+    (entry,) = storage.list_files(uri)
+    return _read_posts(entry)
+
+
+def _read_posts(entry: storage.FileEntry, *, pictures: bool = True) -> Iterator[Post]:
     columns = [name for name in TRAINING_SCHEMA.names if pictures or name != "image"]
-    with _opened(uri) as file:
+    with _opened(entry) as file:
         for batch in file.iter_batches(batch_size=64, columns=columns):
             for row in batch.to_pylist():
                 yield post_from_row({"image": None, **row})

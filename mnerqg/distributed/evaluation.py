@@ -15,7 +15,7 @@ from mnerqg.distributed.splits import read_split
 from mnerqg.errors import ConfigError, RunError
 from mnerqg.io import storage
 from mnerqg.model.files import check_model
-from mnerqg.queries import EntityQuery, load_queries
+from mnerqg.queries import EntityQuery, asked_queries
 from mnerqg.scoring.metrics import Counts
 from mnerqg.tagger import Tagger
 
@@ -49,7 +49,7 @@ def evaluate(model: str, data: str, split: str, config: ActorsConfig) -> tuple[d
     """
     model, data = storage.absolute(model), storage.absolute(data)
     expected = count_posts(data, split)
-    files_of_model = check_model(model, load_queries(config.queries) if config.queries is not None else None)
+    files_of_model = check_model(model, asked_queries(config.queries))
     types = [query.type for query in files_of_model.queries]
     if files_of_model.config.model.picture == "region" and not is_labelled(data):
         raise ConfigError(

@@ -2,6 +2,8 @@
 
 from ray.data.exceptions import SystemException
 
+from mnerqg.errors import one_line
+
 _RAYS_ADVICE = ("Failed to apply UDF transform after", "To change retry attempts, backoff")
 
 
@@ -14,4 +16,4 @@ def first_cause(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # Behind the cause Ray says how often it tried, and how to make it try more often.
     lines = [line for line in lines if not line.startswith(_RAYS_ADVICE)] or lines
-    return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {one_line(lines[-1])}" if lines else type(error).__name__

@@ -2,15 +2,14 @@
 
 The output is a folder of its own: the files of the dataset with one box more for every type and post with a picture.
 Its `source` is weak, and its score says how sure the model is. Whose boxes are learned, and from which score on, is up
-to `TrainConfig`. What was done stands in `labels.json`, which is written last; until then `_labelling.json` says what
-it will be.
+to `TrainConfig`. What was done stands in `labels.json`, which is written last; what was asked for in `_run.json`, from
+the start on.
 
 A file is what a model actor works on, and what a kill costs. So the posts stay in their files and in their order, of
 which `train.max_posts` takes the first: with `preserve_order` Ray 2.60 still swaps blocks behind an actor pool now and
 then.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,6 @@ from mnerqg.datasets.prepared import (
     batches,
     count_posts,
     fingerprint,
-    is_labelled,
     read_file,
     read_posts,
     split_files,
@@ -36,13 +34,13 @@ from mnerqg.datasets.prepared import (
 from mnerqg.distributed.failures import first_cause
 from mnerqg.errors import ConfigError, RunError
 from mnerqg.io import storage
+from mnerqg.io.run_folder import RunFolder
 from mnerqg.model.files import check_model
-from mnerqg.queries import EntityQuery, load_queries
+from mnerqg.queries import EntityQuery, asked_queries
 from mnerqg.schema import Box, Post, Region
 from mnerqg.scoring.metrics import Counts
 from mnerqg.tagger import Tagger
 
-_CLAIM_FILE = "_labelling.json"
 _LEARNED_FROM: float = TrainConfig().min_weak_score
 
 
@@ -58,12 +56,13 @@ def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str,
             model that has learned phrases.
 
     Raises:
-        ModelError, DataError, StorageError: unusable model or dataset, or queries that the model cannot be asked.
-        ConfigError: the model grounds nothing, or no type that the dataset names, or `output` holds anything else.
-        RunError: rows were lost or doubled.
+        ModelError, DataError, StorageError: unusable model or dataset, or queries that the model cannot be asked; or
+            `output` holds anything else.
+        ConfigError: the model grounds nothing, or no type that the dataset names.
+        RunError: another job is writing into `output`, or rows were lost or doubled.
     """
     model, data, output = (_resolved(uri) for uri in (model, data, output))
-    files = check_model(model, load_queries(config.queries) if config.queries is not None else None)
+    files = check_model(model, asked_queries(config.queries))
     if not files.config.model.grounding:
         raise ConfigError(
             f"{model} has no grounding head; label with a model trained with model.grounding true"
@@ -73,19 +72,22 @@ def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str,
     expected = {split: count_posts(data, split) for split in splits}
     _check_types(types, data, splits)
     # The weights and the files, wherever they lie.
-    facts = {"model_id": files.model_id, "data": fingerprint(data, *splits)}
-    if is_labelled(output):
-        return _same(output, LABELS_FILE, facts)
-    _claim(output, facts)
-    done = {}
-    for split in splits:
-        _label_split(model, data, output, split, files.queries, config)
-        if (written := count_posts(output, split)) != expected[split]:
-            raise RunError(f"{written} of {expected[split]} posts of {split} were labelled; run it again")
-        done[split] = summarise(read_posts(output, split, pictures=False), types)
-    labels = {**facts, "model": model, "dataset": data, "splits": done}
-    _write(output, LABELS_FILE, labels)
-    storage.delete_file(storage.join(output, _CLAIM_FILE))
+    asked = {"model_id": files.model_id, "data": fingerprint(data, *splits)}
+    folder = RunFolder(output, "labelling run", result_file=LABELS_FILE, mark=LABELS_FILE)
+    folder.check(asked)
+    if (labels := folder.result()) is not None:
+        return labels
+    with folder.writing(asked):
+        if (labels := folder.result()) is not None:
+            return labels
+        done = {}
+        for split in splits:
+            _label_split(model, data, output, split, files.queries, config)
+            if (written := count_posts(output, split)) != expected[split]:
+                raise RunError(f"{written} of {expected[split]} posts of {split} were labelled; run it again")
+            done[split] = summarise(read_posts(output, split, pictures=False), types)
+        labels = {**asked, "model": model, "dataset": data, "splits": done}
+        folder.finish(labels)
     return labels
 
 
@@ -108,31 +110,6 @@ def _check_types(types: Sequence[str], data: str, splits: Sequence[str]) -> None
             f"the model answers {', '.join(types)}, but the posts of {data} name {', '.join(sorted(named))}; ask it "
             "for those: --queries with a query style or a YAML of queries"
         )
-
-
-def _claim(output: str, facts: dict[str, str]) -> None:
-    """Raises ConfigError where `output` holds anything but what an earlier call for the same began."""
-    if storage.exists(storage.join(output, _CLAIM_FILE)):
-        _same(output, _CLAIM_FILE, facts)
-        return
-    if storage.exists(output) and storage.list_files(output):
-        raise ConfigError(f"--output {output} holds files that are no labels; choose an empty or new folder")
-    _write(output, _CLAIM_FILE, facts)
-
-
-def _same(output: str, name: str, facts: dict[str, str]) -> dict[str, Any]:
-    there: dict[str, Any] = json.loads(storage.read_text(storage.join(output, name)))
-    for key, value in facts.items():
-        if there[key] != value:
-            raise ConfigError(
-                f"--output {output} holds labels of something else ({key}: {there[key]} there, {value} now); choose "
-                "another folder"
-            )
-    return there
-
-
-def _write(output: str, name: str, content: dict[str, Any]) -> None:
-    storage.write_text(storage.join(output, name), json.dumps(content, indent=2) + "\n")
 
 
 def _label_split(

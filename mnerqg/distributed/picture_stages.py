@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from mnerqg.archive.reading import text_values
 from mnerqg.config import ColumnsConfig
+from mnerqg.errors import one_line
 from mnerqg.inputs.images import ImageLimits, ImageProblem, decode_letterbox
 from mnerqg.io.picture_store import Fetched, PicturePolicy, PictureStore
 
@@ -95,14 +96,9 @@ def _fetched(fetched: Fetched) -> dict[str, Any]:
     return {
         "data": fetched.data,
         "status": fetched.status,
-        "error": clean(fetched.error),
+        "error": one_line(fetched.error) if fetched.error else None,
         "retryable": fetched.transient,
     }
-
-
-def clean(message: str | None) -> str | None:
-    """Messages of the operating system may carry surrogates, which no Arrow string can hold."""
-    return message.encode("utf-8", "replace").decode() if message else None
 
 
 def _without(rows: pa.Table, name: str, columns: ColumnsConfig) -> pa.Table:

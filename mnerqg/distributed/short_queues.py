@@ -22,30 +22,36 @@ class ShortQueues(BackpressurePolicy):
     """
 
     def can_add_input(self, op: PhysicalOperator) -> bool:
-        """Whether one more task may be submitted."""
+        """Whether Ray may submit one more task of the stage `op`."""
         cpus = op.incremental_resource_usage().cpu
         if not cpus:
-            return True  # of actors, Ray bounds what is under way
+            # A call of an actor takes no CPU of its own: Ray bounds how many calls of each actor are under way.
+            return True
         taken = sum(
             other.num_active_tasks() * other.incremental_resource_usage().cpu for other in self._topology
         )
-        # What a stage's tasks put out is known from the first one that has ended.
+        # How many blocks a task puts out is only known once one of the stage has ended. Until then it is taken to be
+        # so many that a single task fills the queue, and one task runs first.
         outputs = op.metrics.average_num_outputs_per_task or self._room()
-        return (
-            taken + cpus <= self._cpus()
-            and self._waiting(op) + op.num_active_tasks() * outputs < self._room()
-        )
+        expected = self._waiting(op) + op.num_active_tasks() * outputs
+        return taken + cpus <= self._cpus() and expected < self._room()
 
     def max_task_output_bytes_to_read(self, op: PhysicalOperator) -> int | None:
-        """0 where what the tasks of `op` have put out must wait with them."""
-        # A task that waits keeps its CPU: where none is reserved for the next stage, that would wait for it for ever.
+        """How much more Ray may take over of what the running tasks of the stage `op` put out; None is all of it.
+
+        Where it takes over nothing (0), those tasks stand still at their next block until the queue behind them is
+        shorter, and keep their CPUs meanwhile. So that is asked for only where Ray reserves CPUs for each stage:
+        elsewhere they could be the CPUs that the next stage needs to shorten the queue, and both would wait for ever.
+        """
         reserved = self._data_context.op_resource_reservation_enabled
         return 0 if reserved and self._waiting(op) >= self._room() else None
 
     def _waiting(self, op: PhysicalOperator) -> int:
+        """Blocks that `op` has put out and the next stage has not taken."""
         return int(self._topology[op].output_queue.num_blocks)
 
     def _room(self) -> float:
+        """Blocks that may wait between two stages."""
         return 2 * self._cpus()
 
     def _cpus(self) -> float:
@@ -57,4 +63,5 @@ def bound_queues(context: DataContext) -> None:
     policies = [*ENABLED_BACKPRESSURE_POLICIES, ShortQueues]
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, policies)
     if not context.op_resource_reservation_enabled:
-        context.downstream_capacity_backpressure_ratio = None  # it, too, would keep CPUs from the next stage
+        # Ray's own policy of this name makes tasks stand still with their CPUs, too (see above).
+        context.downstream_capacity_backpressure_ratio = None

@@ -1,7 +1,5 @@
-"""One actor a tagging run: it keeps a second job out of the same output, and hears how busy the model is."""
+"""An actor of a tagging run that hears from the model actors how busy the model is."""
 
-import hashlib
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,15 +7,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mnerqg.errors import RunError
-from mnerqg.io import storage
-
-_NAMESPACE = "mnerqg"
-_TAKEN_WAIT_S = 30
-
 
 class Monitor:
-    """The actor. It lives as long as the driver: nothing of it has to be cleaned up after a death."""
+    """The actor. It ends with the driver: nothing of it has to be cleaned up after a death."""
 
     def __init__(self) -> None:
         self._actors: dict[str, tuple[float, float]] = {}
@@ -44,33 +36,11 @@ class Report:
 
 
 @contextmanager
-def only_run(output: str) -> Iterator[Any]:
-    """The monitor of the one run of this cluster that may write to `output`.
-
-    Raises:
-        RunError: another job of the cluster is writing there.
-    """
-    name = f"tagging-{hashlib.sha256(storage.path_of(output).rstrip('/').encode()).hexdigest()[:24]}"
+def started_monitor() -> Iterator[Any]:
+    """A monitor on the driver's own node, for as long as the `with` block lasts."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = ray.remote(Monitor).options(
-        name=name, namespace=_NAMESPACE, num_cpus=0, max_restarts=-1, scheduling_strategy=here
-    )
-    monitor = _create(options, output)
+    monitor = ray.remote(Monitor).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
     try:
         yield monitor
     finally:
         ray.kill(monitor)
-
-
-def _create(options: Any, output: str) -> Any:
-    deadline = time.monotonic() + _TAKEN_WAIT_S
-    while True:
-        try:
-            return options.remote()
-        except ValueError:  # the name is taken; for a moment also by a job that has just died
-            if time.monotonic() > deadline:
-                raise RunError(
-                    f"another job of this cluster is tagging into {output}; wait for it, or stop it with "
-                    "`ray job stop`"
-                ) from None
-            time.sleep(1)

@@ -1,41 +1,37 @@
 """Bulk tagging of an archive of posts on Ray Data (DESIGN §6).
 
-    read -> (SelectRows) -> FetchPictures -> DecodePictures (tasks) -> TagPosts (actors) -> write_parquet
+    read -> (LeaveOut) -> FetchPictures -> DecodePictures (tasks) -> TagPosts (actors) -> write_parquet
 
-`plan_tagging` looks at everything that can be wrong beforehand, changes nothing and needs no cluster;
-`tag_archive` does the work. `mnerqg.archive.run` says what lies in the output, what of it is safe when a run
-dies, and when it is finished.
+`tagging_plan` says beforehand what is to be done; `mnerqg.archive.run` says which rows are done when a run has died,
+and when it is finished.
 """
 
+import itertools
 import logging
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 import ray.data
-from ray.data.checkpoint import CheckpointConfig, CheckpointManager
 
 from mnerqg.archive import run as tag_run
-from mnerqg.archive.reading import Archive, open_archive
-from mnerqg.archive.run import RowHashes, RunIdentity, RunState
-from mnerqg.config import TagConfig
+from mnerqg.archive.run import RowHashes
 from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.jsonlines_source import read_json_lines
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.short_queues import bound_queues
-from mnerqg.distributed.tag_monitor import Report, only_run
+from mnerqg.distributed.tag_monitor import Report, started_monitor
+from mnerqg.distributed.tagging_plan import TagPlan
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
 from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, TagPosts, TagSettings
-from mnerqg.errors import ModelError, RunError, StorageError
+from mnerqg.errors import RunError
 from mnerqg.inputs.images import ImageLimits
 from mnerqg.io import storage
-from mnerqg.io.lock import locked
-from mnerqg.io.picture_store import PicturePolicy
-from mnerqg.model.files import check_model
-from mnerqg.queries import EntityQuery, load_queries
 from mnerqg.schema import ROW_HASH
 
 if TYPE_CHECKING:
@@ -43,130 +39,9 @@ if TYPE_CHECKING:
 
 _FETCH_BATCH = 64  # posts; bounds the encoded pictures that one task holds at a time
 _DECODE_BATCH = 32
+_PASSES = 3  # over the archive, of which the second and third tag what was lost in the one before
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TagPlan:
-    """A run that has passed every check that needs no cluster. All URIs are absolute."""
-
-    config: TagConfig
-    model: str
-    model_id: str
-    queries: tuple[EntityQuery, ...]
-    side: int
-    archive: Archive
-    output: str
-    policy: PicturePolicy
-    identity: RunIdentity
-    state: RunState
-    restart: bool = False
-
-    @property
-    def request(self) -> dict[str, Any]:
-        """What was asked for, as the run's directory keeps it."""
-        return {
-            "model": self.model,
-            "model_id": self.model_id,
-            "input": self.archive.uri,
-            "input_files": len(self.archive.files),
-            "output": self.output,
-            "retry_of": self.identity.base,
-            "config": self.config.model_dump(mode="json"),
-        }
-
-
-def plan_tagging(
-    config: TagConfig,
-    model: str,
-    archive: str,
-    output: str,
-    *,
-    restart: bool = False,
-    retry_failed: str | None = None,
-) -> TagPlan:
-    """Check model, archive and output; nothing is written.
-
-    Args:
-        config: settings of the run.
-        model: URI of a model directory.
-        archive: URI of the archive's file, folder or glob.
-        output: URI of a directory: a new one, or that of an earlier call with the same arguments.
-        restart: start over where an unfinished run lies; a finished one is never touched.
-        retry_failed: URI of a complete run of the same model and archive: only its rows whose pictures failed
-            for a passing reason are tagged again, the others are taken over.
-
-    Raises:
-        ModelError, StorageError, DataError, ConfigError: one of them is not what it should be.
-    """
-    model, archive, output = (storage.absolute(uri) for uri in (model, archive, output))
-    base = storage.absolute(retry_failed) if retry_failed else None
-    files = check_model(model, load_queries(config.queries) if config.queries is not None else None)
-    if files.config.model.picture == "region":
-        raise ModelError(
-            f"{model} is the second of two stages (model.picture is region): it needs another model's boxes, "
-            "which an archive does not have; tag with a model whose model.picture is whole"
-        )
-    opened = open_archive(archive, config.columns)
-    _check_place(output, opened, base)
-    policy = _policy(config, opened.folder)
-    settings = {
-        "columns": config.columns.model_dump(mode="json"),
-        "roots": policy.roots,
-        "schemes": policy.schemes,
-        "max_bytes": policy.max_bytes,
-        "max_pixels": config.pictures.max_pixels,
-        "max_per_post": config.pictures.max_per_post,
-    }
-    identity = tag_run.identify(files.model_id, opened, settings, base)
-    if base is not None:
-        tag_run.check_base(base, identity)
-    storage.check_writable(output)
-    state = tag_run.read_state(output)
-    tag_run.check_state(output, state, identity, restart=restart)
-    return TagPlan(
-        config=config,
-        model=model,
-        model_id=files.model_id,
-        queries=files.queries,
-        side=files.config.model.image_side,
-        archive=opened,
-        output=output,
-        policy=policy,
-        identity=identity,
-        state=state,
-        restart=restart,
-    )
-
-
-def _check_place(output: str, archive: Archive, base: str | None) -> None:
-    inside = f"{output.rstrip('/')}/".startswith(f"{archive.folder.rstrip('/')}/")
-    if inside and (archive.uri == archive.folder or "**" in archive.uri):
-        raise StorageError(
-            f"--output {output} lies in the archive {archive.uri}, where the next run would take "
-            "the tags for posts; choose another folder"
-        )
-    if base is not None and base.rstrip("/") == output.rstrip("/"):
-        raise StorageError(
-            f"--output {output} is the run to repair itself, which stays as it is; choose another folder"
-        )
-
-
-def _policy(config: TagConfig, archive_folder: str) -> PicturePolicy:
-    pictures = config.pictures
-    roots = tuple(
-        root if storage.scheme_of(root) in ("http", "https") else storage.absolute(root)
-        for root in pictures.roots
-    )
-    return PicturePolicy(
-        roots=roots or (archive_folder,),
-        schemes=pictures.schemes,
-        max_bytes=pictures.max_bytes,
-        concurrency=pictures.concurrency,
-        attempts=pictures.attempts,
-        timeout_s=pictures.timeout_s,
-    )
 
 
 def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = None) -> dict[str, Any]:
@@ -186,101 +61,94 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
             nothing is marked as finished.
     """
     if plan.state.manifest is not None:
-        tag_run.tidy(plan.output)  # the death may have come between the mark and that
         return plan.state.manifest
     resources = plan_resources(plan.config, ray.cluster_resources())
-    here = ray.get_runtime_context().get_node_id()
+    folder = tag_run.tags_folder(plan.output)
+    notes = {
+        "run_id": uuid.uuid4().hex[:12],
+        "request": plan.request,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     with (
-        only_run(plan.output) as monitor,
-        locked(plan.output, here, is_known=_is_of_this_cluster),
+        folder.writing(plan.asked, notes, restart=plan.restart) as run,
+        started_monitor() as monitor,
     ):
-        state = tag_run.read_state(plan.output)
-        if state.manifest is not None and state.identity == plan.identity:
-            tag_run.tidy(plan.output)
-            return state.manifest  # another job has finished it since it was planned
-        run_id = tag_run.claim(plan.output, plan.identity, plan.request, restart=plan.restart)
-        done = tag_run.reconcile(plan.output)
-        wanted = tag_run.retryable_rows(plan.identity.base) if plan.identity.base else None
-        rows = (plan.archive.rows if wanted is None else len(wanted)) - len(done)
-        logger.info(
-            "run %s: %s posts to tag, %s done before, into %s",
-            run_id,
-            f"{rows:,}",
-            f"{len(done):,}",
-            plan.output,
-        )
+        if (manifest := folder.result()) is not None:
+            return manifest  # another job has finished it since it was planned
         started = time.monotonic()
-        if rows:
-            try:
-                _write(plan, resources, _Job(run_id, done, wanted, load_tagger, Report(monitor)))
-            except Exception as error:  # Ray raises its own, pyarrow's and, disguised, the stages' errors
-                raise RunError(
-                    f"run {run_id}: tagging failed: {first_cause(error)}; what is written is safe: run the same "
-                    "command again"
-                ) from error
-            tag_run.reconcile(plan.output)  # what workers of a dead driver still wrote after the first time
+        if plan.base is not None:
+            tag_run.keep_good_rows(plan.base, plan.output)
+        rows = _tag_missing_rows(plan, resources, run["run_id"], load_tagger, Report(monitor))
         seconds = time.monotonic() - started
         busy, ready = ray.get(monitor.totals.remote())
-        if plan.identity.base is not None:
-            tag_run.take_over(plan.identity.base, plan.output)
         facts = {
-            "run_id": run_id,
+            "run_id": run["run_id"],
             **plan.request,
             "rows_this_time": rows,
             "seconds": round(seconds, 1),
             "rows_per_second": round(rows / max(seconds, 1e-3), 1),
             "model_busy": round(busy / ready, 3) if ready else None,
         }
-        return tag_run.finish(plan.output, plan.identity, facts, max_failed=plan.config.max_failed)
+        return tag_run.finish(folder, plan.archive, facts, max_failed=plan.config.max_failed)
 
 
-def _is_of_this_cluster(node: str) -> bool:
-    return any(known["NodeID"] == node for known in ray.nodes())
+def _tag_missing_rows(
+    plan: TagPlan,
+    resources: Resources,
+    run_id: str,
+    load_tagger: "Callable[[str], Tagger] | None",
+    report: Report,
+) -> int:
+    """Tag what is not there and return how many rows that were.
+
+    Afterwards it looks again: workers of a dead driver, or of a node that was lost, may have ended a file after the
+    first look, and of two files with the same row one has gone, with all its rows.
+    """
+    tagged = 0
+    for passes in itertools.count():
+        done = tag_run.reconcile(plan.output)
+        missing = plan.archive.rows - len(done)
+        logger.info(
+            "run %s: %s posts to tag, %s done before, into %s",
+            run_id,
+            f"{missing:,}",
+            f"{len(done):,}",
+            plan.output,
+        )
+        if missing <= 0 or passes == _PASSES:
+            break
+        try:
+            _write(plan, resources, _Job(run_id, done, load_tagger, report))
+        except Exception as error:  # Ray raises its own, pyarrow's and, disguised, the stages' errors
+            raise RunError(
+                f"run {run_id}: tagging failed: {first_cause(error)}; what is written is safe: run the same "
+                "command again"
+            ) from error
+        tagged += missing
+    return tagged
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One attempt at a run. `done` rows are left out; of the others only the `wanted` ones, where given."""
+    """One pass over the archive, which leaves out the rows that are `done`."""
 
     run_id: str
     done: RowHashes
-    wanted: RowHashes | None
     load_tagger: "Callable[[str], Tagger] | None"
     report: Report
 
 
-class _OwnSelection(CheckpointManager):
-    """Keeps Ray from filtering on resume: `SelectRows` does.
+class LeaveOut:
+    """Drops the rows that are done: a sorted array of their `row_hash` in the object store."""
 
-    Ray's filter is an actor pool that takes a whole CPU and 1 GiB of memory from the start on: on a small
-    cluster whose CPUs the model actors fill, a resumed run would wait for ever.
-    """
-
-    def load_checkpoint(self, *_: Any, **__: Any) -> tuple[None, int]:
-        return None, 0
-
-
-class SelectRows:
-    """Drops the rows that are done, and all but the wanted ones. Both are sorted arrays in the object store."""
-
-    def __init__(self, done: Any, wanted: Any | None) -> None:
+    def __init__(self, done: Any) -> None:
         self._done = done
-        self._wanted = wanted
 
     def __call__(self, rows: Any) -> Any:
+        done: RowHashes = ray.get(self._done)
         ids = rows[ROW_HASH].to_numpy()
-        mask = ~_contains(ray.get(self._done), ids)
-        if self._wanted is not None:
-            mask &= _contains(ray.get(self._wanted), ids)
-        return rows.filter(mask)
-
-
-def _contains(sorted_ids: RowHashes, ids: RowHashes) -> Any:
-    places = np.searchsorted(sorted_ids, ids)
-    found = np.zeros(len(ids), bool)
-    inside = places < len(sorted_ids)
-    found[inside] = sorted_ids[places[inside]] == ids[inside]
-    return found
+        places = np.minimum(np.searchsorted(done, ids), len(done) - 1)
+        return rows.filter(done[places] != ids)
 
 
 def _write(plan: TagPlan, resources: Resources, job: _Job) -> None:
@@ -288,7 +156,7 @@ def _write(plan: TagPlan, resources: Resources, job: _Job) -> None:
     filesystem, path = storage.filesystem(plan.output)
     rows_per_file = config.min_rows_per_file or min(max(plan.archive.rows // 32, 1_000), 20_000)
     rows_per_file = min(rows_per_file, config.max_rows_per_file)
-    with ray.data.DataContext.current(_context(resources, filesystem, path)):
+    with ray.data.DataContext.current(_context(resources)):
         tags = _pipeline(plan, resources, job)
         # Ray's own bound on the rows of a file is not for partitioned writes; there a block is a write.
         if columns.partition_by:
@@ -307,7 +175,7 @@ def _write(plan: TagPlan, resources: Resources, job: _Job) -> None:
         )
 
 
-def _context(resources: Resources, filesystem: Any, path: str) -> ray.data.DataContext:
+def _context(resources: Resources) -> ray.data.DataContext:
     """All settings of Ray Data that tagging relies on."""
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = resources.block_bytes
@@ -320,13 +188,6 @@ def _context(resources: Resources, filesystem: Any, path: str) -> ray.data.DataC
         # Reserved shares of so few CPUs leave some of them idle.
         context.op_resource_reservation_enabled = False
     bound_queues(context)
-    context.checkpoint_config = CheckpointConfig(
-        id_column=ROW_HASH,
-        checkpoint_path=f"{path}/{tag_run.CHECKPOINT_FOLDER}",
-        delete_checkpoint_on_success=False,
-        override_filesystem=filesystem,
-        checkpoint_manager_cls=_OwnSelection,
-    )
     return context
 
 
@@ -348,10 +209,9 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
     config, columns, archive = plan.config, plan.config.columns, plan.archive
     task_cpus = resources.cpus_per_task
     posts = _read(plan, task_cpus)
-    if len(job.done) or job.wanted is not None:
-        wanted = None if job.wanted is None else ray.put(job.wanted)
+    if len(job.done):
         posts = posts.map_batches(
-            SelectRows(ray.put(job.done), wanted), batch_format="pyarrow", batch_size=None, num_cpus=task_cpus
+            LeaveOut(ray.put(job.done)), batch_format="pyarrow", batch_size=None, num_cpus=task_cpus
         )
     # A row group of a million short posts would be the work of one task: cut it to what fills a block with
     # canvases, and an archive of few posts into a piece or two a CPU.

@@ -17,7 +17,8 @@ import ray.util.metrics
 from mnerqg.archive.jsonlines import LINE_ERROR
 from mnerqg.archive.reading import text_values
 from mnerqg.config import ColumnsConfig
-from mnerqg.distributed.picture_stages import PICTURES, clean
+from mnerqg.distributed.picture_stages import PICTURES
+from mnerqg.errors import one_line
 from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import PreparedPost, merge_pictures
 from mnerqg.queries import EntityQuery
@@ -224,7 +225,7 @@ def _complete(post: TaggedPost, pictures: Sequence[dict[str, Any]], errors: list
         image_status=shown["status"] if shown else "none",
         image_width=shown["width"] if shown else None,
         image_height=shown["height"] if shown else None,
-        error=clean("; ".join(messages)),
+        error="; ".join(messages) or None,
     )
 
 
@@ -255,7 +256,7 @@ def tag_each(tagger: "Tagger", posts: Sequence[PreparedPost]) -> list[TaggedPost
 
 
 def _failed(post: PreparedPost, error: Exception) -> TaggedPost:
-    reason = f"the model raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    reason = f"the model raised {type(error).__name__}: {one_line(error)}"
     failed = TaggedPost(post_id=post.post_id, image_status=post.image_status, error=reason)
     return failed if post.text and post.text.strip() else replace(failed, text_status="empty")
 

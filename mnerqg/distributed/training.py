@@ -3,7 +3,7 @@
 The driver builds the Ray Data input and the trainer; the workers run `train_worker`. What a run leaves under
 its output:
 
-    run.json        configuration, data fingerprint and run name; the same command resumes, another is refused
+    run.json        configuration, queries and data fingerprint; the same command resumes, another is refused
     metrics.jsonl   one line an epoch
     best/ last/ best_grounding/    model directories by validation F1 (FA-VG: Accu@0.5), of the last epoch, by Accu@0.5
     checkpoints-<hash>/            Ray Train's own: models with their training state
@@ -30,7 +30,7 @@ from mnerqg.errors import ConfigError, ModelError, RunError
 from mnerqg.inputs.annotations import choose_annotations
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io import storage
-from mnerqg.io.lock import locked
+from mnerqg.io.run_folder import RunFolder
 from mnerqg.model.build import build_pretrained
 from mnerqg.model.files import check_model, is_model
 from mnerqg.queries import EntityQuery, dump_queries, load_queries
@@ -56,8 +56,9 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
         output: folder of this one run, local (shared by all nodes) or `s3://`.
 
     Raises:
-        ConfigError: `output` belongs to another run or to none, or the cluster is too small.
-        DataError, StorageError, ModelError: unusable input, before any worker starts.
+        ConfigError: the cluster is too small, or there is no box to learn from.
+        DataError, StorageError, ModelError: unusable input, before any worker starts; or `output` belongs to another
+            run or to none.
         RunError: another job is writing into `output`, or training failed more often than `train.max_failures`
             allows.
     """
@@ -72,23 +73,20 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     _check_start(config)
     if not config.train.autoscaling:
         _check_cluster(config.train)
-    name, run = _identify(config, queries, data)
-    if not _is_claimed(output, name, run):
+    asked = _asked(config, queries, data)
+    folder = RunFolder(output, "training run", run_file="run.json")
+    if not folder.check(asked):
         # What is wrong with encoder, backbone or weights is the user's to change; in a worker it would be a failure
         # of the run, tried again and again.
         build_pretrained(config.model, len(queries))
     elif _is_finished(output):
         print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
         return _best(config, output)
-    with locked(output, ray.get_runtime_context().get_node_id()):
-        if not _is_claimed(output, name, run):
-            storage.write_text(
-                storage.join(output, "run.json"), json.dumps({"name": name, **run}, indent=2) + "\n"
-            )
+    with folder.writing(asked):
         if not _is_finished(output):  # by a job that held the lock until now
             job = TrainingJob(dump_config(config), dump_queries(queries), data, output, posts)
             try:
-                _trainer(config, queries, job, name).fit()
+                _trainer(config, queries, job, _run_name(asked)).fit()
             except ray.train.TrainingFailedError as error:
                 raise RunError(
                     f"training failed: {_reason(error)}; the same command resumes from the last checkpoint"
@@ -161,45 +159,22 @@ def check_boxes(config: Config, data: str) -> None:
     )
 
 
-def _identify(config: Config, queries: tuple[EntityQuery, ...], data: str) -> tuple[str, dict[str, Any]]:
-    """The run's name, a hash of configuration and data, and those."""
+def _asked(config: Config, queries: tuple[EntityQuery, ...], data: str) -> dict[str, Any]:
+    """What decides the weights: only a call for the same goes on with a run."""
     settings = config.model_dump(mode="json")
     for key in _PLACEMENT:
         del settings["train"][key]
     del settings["queries"]  # what they say is below; where they lie does not matter
-    run = {
+    return {
         "config": settings,
         "queries": [query.model_dump() for query in queries],
         "data": fingerprint(data, "train", "valid"),
     }
-    name = "checkpoints-" + hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:12]
-    return name, run
 
 
-def _is_claimed(output: str, name: str, run: dict[str, Any]) -> bool:
-    """Whether the run has begun at `output`; ConfigError where anything else has."""
-    uri = storage.join(output, "run.json")
-    if storage.exists(uri):
-        there = _read_run(uri)
-        if there["name"] != name:
-            raise ConfigError(
-                f"{output} holds another run, which differs in {_first_difference(there, run)}; "
-                "give another --output, or the same settings to resume it"
-            )
-        return True
-    if storage.exists(output) and storage.list_files(output):
-        raise ConfigError(f"{output} holds files of no training run; choose an empty or new folder")
-    return False
-
-
-def _read_run(uri: str) -> dict[str, Any]:
-    try:
-        run = json.loads(storage.read_text(uri))
-        if isinstance(run["name"], str):
-            return dict(run)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ConfigError(f"{uri} is damaged; choose another --output, or restore it to resume the run")
+def _run_name(asked: dict[str, Any]) -> str:
+    """By which Ray Train finds its checkpoints again."""
+    return "checkpoints-" + hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _check_cluster(settings: TrainConfig) -> None:
@@ -216,14 +191,6 @@ def _check_cluster(settings: TrainConfig) -> None:
                 f"{needed:g}; lower --train.workers or --train.{kind.lower()}s_per_worker, or set --train.autoscaling "
                 "true where the cluster grows by itself"
             )
-
-
-def _first_difference(there: Any, here: Any, path: str = "") -> str:
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in here:
-            if there.get(key) != here[key]:
-                return _first_difference(there.get(key), here[key], f"{path}.{key}" if path else str(key))
-    return f"{path} ({there!r} there, {here!r} here)"
 
 
 def _trainer(

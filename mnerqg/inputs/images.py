@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from mnerqg.errors import one_line
+
 CANVAS_PADDING_RGB = (123.7, 116.3, 103.5)
 """The colour around the picture, as in FA-VG; on the uint8 canvas it is rounded."""
 
@@ -204,11 +206,11 @@ def _decode(data: bytes, limits: ImageLimits, side: int | None) -> _Decoded:
     except ImageProblem:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageProblem("too_large", _one_line(error)) from error
+        raise ImageProblem("too_large", one_line(error)) from error
     except UnidentifiedImageError as error:
         raise ImageProblem("unreadable", f"not a picture of the formats {', '.join(_FORMATS)}") from error
     except Exception as error:  # decoders raise nearly anything on broken input
-        raise ImageProblem("unreadable", _one_line(error)) from error
+        raise ImageProblem("unreadable", one_line(error)) from error
 
 
 def _draft(image: Image.Image, side: int) -> tuple[float, float, float, float] | None:
@@ -246,7 +248,3 @@ def _from_deep_gray(image: Image.Image) -> Image.Image:
         white = next((value for value in customary if brightest <= value), brightest)
     gray = np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
     return Image.fromarray(gray).convert("RGB")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

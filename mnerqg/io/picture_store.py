@@ -24,12 +24,12 @@ import botocore.exceptions
 import urllib3
 import urllib3.exceptions
 
-from mnerqg.errors import StorageError
-from mnerqg.io.s3 import BAD_CREDENTIALS, NO_CREDENTIALS, UNREACHABLE, error_answer, one_line, s3_client
+from mnerqg.errors import StorageError, one_line
+from mnerqg.io import s3
+from mnerqg.io.s3 import BAD_CREDENTIALS, NO_CREDENTIALS, UNREACHABLE, error_answer, s3_client
 from mnerqg.io.storage import S3Place, join, locate, scheme_of
 from mnerqg.schema import ImageStatus
 
-_PASSING_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "InternalError"}
 _PASSING_ERRNOS = {errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
 _FORBIDDEN_ERRNOS = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR}
 
@@ -228,7 +228,7 @@ def _fetch_s3(place: S3Place, policy: PicturePolicy) -> bytes:
             raise _FetchError("forbidden", one_line(error)) from error
         if http_status == 404:
             raise _FetchError("missing", code) from error
-        if http_status == 429 or http_status >= 500 or code in _PASSING_CODES:
+        if s3.is_passing(code, http_status):
             raise _FetchError("missing", f"{http_status} {code}".strip(), transient=True) from error
         raise _FetchError("missing", one_line(error)) from error
     except NO_CREDENTIALS as error:

@@ -7,19 +7,15 @@ or a log. Every failure is a `StorageError`. For URIs that stand in somebody's p
 """
 
 import errno
-import hashlib
 import os
 import re
 import shutil
-import stat
-import tempfile
-import time
 import urllib.parse
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import boto3.exceptions
@@ -28,11 +24,8 @@ import botocore.session
 import pyarrow.fs
 
 from mnerqg.errors import StorageError
-from mnerqg.io.s3 import UNREACHABLE, configured_endpoint, error_answer, explain, s3_client
-
-_READ_ATTEMPTS = 4
-# Of requests whose answer is of no use any more after a minute.
-_AT_ONCE = {"attempts": 4, "timeout_s": 5}
+from mnerqg.io import s3
+from mnerqg.io.s3 import s3_client
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +47,6 @@ class S3Place:
     def prefix(self) -> str:
         """What the keys of this directory begin with."""
         return f"{self.key.rstrip('/')}/" if self.key.strip("/") else ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Object:
-    key: str
-    size: int
-    etag: str
-    modified: str
 
 
 # ---- URIs ----------------------------------------------------------------------------------------
@@ -86,12 +71,12 @@ def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """
     if isinstance(locate(uri), Path):
         return pyarrow.fs.LocalFileSystem(), path_of(uri)
-    with _reported(uri):
+    with reported(uri):
         session = botocore.session.Session()
         options: dict[str, Any] = {"connect_timeout": 10, "request_timeout": 60}
         if region := session.get_config_variable("region"):
             options["region"] = region
-        if endpoint := configured_endpoint(session):
+        if endpoint := s3.configured_endpoint(session):
             scheme, _, host = endpoint.rpartition("://")
             options |= {"endpoint_override": host.rstrip("/"), "scheme": scheme or "https"}
         # No access key here: an S3FileSystem pickles the one it is given, and Ray pickles filesystems. The
@@ -142,7 +127,7 @@ def locate(uri: str) -> Path | S3Place:
 
 
 @contextmanager
-def _reported(uri: str) -> Iterator[None]:
+def reported(uri: str) -> Iterator[None]:
     """Turns whatever a filesystem or S3 raises into a StorageError of one line."""
     try:
         yield
@@ -166,7 +151,7 @@ def _explain(uri: str, error: BaseException) -> str:
         return f"{error.filename or uri}: permission denied; check the owner and mode of the path"
     if isinstance(error, OSError) and error.strerror:
         return f"{uri}: {error.strerror.lower()}; check the path"
-    return explain(uri, error)
+    return s3.explain(uri, error)
 
 
 # ---- files and directories -----------------------------------------------------------------------
@@ -175,15 +160,15 @@ def _explain(uri: str, error: BaseException) -> str:
 def exists(uri: str) -> bool:
     """Whether a file or a directory stands at `uri`. A missing bucket is a StorageError, not False."""
     place = locate(uri)
-    with _reported(uri):
+    with reported(uri):
         if isinstance(place, Path):
             return place.exists()
         if not place.prefix:
             s3_client().head_bucket(Bucket=place.bucket)
             return True
         # Two requests, since other keys may sort between `a` and `a/`, such as `a-b`.
-        file = [entry.key for entry in _objects(place.bucket, place.key, limit=1)]
-        return file == [place.key] or any(True for _ in _objects(place.bucket, place.prefix, limit=1))
+        file = [entry.key for entry in s3.list_objects(place.bucket, place.key, limit=1)]
+        return file == [place.key] or any(True for _ in s3.list_objects(place.bucket, place.prefix, limit=1))
 
 
 def check_writable(uri: str) -> None:
@@ -192,7 +177,7 @@ def check_writable(uri: str) -> None:
     That is: a local folder above that is none or is not ours to write, or a bucket that is not there.
     """
     place = locate(uri)
-    with _reported(uri):
+    with reported(uri):
         if isinstance(place, S3Place):
             s3_client().head_bucket(Bucket=place.bucket)
             return
@@ -212,7 +197,7 @@ def list_files(uri: str, suffix: str = "", *, recursive: bool = True) -> list[Fi
     to directories are not followed. A file gives itself. Raises StorageError where nothing is.
     """
     place = locate(uri)
-    with _reported(uri):
+    with reported(uri):
         if isinstance(place, Path):
             found = _list_local(place, uri, as_uri=scheme_of(uri) == "file", recursive=recursive)
         else:
@@ -235,10 +220,10 @@ def _list_local(place: Path, uri: str, *, as_uri: bool, recursive: bool) -> list
 
 def _list_s3(place: S3Place, uri: str, *, recursive: bool) -> list[FileEntry]:
     if place.key and not place.key.endswith("/"):
-        for entry in _objects(place.bucket, place.key, limit=1):
+        for entry in s3.list_objects(place.bucket, place.key, limit=1):
             if entry.key == place.key:
                 return [FileEntry(uri, entry.size)]
-    objects = list(_objects(place.bucket, place.prefix, recursive=recursive))
+    objects = list(s3.list_objects(place.bucket, place.prefix, recursive=recursive))
     if not objects and place.prefix and not exists(uri):
         raise StorageError(f"{uri} does not exist; check the URI")
     return [
@@ -257,37 +242,24 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def _objects(
-    bucket: str, prefix: str, limit: int | None = None, *, recursive: bool = True
-) -> Iterator[_Object]:
-    pages = s3_client().get_paginator("list_objects_v2")
-    paging = {"MaxItems": limit, "PageSize": limit} if limit else {}
-    folders = {} if recursive else {"Delimiter": "/"}
-    for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig=paging, **folders):
-        for entry in page.get("Contents", []):
-            yield _Object(entry["Key"], entry["Size"], entry.get("ETag", ""), str(entry.get("LastModified")))
-
-
 def read_bytes(uri: str) -> bytes:
     """The contents of a file. Raises StorageError where it is missing."""
     place = locate(uri)
-    with _reported(uri):
-        return place.read_bytes() if isinstance(place, Path) else _read_object(place)
+    with reported(uri):
+        return place.read_bytes() if isinstance(place, Path) else s3.read_object(place.bucket, place.key)
 
 
-def _read_object(place: S3Place) -> bytes:
-    """An object's bytes. The client tries again only up to the headers; here, a body that ends early, too."""
-    attempt = 1
-    while True:
-        try:
-            with s3_client().get_object(Bucket=place.bucket, Key=place.key)["Body"] as body:
-                data: bytes = body.read()
-                return data
-        except (*UNREACHABLE, botocore.exceptions.IncompleteReadError):
-            if attempt == _READ_ATTEMPTS:
-                raise
-            time.sleep(0.1 * 2**attempt)
-            attempt += 1
+def read_range(uri: str, start: int, stop: int) -> bytes:
+    """The bytes of a file from `start` up to `stop`; fewer where it ends before. Raises StorageError."""
+    place = locate(uri)
+    if stop <= start:
+        return b""
+    with reported(uri):
+        if isinstance(place, S3Place):
+            return s3.read_object(place.bucket, place.key, (start, stop))
+        with place.open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
 
 
 @contextmanager
@@ -297,7 +269,7 @@ def open_stream(uri: str) -> Iterator[BinaryIO]:
     Raises StorageError, for what a read in the `with` block raises, too.
     """
     place = locate(uri)
-    with _reported(uri):
+    with reported(uri):
         if isinstance(place, Path):
             stream: Any = place.open("rb")
         else:
@@ -312,7 +284,7 @@ def open_stream(uri: str) -> Iterator[BinaryIO]:
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes a file as a whole or not at all; parent directories are created. Raises StorageError."""
     place = locate(uri)
-    with _reported(uri):
+    with reported(uri):
         if isinstance(place, Path):
             with _replacing(place) as temporary:
                 temporary.write_bytes(data)
@@ -352,36 +324,19 @@ def read_with_etag(uri: str) -> tuple[str, str] | None:
     For s3:// only. Raises StorageError.
     """
     place = _object_at(uri)
-    with _reported(uri):
-        try:
-            answer = s3_client(**_AT_ONCE).get_object(Bucket=place.bucket, Key=place.key)
-            return answer["Body"].read().decode("utf-8", "replace"), answer["ETag"]
-        except botocore.exceptions.ClientError as error:
-            if error_answer(error)[0] == "NoSuchKey":
-                return None
-            raise
+    with reported(uri):
+        return s3.read_with_etag(place.bucket, place.key)
 
 
 def write_if_etag(uri: str, text: str, etag: str | None) -> str | None:
     """Writes an object that is still as `etag` says, or is not there where that is None; within seconds or not at all.
 
-    For s3:// only.
-    Returns the new ETag, or None where the object was another one: then nothing is written. Raises StorageError.
+    For s3:// only. Returns the new ETag, or None where the object was another one: then nothing is written. Raises
+    StorageError.
     """
     place = _object_at(uri)
-    # Without its quotation marks: older Ceph gateways compare them, too.
-    condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag.strip('"')}
-    with _reported(uri):
-        try:
-            answer = s3_client(**_AT_ONCE).put_object(
-                Bucket=place.bucket, Key=place.key, Body=text.encode("utf-8"), **condition
-            )
-            return str(answer["ETag"])
-        except botocore.exceptions.ClientError as error:
-            code, status = error_answer(error)
-            if status in (409, 412) or code == "NoSuchKey":
-                return None
-            raise
+    with reported(uri):
+        return s3.write_if_etag(place.bucket, place.key, text, etag)
 
 
 def _object_at(uri: str) -> S3Place:
@@ -393,7 +348,7 @@ def _object_at(uri: str) -> S3Place:
 def delete_file(uri: str) -> None:
     """Deletes a file; none there is fine. Raises StorageError."""
     place = locate(uri)
-    with _reported(uri):
+    with reported(uri):
         if isinstance(place, Path):
             place.unlink(missing_ok=True)
         else:
@@ -403,7 +358,7 @@ def delete_file(uri: str) -> None:
 def copy_file(source: str, target: str) -> None:
     """Copies a file as a whole, within a store on the store's side. Raises StorageError."""
     old, new = locate(source), locate(target)
-    with _reported(source):
+    with reported(source):
         if isinstance(old, Path) and isinstance(new, Path):
             with _replacing(new) as temporary:
                 shutil.copyfile(old, temporary)
@@ -419,7 +374,7 @@ def delete_directory(uri: str, *, keep: str | None = None) -> None:
     Raises StorageError for a file, for a whole bucket and for the root of the machine.
     """
     place = locate(uri)
-    with _reported(uri):
+    with reported(uri):
         if isinstance(place, Path):
             if place.absolute() == Path(place.absolute().anchor):
                 raise StorageError(
@@ -437,73 +392,6 @@ def delete_directory(uri: str, *, keep: str | None = None) -> None:
         if not place.prefix:
             raise StorageError(f"{uri} is a whole bucket, which is not deleted; name a prefix in it")
         kept = None if keep is None else place.prefix + keep
-        keys = [entry.key for entry in _objects(place.bucket, place.prefix) if entry.key != kept]
-        for first in range(0, len(keys), 1000):  # the most that one request may name
-            batch = [{"Key": key} for key in keys[first : first + 1000]]
-            answer = s3_client().delete_objects(Bucket=place.bucket, Delete={"Objects": batch, "Quiet": True})
-            for failure in answer.get("Errors", []):
-                raise StorageError(f"s3://{place.bucket}/{failure['Key']} was not deleted: {failure['Code']}")
-
-
-def download_directory(uri: str) -> Path:
-    """A local directory with the files of `uri`, to be read only. A local one is given as it is.
-
-    A remote one is copied, once per state of its files, into this user's cache in the temporary directory.
-    Any number of processes may ask at once: each downloads apart, and the first to finish is kept. Raises
-    StorageError.
-    """
-    place = locate(uri)
-    with _reported(uri):
-        if isinstance(place, Path):
-            if not place.is_dir():
-                raise StorageError(f"{uri} does not exist or is not a directory; check the path")
-            return place
-        objects = [entry for entry in _objects(place.bucket, place.prefix) if not entry.key.endswith("/")]
-        if not objects:
-            raise StorageError(f"{uri} does not exist or is empty; check the URI")
-        return _cached_copy(place, objects)
-
-
-def _cached_copy(place: S3Place, objects: list[_Object]) -> Path:
-    cache = _cache_directory()
-    client = s3_client()
-    state = repr((client.meta.endpoint_url, place.bucket, place.prefix, objects))
-    target = cache / hashlib.sha256(state.encode()).hexdigest()[:32]
-    files = {_inside(target, entry.key[len(place.prefix) :]): entry for entry in objects}
-    if _is_complete(files):
-        return target
-    with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
-        fresh = Path(folder, "fresh")
-        for file, entry in files.items():
-            copy = fresh / file.relative_to(target)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            client.download_file(place.bucket, entry.key, str(copy))
-        if target.exists() and not _is_complete(files):  # something cleaned the temporary directory in part
-            target.replace(Path(folder, "stale"))
-        try:
-            fresh.replace(target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise  # otherwise another process was first, with the same files
-    return target
-
-
-def _cache_directory() -> Path:
-    cache = Path(tempfile.gettempdir(), f"mnerqg-{os.getuid()}")
-    cache.mkdir(mode=0o700, exist_ok=True)
-    status = cache.lstat()
-    # The temporary directory is everybody's: another user could have put a model there for us to load.
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise StorageError(f"{cache} is not a private directory of this user; remove it or set TMPDIR")
-    return cache
-
-
-def _inside(folder: Path, relative: str) -> Path:
-    parts = PurePosixPath(relative).parts
-    if not parts or relative.startswith("/") or ".." in parts:
-        raise StorageError(f"the key …/{relative} cannot be a file in a directory; rename the object")
-    return folder.joinpath(*parts)
-
-
-def _is_complete(files: dict[Path, _Object]) -> bool:
-    return all(file.is_file() and file.stat().st_size == entry.size for file, entry in files.items())
+        keys = [entry.key for entry in s3.list_objects(place.bucket, place.prefix) if entry.key != kept]
+        for key, code in s3.delete_objects(place.bucket, keys):
+            raise StorageError(f"s3://{place.bucket}/{key} was not deleted: {code}")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mnerqg.config import Config
 from mnerqg.config_files import dump_config
-from mnerqg.errors import ModelError
+from mnerqg.errors import ModelError, one_line
 from mnerqg.inputs.text import TextEncoder, load_tokenizer
 from mnerqg.model.build import Network, build_empty
 from mnerqg.model.files import (
@@ -93,9 +93,7 @@ def load_weights(model: Network, path: Path) -> None:
         weights = safetensors.torch.load_file(path)
         model.load_state_dict(weights)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise ModelError(
-            f"{path.name} does not hold this model's weights: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise ModelError(f"{path.name} does not hold this model's weights: {one_line(error)}") from None
 
 
 def start_weights(model: Network, uri: str) -> None:

@@ -23,6 +23,7 @@ from mnerqg.config import Config
 from mnerqg.config_files import load_config
 from mnerqg.errors import ModelError
 from mnerqg.io import storage
+from mnerqg.io.downloads import download_directory
 from mnerqg.queries import EntityQuery, dump_queries, parse_queries
 
 FORMAT_VERSION = 2
@@ -54,7 +55,7 @@ def check_model(uri: str, asked: tuple[EntityQuery, ...] | None = None) -> Model
         ModelError: a file missing or damaged, another format version, or queries that it cannot be asked.
         StorageError: the URI cannot be read.
     """
-    directory = storage.download_directory(uri)
+    directory = download_directory(uri)
     for name in (
         MANIFEST_FILE,
         *_DIGESTED,

@@ -1,12 +1,12 @@
-"""What a death leaves behind, in every shape, is put right by `reconcile`."""
+"""What a death leaves behind, in every shape, is put right by `reconcile`; what is not there is then tagged again."""
 
 import json
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,25 +14,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnerqg.archive.counts import TagCounts
+from mnerqg.archive.reading import Archive
 from mnerqg.archive.run import (
-    CHECKPOINT_FOLDER,
-    RunIdentity,
+    MANIFEST_FILE,
+    asked,
     check_base,
-    check_state,
-    claim,
     finish,
     judge,
-    read_state,
+    keep_good_rows,
     reconcile,
-    retryable_rows,
-    take_over,
+    tags_folder,
 )
 from mnerqg.errors import DataError, RunError, StorageError
 from mnerqg.io import storage
-from mnerqg.io.lock import LOCK_FILE
 from mnerqg.schema import tags_schema
 
-IDENTITY = RunIdentity(model_id="m", archive="a", digest="d", rows=6)
+ARCHIVE = Archive(
+    uri="a",
+    folder="a",
+    files=(storage.FileEntry("a/0.parquet", 9),),
+    rows=6,
+    format="parquet",
+    pictures="none",
+    pass_through=(),
+)
+ASKED = asked("m", ARCHIVE, {"pictures": {"max_bytes": 9}}, None)
 
 
 def tags(ids: list[int], **columns: Any) -> pa.Table:
@@ -58,114 +64,127 @@ def put(uri: str, table: pa.Table) -> None:
     storage.write_bytes(uri, buffer.getvalue().to_pybytes())
 
 
-def write(output: str, name: str, ids: list[int], *, files: int = 1, state: str = "committed") -> None:
-    """One write of Ray's in one of the states that a death can leave it in."""
-    id_table = pa.table({"row_hash": pa.array(ids, pa.uint64())})
-    checkpoint = storage.join(output, CHECKPOINT_FOLDER)
-    if state in ("committed", "twin", "no tags", "cut tags", "lost file"):
-        put(storage.join(checkpoint, f"{name}.parquet"), id_table)
-    if state in ("pending", "twin", "pending only"):
-        put(storage.join(checkpoint, f"{name}.pending.parquet"), id_table)
-    for number, part in enumerate(np.array_split(ids, files)):
-        uri = storage.join(output, f"{name}-{number}.parquet")
-        if state not in ("pending only", "no tags") and not (state == "lost file" and number == 0):
-            put(uri, tags([int(one) for one in part]))
-    if state == "cut tags":
-        uri = storage.join(output, f"{name}-0.parquet")
+def write(output: str, **files: list[int]) -> None:
+    """Files of tags by name; an underscore stands for the dash before a number."""
+    for name, ids in files.items():
+        put(storage.join(output, f"{name.replace('_', '-')}.parquet"), tags(ids))
+
+
+def tear(output: str, *names: str) -> None:
+    """As a writer that was killed leaves a file, or one that raised ends its upload."""
+    for name in names:
+        uri = storage.join(output, f"{name}.parquet")
         storage.write_bytes(uri, storage.read_bytes(uri)[:-9])
 
 
-STATES = ("committed", "pending", "twin", "pending only", "orphan", "no tags", "cut tags", "lost file")
+def there(output: str) -> dict[str, list[int]]:
+    """The rows of each file."""
+    found = {}
+    for entry in storage.list_files(output, ".parquet"):
+        filesystem, path = storage.filesystem(entry.uri)
+        rows = pq.read_table(path, filesystem=filesystem, partitioning=None)["row_hash"].to_pylist()
+        found[entry.uri.removeprefix(output + "/").removesuffix(".parquet")] = rows
+    return found
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.tuples(st.sampled_from(STATES), st.integers(1, 3), st.integers(1, 5)), max_size=6))
-def test_what_counts_is_whole(writes: list[tuple[str, int, int]]) -> None:
+@pytest.fixture(params=["local", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    base = request.getfixturevalue("s3_bucket") if request.param == "s3" else str(tmp_path)
+    return f"{base}/tags"
+
+
+# ---- what is done --------------------------------------------------------------------------------
+
+FILE = st.tuples(st.lists(st.integers(0, 30), min_size=1, max_size=6, unique=True), st.booleans())
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(FILE, max_size=7))
+def test_every_row_that_is_done_lies_in_one_whole_file(files: list[tuple[list[int], bool]]) -> None:
     with tempfile.TemporaryDirectory() as output:
-        safe: list[int] = []
-        for number, (state, files, rows) in enumerate(writes):
-            ids = [100 * number + row for row in range(max(rows, files))]
-            write(output, f"w{number}_000000", ids, files=files, state=state)
-            safe += ids if state in ("committed", "twin") else []
+        for number, (ids, torn) in enumerate(files):
+            write(output, **{f"w_{number}": ids})
+            if torn:
+                tear(output, f"w-{number}")
+        whole = [set(ids) for ids, torn in files if not torn]
+        times = Counter(one for ids in whole for one in ids)
+        single = {one for ids in whole if all(times[one] == 1 for one in ids) for one in ids}
         for _ in range(2):  # and a second look finds nothing to do
-            assert reconcile(output).tolist() == sorted(safe)
-            left = [pq.read_table(entry.uri) for entry in storage.list_files(output, ".parquet")]
-            assert sorted(one for table in left for one in table["row_hash"].to_pylist()) == sorted(safe)
-            assert not list(Path(output).rglob("*pending*"))
+            done = reconcile(output).tolist()
+            assert done == sorted(one for ids in there(output).values() for one in ids)
+            assert single <= set(done) <= set(times)
+            assert len(set(done)) == len(done)
+        if whole:  # at least one of those with rows in common stays
+            assert done
 
 
-def test_reconcile_on_s3(s3_bucket: str) -> None:
-    output = f"{s3_bucket}/tags"
-    for number, state in enumerate(STATES):
-        write(output, f"w{number}_000000", [10 * number, 10 * number + 1], files=2, state=state)
-    assert reconcile(output).tolist() == [0, 1, 20, 21]
-    names = [entry.uri.rpartition("/")[2] for entry in storage.list_files(output, ".parquet")]
-    assert names == [f"w{number}_000000-{part}.parquet" for number in (0, 2) for part in (0, 1)]
+def test_nothing_yet(output: str) -> None:
+    assert reconcile(output).tolist() == []
 
 
-def test_of_two_writes_with_a_row_in_common_one_counts(tmp_path: Path) -> None:
-    output = str(tmp_path)
-    for name, ids in (("a", [1, 2, 3]), ("b", [4, 5]), ("c", [3, 6]), ("d", [6, 7]), ("e", [5, 8])):
-        write(output, f"{name}_000000", ids)
+def test_a_kill_between_two_files_of_a_write(output: str) -> None:
+    """Of three files the first was there, the second under way, the third not begun."""
+    write(output, w_000003_0=[1, 2], w_000003_1=[3, 4])
+    tear(output, "w-000003-1")
+    assert reconcile(output).tolist() == [1, 2]
+    assert there(output) == {"w-000003-0": [1, 2]}
+
+
+def test_a_write_that_is_tried_again_and_cuts_its_rows_otherwise(output: str) -> None:
+    """The second try has replaced the first file of the first one, and then died as well."""
+    write(output, w_0=[1, 2, 3], w_1=[4, 5, 6])
+    write(output, w_0=[1, 3, 5])
+    assert reconcile(output).tolist() == [1, 3, 5]
+    assert there(output) == {"w-0": [1, 3, 5]}
+
+
+def test_a_write_that_is_tried_again_while_the_first_try_goes_on(output: str) -> None:
+    """On a node that counts as lost: its last file comes after those of the second try."""
+    write(output, w_0=[1, 3, 5], w_1=[2, 4, 6], v_0=[7, 8])
+    write(output, w_1=[4, 5, 6])
+    assert reconcile(output).tolist() == [1, 3, 5, 7, 8]
+    write(output, x_0=[2, 4, 6])  # which is what is then tagged again
+    assert reconcile(output).tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_of_files_with_a_row_in_common_one_counts(output: str) -> None:
+    write(output, a=[1, 2, 3], b=[4, 5], c=[3, 6], d=[6, 7], e=[5, 8], f=[9, 9])
     assert reconcile(output).tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert sorted(path.name[0] for path in tmp_path.glob("*.parquet")) == ["a", "b", "d"]
+    assert list(there(output)) == ["a", "b", "d"]
 
 
-def test_claim_resume_and_restart(tmp_path: Path) -> None:
-    output = str(tmp_path / "tags")
-    first = claim(output, IDENTITY, {"model": "x"}, restart=False)
-    assert claim(output, IDENTITY, {}, restart=False) == first
-    assert json.loads((tmp_path / "tags" / "_run.json").read_text())["request"] == {"model": "x"}
-    for name, words in (
-        ("model_id", "model: m there, z now"),
-        ("digest", r"files of the archive, columns or pictures\.\* settings"),
+def test_files_in_hive_folders(output: str) -> None:
+    for folder, files in {
+        "lang=en": {"w_0": [1, 2], "w_1": [3]},
+        "lang=__HIVE_DEFAULT_PARTITION__": {"w_0": [4], "x_0": [3, 5]},
+        "lang=a b": {"w_0": [6]},
+    }.items():
+        write(f"{output}/{folder}", **files)
+    tear(output, "lang=en/w-1", "lang=a b/w-0")
+    assert reconcile(output).tolist() == [1, 2, 3, 4, 5]
+    assert set(there(output)) == {
+        "lang=en/w-0", "lang=__HIVE_DEFAULT_PARTITION__/w-0", "lang=__HIVE_DEFAULT_PARTITION__/x-0",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1 and no more", b"PAR1" + bytes(100) + b"PAR1"])
+def test_torn_files_of_every_kind(output: str, data: bytes) -> None:
+    write(output, w_0=[1])
+    storage.write_bytes(f"{output}/w-1.parquet", data)
+    assert reconcile(output).tolist() == [1]
+    assert list(there(output)) == ["w-0"]
+
+
+def test_a_whole_file_of_something_else_is_not_deleted(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "mine.parquet")
+    with pytest.raises(
+        StorageError, match=r"mine\.parquet holds no tags \(no column row_hash\); move it elsewhere"
     ):
-        other = replace(IDENTITY, **{name: "z"})
-        with pytest.raises(StorageError, match=f"something else .{words}.; choose .* --restart"):
-            claim(output, other, {}, restart=False)
-    write(output, "w_000000", [1, 2])
-    (tmp_path / "tags" / LOCK_FILE).write_text("held by this job")
-    second = claim(output, replace(IDENTITY, model_id="z"), {}, restart=True)
-    assert second != first
-    assert {path.name for path in (tmp_path / "tags").iterdir()} == {"_run.json", LOCK_FILE}
+        reconcile(str(tmp_path))
+    assert (tmp_path / "mine.parquet").exists()
 
 
-def test_restart_of_nothing_leaves_what_is_hidden(tmp_path: Path) -> None:
-    (tmp_path / ".keep").write_text("mine")
-    claim(str(tmp_path), IDENTITY, {}, restart=True)
-    assert (tmp_path / ".keep").read_text() == "mine"
-
-
-def test_finish(tmp_path: Path) -> None:
-    output = str(tmp_path / "tags")
-    claim(output, IDENTITY, {}, restart=False)
-    write(output, "w_000000", [1, 2, 3], files=2)
-    with pytest.raises(RunError, match=r"holds 3 rows \(0 of them double\) for the 6 posts"):
-        finish(output, IDENTITY, {}, max_failed=0)
-    write(output, "x_000000", [3, 4, 5])
-    with pytest.raises(RunError, match=r"holds 6 rows \(1 of them double\) for the 6 posts"):
-        finish(output, IDENTITY, {}, max_failed=0)
-    assert sorted(path.name for path in (tmp_path / "tags").glob("_*")) == ["_checkpoint", "_run.json"]
-    write(output, "x_000000", [4, 5, 6])
-    manifest = finish(output, IDENTITY, {"run_id": "r"}, max_failed=0)
-    assert (manifest["rows"], manifest["run_id"], manifest["failure"]) == (6, "r", None)
-    assert [(file["name"], file["rows"]) for file in manifest["files"]] == [
-        ("w_000000-0.parquet", 2), ("w_000000-1.parquet", 1), ("x_000000-0.parquet", 3),
-    ]  # fmt: skip
-    state = read_state(output)
-    assert state.manifest == manifest
-    assert not (tmp_path / "tags" / "_checkpoint").exists()
-    with pytest.raises(StorageError, match="which --restart never touches"):
-        check_state(output, state, IDENTITY, restart=True)
-    with pytest.raises(StorageError, match="holds a finished run"):
-        claim(output, IDENTITY, {}, restart=False)
-
-
-def test_damaged_run_file(tmp_path: Path) -> None:
-    for text in ("{", "{}", '{"run_id": "x", "identity": {"a": 1}}'):
-        (tmp_path / "_run.json").write_text(text)
-        with pytest.raises(StorageError, match=r"_run\.json .* is damaged"):
-            read_state(str(tmp_path))
+# ---- repairing an earlier run ----------------------------------------------------------------------
 
 
 def failed(ids: list[int], statuses: list[str], retryable: list[bool]) -> pa.Table:
@@ -176,42 +195,86 @@ def failed(ids: list[int], statuses: list[str], retryable: list[bool]) -> pa.Tab
     return tags(ids, image_status=statuses, retryable=retryable, error=errors)
 
 
+def test_a_repair_goes_on_where_its_copying_was_killed(output: str) -> None:
+    """What was copied is left as it is; the rows worth a retry are then what is not there."""
+    base, target = f"{output}/first", f"{output}/second"
+    write(base, a=[1, 2])
+    write(f"{base}/lang=a b", b=[3], kept_c=[4, 5])
+    put(f"{base}/d.parquet", failed([6, 7, 8], ["ok", "missing", "none"], [False, True, False]))
+    put(f"{base}/e.parquet", failed([9], ["missing"], [True]))
+    keep_good_rows(base, target)
+    kept = {"kept-a": [1, 2], "kept-d": [6, 8], "lang=a b/kept-b": [3], "lang=a b/kept-kept-c": [4, 5]}
+    assert there(target) == kept
+    # Were it copied again, these rows would be those of the first run.
+    put(f"{target}/kept-a.parquet", tags([1, 2, 99]))
+    storage.delete_file(f"{target}/lang=a b/kept-b.parquet")
+    keep_good_rows(base, target)
+    assert there(target) == kept | {"kept-a": [1, 2, 99]}
+    write(target, a_0=[7, 8])  # of two files with the same row, the one that was taken over stays
+    assert reconcile(target).tolist() == [1, 2, 3, 4, 5, 6, 8, 99]
+
+
+def test_what_can_be_repaired(tmp_path: Path) -> None:
+    output = str(tmp_path / "tags")
+    with pytest.raises(StorageError, match=r"--retry-failed .* is no tagging run"):
+        check_base(output, ASKED)
+    folder = tags_folder(output)
+    with folder.writing(ASKED):
+        with pytest.raises(StorageError, match="is not complete"):
+            check_base(output, ASKED)
+        write(output, w_0=[1, 2, 3, 4, 5, 6])
+        finish(folder, ARCHIVE, {}, max_failed=0)
+    with pytest.raises(DataError, match="no rows that failed for a passing reason"):
+        check_base(output, ASKED)
+    words = (
+        r"^--retry-failed \S+ holds another tagging run \(pictures\.max_bytes: 9 there, 8 now\); .* folder$"
+    )
+    with pytest.raises(StorageError, match=words):
+        check_base(output, ASKED | {"pictures": {"max_bytes": 8}})
+
+
+# ---- the end -------------------------------------------------------------------------------------
+
+
+def test_finish(tmp_path: Path) -> None:
+    output = str(tmp_path / "tags")
+    folder = tags_folder(output)
+    with folder.writing(ASKED):
+        write(output, w_0=[1, 2], w_1=[3])
+        with pytest.raises(RunError, match=r"holds 3 rows \(0 of them double\) for the 6 posts"):
+            finish(folder, ARCHIVE, {}, max_failed=0)
+        write(output, x_0=[3, 4, 5])
+        with pytest.raises(RunError, match=r"holds 6 rows \(1 of them double\) for the 6 posts"):
+            finish(folder, ARCHIVE, {}, max_failed=0)
+        assert sorted(path.name for path in (tmp_path / "tags").glob("_*")) == ["_lock.json", "_run.json"]
+        write(output, x_0=[4, 5, 6])
+        manifest = finish(folder, ARCHIVE, {"run_id": "r"}, max_failed=0)
+    assert (manifest["rows"], manifest["run_id"], manifest["failure"]) == (6, "r", None)
+    assert [(file["name"], file["rows"]) for file in manifest["files"]] == [
+        ("w-0.parquet", 2), ("w-1.parquet", 1), ("x-0.parquet", 3),
+    ]  # fmt: skip
+    assert folder.result() == manifest
+
+
 def test_too_many_failures_then_accepted(tmp_path: Path) -> None:
     output = str(tmp_path / "tags")
-    identity = replace(IDENTITY, rows=4)
-    claim(output, identity, {}, restart=False)
-    put(
-        f"{output}/kept-a-0.parquet",
-        failed([1, 2, 3, 4], ["ok", "missing", "missing", "none"], [False, True, False, False]),
-    )
-    words = r"2 of 3 pictures failed \(66\.7%, more than 50\.0%\): 2 x missing N; all rows .*--retry-failed"
-    with pytest.raises(RunError, match=words):
-        finish(output, identity, {}, max_failed=0.5)
-    assert not (tmp_path / "tags" / "_SUCCESS").exists()
-    assert json.loads((tmp_path / "tags" / "_manifest.json").read_text())["failure"].startswith("2 of 3")
-    assert not read_state(output).finished
-    check_base(output, replace(identity, base=None))
-    assert retryable_rows(output).tolist() == [2]
-    target = str(tmp_path / "again")
-    take_over(output, target)
-    take_over(output, target)
-    assert pq.read_table(f"{target}/kept-kept-a-0.parquet")["row_hash"].to_pylist() == [1, 3, 4]
-    assert finish(output, identity, {}, max_failed=0.7)["failure"] is None
-    with pytest.raises(StorageError, match=r"something else .model: m there, z now"):
-        check_base(output, replace(identity, model_id="z"))
-
-
-def test_nothing_to_retry(tmp_path: Path) -> None:
-    output = str(tmp_path / "tags")
-    with pytest.raises(StorageError, match="is no tagging run"):
-        check_base(output, IDENTITY)
-    claim(output, IDENTITY, {}, restart=False)
-    with pytest.raises(StorageError, match="is not complete"):
-        check_base(output, IDENTITY)
-    write(output, "w_000000", [1, 2, 3, 4, 5, 6])
-    finish(output, IDENTITY, {}, max_failed=0)
-    with pytest.raises(DataError, match="no rows that failed for a passing reason"):
-        check_base(output, IDENTITY)
+    folder, archive = tags_folder(output), replace(ARCHIVE, rows=4)
+    with folder.writing(ASKED):
+        put(
+            f"{output}/kept-a-0.parquet",
+            failed([1, 2, 3, 4], ["ok", "missing", "missing", "none"], [False, True, False, False]),
+        )
+        words = (
+            r"2 of 3 pictures failed \(66\.7%, more than 50\.0%\): 2 x missing N; all rows .*--retry-failed"
+        )
+        with pytest.raises(RunError, match=words):
+            finish(folder, archive, {}, max_failed=0.5)
+        assert json.loads((tmp_path / "tags" / MANIFEST_FILE).read_text())["failure"].startswith("2 of 3")
+        assert folder.result() is None
+        check_base(output, ASKED)
+        check_base(output, ASKED | {"retry_failed": "what is compared with this"})
+        assert finish(folder, archive, {}, max_failed=0.7)["failure"] is None
+        assert folder.result() is not None
 
 
 def test_model_that_raises_on_many_posts() -> None:

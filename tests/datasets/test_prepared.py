@@ -143,13 +143,13 @@ def test_a_footer_is_read_once(data: Path, look: Look, monkeypatch: pytest.Monke
     opened = []
 
     class Counted(pq.ParquetFile):
-        def __init__(self, source: str, **options: Any) -> None:
+        def __init__(self, source: Any) -> None:
             opened.append(source)
-            super().__init__(source, **options)
+            super().__init__(source)
 
     monkeypatch.setattr(pq, "ParquetFile", Counted)
     look(str(data), "train")
-    assert sorted(opened) == [str(data / "train" / f"part-{number}.parquet") for number in range(2)]
+    assert len(opened) == 2
 
 
 def test_the_fingerprint_follows_the_files_not_their_place(data: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from mnerqg.config import ActorsConfig
 from mnerqg.datasets.prepared import LABELS_FILE, is_labelled, read_posts, write_split
 from mnerqg.distributed.labelling import label, summarise
-from mnerqg.errors import ConfigError
+from mnerqg.errors import ConfigError, RunError, StorageError
 from mnerqg.io import storage
+from mnerqg.io.lock import LOCK_FILE, locked
 from mnerqg.queries import load_queries
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
@@ -89,9 +90,6 @@ def test_every_post_with_a_picture_gets_a_box_of_every_type(
 
     # As a kill leaves it: the files that are there stay, only the missing ones are written.
     storage.delete_file(f"{output}/{LABELS_FILE}")
-    storage.write_text(
-        f"{output}/_labelling.json", json.dumps({key: labels[key] for key in ("model_id", "data")})
-    )
     storage.delete_file(f"{output}/train/part-00002.parquet")
     kept = modified(output)
     assert label(str(tiny_model), data, output, CONFIG) == labels
@@ -101,7 +99,7 @@ def test_every_post_with_a_picture_gets_a_box_of_every_type(
     assert storage.list_files(output) == before  # sizes, too
 
     write_split(posts(2), f"{s3_bucket}/other/train")
-    with pytest.raises(ConfigError, match="holds labels of something else"):
+    with pytest.raises(StorageError, match=r"holds another labelling run \(data: \S+ there, \S+ now\)"):
         label(str(tiny_model), f"{s3_bucket}/other", output, CONFIG)
 
 
@@ -110,10 +108,18 @@ def test_labelling_a_dataset_into_itself(tiny_model: Path, tmp_path: Path) -> No
     write_split(posts(3), str(data / "train"))
     before = sorted(data.rglob("*"))
     for output in (f"{data}/", f"file://{data}", f"{tmp_path}/x/../data"):
-        with pytest.raises(ConfigError, match="holds files that are no labels"):
+        with pytest.raises(StorageError, match="holds files of no labelling run"):
             label(str(tiny_model), str(data), output, CONFIG)
     assert sorted(data.rglob("*")) == before
     assert not is_labelled(str(data))
+
+
+def test_a_second_labelling_into_the_same_output_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    write_split(posts(3), str(tmp_path / "data" / "train"))
+    output = str(tmp_path / "labelled")
+    with locked(output), pytest.raises(RunError, match="is writing into"):
+        label(str(tiny_model), str(tmp_path / "data"), output, CONFIG)
+    assert [path.name for path in Path(output).iterdir()] == [LOCK_FILE]
 
 
 def test_a_model_that_has_learned_other_types_is_asked_for_those_of_the_posts(

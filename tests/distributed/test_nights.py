@@ -15,7 +15,8 @@ from ray.cluster_utils import Cluster
 
 from mnerqg.archive.run import SUCCESS_FILE
 from mnerqg.config import ColumnsConfig, TagConfig
-from mnerqg.distributed.tagging import plan_tagging, tag_archive
+from mnerqg.distributed.tagging import tag_archive
+from mnerqg.distributed.tagging_plan import plan_tagging
 from mnerqg.errors import RunError
 from mnerqg.io import storage
 from mnerqg.io.lock import LOCK_FILE

@@ -16,8 +16,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from mnerqg.archive.run import MANIFEST_FILE, RUN_FILE, SUCCESS_FILE
+from mnerqg.archive.run import MANIFEST_FILE, SUCCESS_FILE
 from mnerqg.io import storage
+from mnerqg.io.run_folder import RUN_FILE
 from tests import archives
 from tests.archives import assert_same_rows, finished_writes, read_tags, write_archive, write_cheap_archive
 from tests.cheap_tagger import DELAY

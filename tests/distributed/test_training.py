@@ -17,7 +17,7 @@ from mnerqg.config_files import dump_config, load_config
 from mnerqg.datasets.prepared import read_posts, write_split
 from mnerqg.distributed.train_worker import TrainingJob
 from mnerqg.distributed.training import _trainer, check_boxes, train
-from mnerqg.errors import ConfigError, DataError, ModelError, RunError
+from mnerqg.errors import ConfigError, DataError, ModelError, RunError, StorageError
 from mnerqg.inputs.batch import table_to_examples
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io.lock import LOCK_FILE, locked
@@ -132,9 +132,11 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
 
     # The same command again returns at once and writes nothing, not even a lock; other settings are refused, another
     # placement is not.
-    with locked(str(output), "other"):
+    with locked(str(output)):
         assert train(_config(recipe, "--train.workers", "1"), data, str(output))["epoch"] == best["epoch"]
-    with pytest.raises(ConfigError, match=r"train\.lr \(5e-05 there, 0\.1 here\)"):
+    with pytest.raises(
+        StorageError, match=r"another training run \(config\.train\.lr: 5e-05 there, 0\.1 now\)"
+    ):
         train(_config(recipe, "--train.lr", "0.1"), data, str(output))
 
 
@@ -241,14 +243,14 @@ def test_bf16_is_left_to_processors_that_multiply_in_it() -> None:
     [
         ("run.json", "{", "run.json is damaged"),
         ("run.json", '{"config": {}}', "run.json is damaged"),
-        ("notes.txt", "mine", "holds files of no training run"),
+        ("notes.txt", "mine", "holds files of no training run; choose"),
     ],
 )
 def test_an_output_of_something_else_is_left_alone(
     ray_cluster: None, recipe: Path, data: str, tmp_path: Path, name: str, content: str, message: str
 ) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(StorageError, match=message):
         train(_config(recipe), data, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == content
@@ -258,6 +260,6 @@ def test_a_second_training_into_the_same_output_is_refused(
     ray_cluster: None, recipe: Path, data: str, tmp_path: Path
 ) -> None:
     """Such as the run that two tables share, both begun at once."""
-    with locked(str(tmp_path / "run"), "other"), pytest.raises(RunError, match="is writing into"):
+    with locked(str(tmp_path / "run")), pytest.raises(RunError, match="is writing into"):
         train(_config(recipe), data, str(tmp_path / "run"))
     assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK_FILE]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ from tests.servers import LOST_ANSWER, faults
 HOLDER = """
 import sys, time
 from mnerqg.io.lock import locked
-with locked(sys.argv[1], "other", renew_s=0.1):
+with locked(sys.argv[1], renew_s=0.1):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -39,8 +41,9 @@ def not_lost() -> None:
 
 
 def take(output: str, silent_s: float) -> None:
-    with locked(output, "here", not_lost, renew_s=0.1, silent_s=silent_s):
-        assert json.loads(storage.read_text(storage.join(output, LOCK_FILE)))["node"] == "here"
+    with locked(output, not_lost, renew_s=0.1, silent_s=silent_s):
+        holder = json.loads(storage.read_text(storage.join(output, LOCK_FILE)))
+        assert holder["process"]["pid"] == os.getpid()
 
 
 @contextmanager
@@ -70,43 +73,63 @@ def test_a_second_job_is_refused(output: str) -> None:
         take(output, silent_s=60)
 
 
-def test_a_dead_job_is_succeeded(output: str) -> None:
+def test_a_job_of_this_machine_that_is_dead_is_not_waited_for(output: str) -> None:
     with held_elsewhere(output) as holder:
         holder.kill()
         holder.wait()
-        take(output, silent_s=1)
+        take(output, silent_s=3600)
 
 
-def test_what_the_cluster_knows_to_be_dead_is_not_waited_for(s3_bucket: str) -> None:
+def test_a_dead_job_whose_parent_has_not_noticed_is_not_waited_for(s3_bucket: str) -> None:
     with held_elsewhere(s3_bucket) as holder:
         holder.kill()
-        holder.wait()
-        started = time.monotonic()
-        with locked(s3_bucket, "here", not_lost, lambda node: node == "other", silent_s=3600):
-            assert time.monotonic() - started < 60
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
+        take(s3_bucket, silent_s=3600)
 
 
-def test_a_job_that_stood_still_is_told(s3_bucket: str) -> None:
-    """As when its machine was suspended: another one has taken over, whose lock it leaves alone."""
+@pytest.mark.parametrize(
+    ("change", "silent_s"),
+    [
+        ({"machine": "another"}, 0.3),  # nothing is known of it: its silence has to be waited for
+        ({"pid": -1}, 0.3),
+        ({"pid": None}, 0.3),
+        ({"started": "0"}, 3600),  # another process has its pid now
+    ],
+)
+def test_who_held_a_lock_is_told_by_machine_pid_and_start(
+    s3_bucket: str, change: dict[str, Any], silent_s: float
+) -> None:
+    uri = storage.join(s3_bucket, LOCK_FILE)
+    with locked(s3_bucket, not_lost):
+        holder = json.loads(storage.read_text(uri))
+    holder["process"] |= change
+    storage.write_text(uri, json.dumps(holder))
+    take(s3_bucket, silent_s)
+
+
+def test_a_job_that_stands_still_is_succeeded_and_ends(s3_bucket: str) -> None:
+    """As when its machine was suspended: after a minute it counts as dead, and when it wakes it learns of that."""
+    with held_elsewhere(s3_bucket) as holder:
+        holder.send_signal(signal.SIGSTOP)
+        with locked(s3_bucket, not_lost, renew_s=0.1, silent_s=1):
+            holder.send_signal(signal.SIGCONT)
+            assert holder.wait(60) == RunError.exit_code
+            assert holder.stderr is not None
+            assert "another job has taken over" in holder.stderr.read()
+
+
+def test_the_lock_of_who_has_taken_over_is_left_alone(s3_bucket: str) -> None:
     uri = storage.join(s3_bucket, LOCK_FILE)
     lost = threading.Event()
-    with locked(s3_bucket, "here", lost.set, renew_s=0.1):
+    with locked(s3_bucket, lost.set, renew_s=0.1):
         storage.write_text(uri, "another's")
         assert lost.wait(60)
     assert storage.read_text(uri) == "another's"
 
 
-def test_a_job_that_was_taken_over_ends(s3_bucket: str) -> None:
-    with held_elsewhere(s3_bucket) as holder:
-        storage.write_text(storage.join(s3_bucket, LOCK_FILE), "another's")
-        assert holder.wait(60) == RunError.exit_code
-        assert holder.stderr is not None
-        assert "another job has taken over" in holder.stderr.read()
-
-
 def test_a_job_whose_lock_was_taken_and_given_back_is_told(s3_bucket: str) -> None:
     lost = threading.Event()
-    with locked(s3_bucket, "here", lost.set, renew_s=0.1):
+    with locked(s3_bucket, lost.set, renew_s=0.1):
         storage.delete_file(storage.join(s3_bucket, LOCK_FILE))
         assert lost.wait(60)
 
@@ -116,7 +139,7 @@ def test_a_store_that_fails_now_and_then(s3_endpoint: str, s3_bucket: str, kinds
     """A request is repeated where its answer was lost: the lock that it finds is its own."""
     with (
         faults(s3_endpoint, share=0.2, kinds=kinds) as proxy,
-        locked(s3_bucket, "here", not_lost, renew_s=0.02),
+        locked(s3_bucket, not_lost, renew_s=0.02),
     ):
         deadline = time.monotonic() + 60
         while sum(proxy.faults.values()) < 10 and time.monotonic() < deadline:
@@ -127,7 +150,7 @@ def test_a_store_that_fails_now_and_then(s3_endpoint: str, s3_bucket: str, kinds
 def test_a_store_that_is_away_for_a_while(s3_endpoint: str, s3_bucket: str) -> None:
     with (
         faults(s3_endpoint, share=0, kinds=("drop",)) as proxy,
-        locked(s3_bucket, "here", not_lost, renew_s=0.02),
+        locked(s3_bucket, not_lost, renew_s=0.02),
     ):
         proxy.share = 1.0
         time.sleep(3)

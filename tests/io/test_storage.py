@@ -1,8 +1,6 @@
 import os
 import pickle
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,62 +157,6 @@ def test_delete_refuses_roots(s3_bucket: str) -> None:
             storage.delete_directory(uri)
 
 
-def test_directories_are_downloaded(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    target = storage.join(base, "model")
-    storage.write_bytes(storage.join(target, "model.bin"), b"m" * 1000)
-    storage.write_bytes(storage.join(target, "training/state.bin"), b"s")
-    local = storage.download_directory(target)
-    assert (local / "model.bin").read_bytes() == b"m" * 1000
-    assert (local / "training" / "state.bin").read_bytes() == b"s"
-    assert storage.download_directory(target + "/") == local
-    storage.write_bytes(storage.join(target, "model.bin"), b"n" * 1000)
-    assert (storage.download_directory(target) / "model.bin").read_bytes() == b"n" * 1000
-    with pytest.raises(StorageError, match="does not exist"):
-        storage.download_directory(storage.join(base, "mod"))
-
-
-def test_download_repairs_a_cache_cleaned_in_part(
-    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    put(s3_bucket, "model/a", b"a")
-    put(s3_bucket, "model/b", b"b")
-    local = storage.download_directory(f"{s3_bucket}/model")
-    (local / "a").unlink()
-    assert storage.download_directory(f"{s3_bucket}/model") == local
-    assert (local / "a").read_bytes() == b"a"
-    assert [path.name for path in local.parent.iterdir()] == [local.name]
-
-
-def test_download_refuses_another_users_cache(
-    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    put(s3_bucket, "model/a")
-    cache = tmp_path / f"mnerqg-{os.getuid()}"
-    cache.mkdir()
-    cache.chmod(0o777)
-    with pytest.raises(StorageError, match="not a private directory"):
-        storage.download_directory(f"{s3_bucket}/model")
-
-
-def test_processes_download_at_once(s3_bucket: str, tmp_path: Path) -> None:
-    for number in range(5):
-        put(s3_bucket, f"model/{number}", b"x" * 100_000)
-    script = (
-        "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
-        "from mnerqg.io import storage; path = storage.download_directory(sys.argv[2])\n"
-        "print(path, sorted((file.name, file.stat().st_size) for file in path.iterdir()))"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path), f"{s3_bucket}/model"]
-    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    outputs = {child.communicate()[0] for child in children}
-    assert [child.returncode for child in children] == [0, 0, 0]
-    assert len(outputs) == 1
-    assert "('4', 100000)" in outputs.pop()
-
-
 def test_write_leaves_nothing_half_written(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()  # a file cannot replace a directory
     with pytest.raises(StorageError, match="target"):
@@ -279,7 +221,6 @@ def test_bad_uris(uri: str, words: str) -> None:
         storage.list_files,
         storage.read_bytes,
         storage.delete_directory,
-        storage.download_directory,
     ]
     for call in calls:
         with pytest.raises(StorageError, match=words) as caught:
@@ -289,7 +230,7 @@ def test_bad_uris(uri: str, words: str) -> None:
 
 def test_missing_bucket(s3_endpoint: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"1")
-    for call in (storage.exists, storage.list_files, storage.read_bytes, storage.download_directory):
+    for call in (storage.exists, storage.list_files, storage.read_bytes):
         with pytest.raises(StorageError, match="bucket does not exist; create it"):
             call("s3://no-such-bucket/x")
     with pytest.raises(StorageError, match="does not exist"):
@@ -326,6 +267,17 @@ def test_no_credentials(s3_server: ScriptedServer, monkeypatch: pytest.MonkeyPat
     for call in (storage.read_bytes, storage.filesystem):
         with pytest.raises(StorageError, match="unheard-of"):
             call("s3://bucket/x")
+
+
+def test_a_body_that_ends_early(s3_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which the client itself takes no notice."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    cut = (200, {"Content-Length": str(len(PICTURE)), "Connection": "close"}, PICTURE[:5])
+    s3_server.script = [cut, cut, (200, {}, PICTURE)]
+    assert storage.read_bytes("s3://bucket/x") == PICTURE
+    s3_server.script = [cut]
+    with pytest.raises(StorageError, match=r"^s3://bucket/x: .*run the same command again$"):
+        storage.read_bytes("s3://bucket/x")
 
 
 def test_unreachable_endpoint(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:

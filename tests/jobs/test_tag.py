@@ -67,7 +67,7 @@ def test_archive_without_pictures_and_words(
     assert f"already done: run {manifest['run_id']} finished at" in capsys.readouterr().out
     with pytest.raises(MnerqgError, match="holds a finished run, which --restart never touches"):
         main([*again, "--restart"])
-    with pytest.raises(MnerqgError, match=r"belongs to a run of something else .*columns or pictures"):
+    with pytest.raises(MnerqgError, match=r"\(columns\.pass_through: \[\"lang\"\] there, \[\] now\)"):
         main(arguments(tiny_model, Path("archive"), Path("tags")))
     assert sorted((file, file.stat().st_mtime_ns) for file in (tmp_path / "tags").rglob("*")) == before
 
@@ -90,9 +90,9 @@ def test_dry_run(tiny_model: Path, archive: Path, tmp_path: Path, capsys: pytest
         assert re.search(rf"^{label} +{value}$", printed, re.MULTILINE), (label, printed)
     assert not (tmp_path / "tags").exists()
     (tmp_path / "tags").mkdir()
-    state = {"run_id": "r1", "identity": {"model_id": "m", "archive": "a", "digest": "d", "rows": 1}}
+    state = {"run_id": "r1", "asked": {"model_id": "m"}}
     (tmp_path / "tags" / "_run.json").write_text(json.dumps(state))
-    check_refusal([*command, "--dry-run"], r"belongs to a run of something else \(model: m there")
+    check_refusal([*command, "--dry-run"], r"holds another tagging run \(model_id: m there")
     main([*command, "--dry-run", "--restart"])
     assert re.search(r"^output +.*/tags \(starts over run r1\)$", capsys.readouterr().out, re.MULTILINE)
     assert json.loads((tmp_path / "tags" / "_run.json").read_text()) == state
@@ -199,7 +199,7 @@ def test_bad_output(tiny_model: Path, archive: Path, tmp_path: Path) -> None:
     (output / "notes.txt").write_text("mine")
     check_refusal(
         arguments(tiny_model, archive, output),
-        "holds files that are no tagging run's; choose another folder or empty",
+        "holds files of no tagging run; choose an empty or new folder",
     )
     assert [path.name for path in output.iterdir()] == ["notes.txt"]
     (tmp_path / "file").write_text("")

@@ -1,0 +1,147 @@
+"""What a tagging run is to do, checked before any cluster is asked for anything; nothing is written (DESIGN §6)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mnerqg.archive import run as tag_run
+from mnerqg.archive.reading import Archive, open_archive
+from mnerqg.config import TagConfig
+from mnerqg.errors import ModelError, StorageError
+from mnerqg.io import storage
+from mnerqg.io.picture_store import PicturePolicy
+from mnerqg.model.files import check_model
+from mnerqg.queries import EntityQuery, asked_queries
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What lies at an output: nothing (no run_id), an unfinished run, or a finished one with its manifest."""
+
+    run_id: str | None = None
+    manifest: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TagPlan:
+    """A run that has passed every check that needs no cluster. All URIs are absolute."""
+
+    config: TagConfig
+    model: str
+    model_id: str
+    queries: tuple[EntityQuery, ...]
+    side: int
+    archive: Archive
+    output: str
+    policy: PicturePolicy
+    asked: dict[str, Any]
+    state: RunState
+    restart: bool = False
+    base: str | None = None
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What was asked for, as the run's directory keeps it."""
+        return {
+            "model": self.model,
+            "model_id": self.model_id,
+            "input": self.archive.uri,
+            "input_files": len(self.archive.files),
+            "output": self.output,
+            "retry_of": self.base,
+            "config": self.config.model_dump(mode="json"),
+        }
+
+
+def plan_tagging(
+    config: TagConfig,
+    model: str,
+    archive: str,
+    output: str,
+    *,
+    restart: bool = False,
+    retry_failed: str | None = None,
+) -> TagPlan:
+    """Check model, archive and output; nothing is written.
+
+    Args:
+        config: settings of the run.
+        model: URI of a model directory.
+        archive: URI of the archive's file, folder or glob.
+        output: URI of a directory: a new one, or that of an earlier call with the same arguments.
+        restart: start over where an unfinished run lies; a finished one is never touched.
+        retry_failed: URI of a complete run of the same model and archive: only its rows whose pictures failed
+            for a passing reason are tagged again, the others are taken over.
+
+    Raises:
+        ModelError, StorageError, DataError, ConfigError: one of them is not what it should be.
+    """
+    model, archive, output = (storage.absolute(uri) for uri in (model, archive, output))
+    base = storage.absolute(retry_failed) if retry_failed else None
+    files = check_model(model, asked_queries(config.queries))
+    if files.config.model.picture == "region":
+        raise ModelError(
+            f"{model} is the second of two stages (model.picture is region): it needs another model's boxes, "
+            "which an archive does not have; tag with a model whose model.picture is whole"
+        )
+    opened = open_archive(archive, config.columns)
+    _check_place(output, opened, base)
+    policy = _policy(config, opened.folder)
+    settings = {
+        "columns": config.columns.model_dump(mode="json"),
+        "pictures": {
+            "roots": policy.roots,
+            "schemes": policy.schemes,
+            "max_bytes": policy.max_bytes,
+            "max_pixels": config.pictures.max_pixels,
+            "max_per_post": config.pictures.max_per_post,
+        },
+    }
+    asked = tag_run.asked(files.model_id, opened, settings, base)
+    if base is not None:
+        tag_run.check_base(base, asked)
+    storage.check_writable(output)
+    folder = tag_run.tags_folder(output)
+    folder.check(asked, restart=restart)
+    return TagPlan(
+        config=config,
+        model=model,
+        model_id=files.model_id,
+        queries=files.queries,
+        side=files.config.model.image_side,
+        archive=opened,
+        output=output,
+        policy=policy,
+        asked=asked,
+        state=RunState((folder.begun() or {}).get("run_id"), folder.result()),
+        restart=restart,
+        base=base,
+    )
+
+
+def _check_place(output: str, archive: Archive, base: str | None) -> None:
+    inside = f"{output.rstrip('/')}/".startswith(f"{archive.folder.rstrip('/')}/")
+    if inside and (archive.uri == archive.folder or "**" in archive.uri):
+        raise StorageError(
+            f"--output {output} lies in the archive {archive.uri}, where the next run would take "
+            "the tags for posts; choose another folder"
+        )
+    if base is not None and base.rstrip("/") == output.rstrip("/"):
+        raise StorageError(
+            f"--output {output} is the run to repair itself, which stays as it is; choose another folder"
+        )
+
+
+def _policy(config: TagConfig, archive_folder: str) -> PicturePolicy:
+    pictures = config.pictures
+    roots = tuple(
+        root if storage.scheme_of(root) in ("http", "https") else storage.absolute(root)
+        for root in pictures.roots
+    )
+    return PicturePolicy(
+        roots=roots or (archive_folder,),
+        schemes=pictures.schemes,
+        max_bytes=pictures.max_bytes,
+        concurrency=pictures.concurrency,
+        attempts=pictures.attempts,
+        timeout_s=pictures.timeout_s,
+    )

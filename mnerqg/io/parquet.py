@@ -1,0 +1,76 @@
+"""Parquet files, read the same way everywhere: what the store says is never told as damage to a file."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mnerqg.errors import DataError, one_line
+from mnerqg.io import storage
+
+
+@contextmanager
+def open_parquet(
+    entry: storage.FileEntry, *, remedy: str = "remove or replace the file"
+) -> Iterator[pq.ParquetFile]:
+    """A Parquet file whose footer has been read, for a `with` block that does nothing but read it.
+
+    Not through pyarrow's own S3: it tries three times, and after many failures only once; small ranges never again.
+    And its errors look like those of a damaged file.
+
+    Args:
+        entry: the file; its size must be what `list_files` found, for the footer is sought at its end.
+        remedy: what to do about a damaged file.
+
+    Raises:
+        StorageError: the store says no, or a connection breaks again and again; whether to try again stands in the
+            message. In the block, too.
+        DataError: the file is no whole Parquet, or a page of it that the block reads is damaged.
+    """
+    try:
+        with pq.ParquetFile(_Ranges(entry)) as file:
+            yield file
+    except pa.ArrowMemoryError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        # Arrow says of a damaged file either, as the damage will have it. What the system says has a number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DataError(f"{entry.uri} is not readable as Parquet ({one_line(error)}); {remedy}") from None
+
+
+def count_rows(entry: storage.FileEntry) -> int:
+    """Rows of a Parquet file, from its footer; errors as of `open_parquet`."""
+    with open_parquet(entry) as file:
+        return int(file.metadata.num_rows)
+
+
+class _Ranges(io.RawIOBase):
+    """A file of known size, of which every read is a request of its own, with the retries of `storage`."""
+
+    def __init__(self, entry: storage.FileEntry) -> None:
+        super().__init__()
+        self._entry = entry
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._entry.size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        stop = self._entry.size if size < 0 else min(self._position + size, self._entry.size)
+        data = storage.read_range(self._entry.uri, self._position, stop)
+        self._position += len(data)
+        return data
