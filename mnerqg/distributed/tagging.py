@@ -2,9 +2,9 @@
 
     read -> (SelectRows) -> FetchPictures -> DecodePictures (tasks) -> TagPosts (actors) -> write_parquet
 
-`plan_tagging` looks at everything that can be wrong beforehand, changes nothing and needs no cluster;
-`tag_archive` does the work. `mnerqg.archive.run` says what lies in the output, what of it is safe when a run
-dies, and when it is finished.
+`plan_tagging` looks at everything that can be wrong beforehand and changes nothing; it needs a cluster only to
+count the posts of large JSON Lines. `tag_archive` does the work. `mnerqg.archive.run` says what lies in the output,
+what of it is safe when a run dies, and when it is finished.
 """
 
 import logging
@@ -23,9 +23,9 @@ from mnerqg.archive.reading import Archive, open_archive
 from mnerqg.archive.run import RowHashes, RunIdentity, RunState
 from mnerqg.config import TagConfig
 from mnerqg.distributed.failures import first_cause
-from mnerqg.distributed.jsonlines_source import read_json_lines
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.short_queues import bound_queues
+from mnerqg.distributed.sources import read_archive, scan_in_tasks
 from mnerqg.distributed.tag_monitor import Report, only_run
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
 from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, TagPosts, TagSettings
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TagPlan:
-    """A run that has passed every check that needs no cluster. All URIs are absolute."""
+    """A run that has passed every check of model, archive and output. All URIs are absolute."""
 
     config: TagConfig
     model: str
@@ -108,7 +108,7 @@ def plan_tagging(
             f"{model} is the second of two stages (model.picture is region): it needs another model's boxes, "
             "which an archive does not have; tag with a model whose model.picture is whole"
         )
-    opened = open_archive(archive, config.columns)
+    opened = open_archive(archive, config.columns, scan_in_tasks)
     _check_place(output, opened, base)
     policy = _policy(config, opened.folder)
     settings = {
@@ -347,7 +347,7 @@ def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
 def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Dataset:
     config, columns, archive = plan.config, plan.config.columns, plan.archive
     task_cpus = resources.cpus_per_task
-    posts = _read(plan, task_cpus)
+    posts = read_archive(archive, columns, num_cpus=task_cpus)
     if len(job.done) or job.wanted is not None:
         wanted = None if job.wanted is None else ray.put(job.wanted)
         posts = posts.map_batches(
@@ -393,22 +393,3 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
         num_gpus=resources.gpus_per_actor,
         udf_modifying_row_count=False,
     )
-
-
-def _read(plan: TagPlan, task_cpus: float) -> ray.data.Dataset:
-    columns, archive = plan.config.columns, plan.archive
-    if archive.format == "jsonl":
-        return read_json_lines(archive, num_cpus=task_cpus)
-    names = [columns.post_id, columns.text, *columns.pass_through, ROW_HASH]
-    pictures = {"bytes": columns.image, "uris": columns.image_uri, "lists": columns.image_uris}
-    if archive.pictures != "none":
-        names.append(pictures[archive.pictures])
-    filesystem, _ = storage.filesystem(archive.folder)
-    return ray.data.read_parquet(
-        [storage.path_of(entry.uri) for entry in archive.files],
-        filesystem=filesystem,
-        partitioning=None,
-        file_extensions=None,
-        include_row_hash=True,
-        num_cpus=task_cpus,
-    ).select_columns(list(dict.fromkeys(names)))
