@@ -48,6 +48,8 @@ def main(argv: list[str]) -> None:
     )
     arguments, overrides = parser.parse_known_args(argv)
     config = load_file(TagConfig, arguments.config, overrides)
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("mnerqg").setLevel(logging.INFO)
     plan = plan_tagging(
         config,
         arguments.model,
@@ -64,8 +66,6 @@ def main(argv: list[str]) -> None:
         f"tagging {plan.archive.rows:,} posts of {plan.archive.uri} with the model {plan.model_id}",
         flush=True,
     )
-    logging.basicConfig(format="%(asctime)s %(message)s")
-    logging.getLogger("mnerqg").setLevel(logging.INFO)
     ray.init(ignore_reinit_error=True)
     if arguments.dry_run:
         print(format_plan(plan, plan_resources(config, ray.cluster_resources())))

@@ -286,6 +286,9 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
 
 
+ColumnType = Literal["string", "int64", "float64", "bool", "timestamp[us]", "date32", "list<string>"]
+
+
 class ColumnsConfig(Section):
     """Which columns of the archive hold what."""
 
@@ -300,15 +303,29 @@ class ColumnsConfig(Section):
     image_uris: str = "image_uris"
     """Lists of URIs, for posts with several pictures."""
     pass_through: Many[str] = ()
-    """Columns that are copied to the tags as they are."""
+    """Columns that are copied to the tags as they are. Those of JSON Lines become text, the same every night, unless
+    `types` says otherwise: text as it is, anything else as the JSON that stands there."""
+    types: dict[str, ColumnType] = {}
+    """Of JSON Lines: types of columns in `pass_through`, such as `{count: int64, when: "timestamp[us]"}`. Times and
+    dates are ISO 8601 there, and a time with an offset becomes UTC. A value that does not fit is null, and `error` says
+    so. Parquet says itself what its columns hold: there this is refused."""
     partition_by: Many[str] = ()
     """Of `pass_through`: columns that become Hive folders (`lang=en/`) in the place of columns of the files."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in self.partition_by:
-            if name not in self.pass_through:
-                raise ValueError(f"partition_by names {name}, which is not in pass_through; add it there")
+        for key, names in (("partition_by", self.partition_by), ("types", self.types)):
+            for name in names:
+                if name not in self.pass_through:
+                    raise ValueError(f"{key} names {name}, which is not in pass_through; add it there")
+        for name in {
+            self.post_id,
+            self.text,
+            self.image,
+            self.image_uri,
+            self.image_uris,
+        } & self.types.keys():
+            raise ValueError(f"types names {name}, whose type is fixed; leave it out")
         return self
 
 

@@ -143,6 +143,27 @@ def test_constraints_between_values(text: str, section: Any, message: str) -> No
             TagConfig,
             "columns.pass_through.0 is 1: input should be a valid string",
         ),
+        (
+            "columns: {pass_through: [n], types: {n: int}}",
+            TagConfig,
+            "columns.types.n is 'int': input should be 'string', 'int64', 'float64', 'bool', 'timestamp[us]', "
+            "'date32' or 'list<string>'",
+        ),
+        (
+            "columns: {types: {n: int64}}",
+            TagConfig,
+            "columns.types names n, which is not in pass_through; add it there",
+        ),
+        (
+            "columns: {partition_by: [n]}",
+            TagConfig,
+            "columns.partition_by names n, which is not in pass_through; add it there",
+        ),
+        (
+            "columns: {text: body, pass_through: [body], types: {body: string}}",
+            TagConfig,
+            "columns.types names body, whose type is fixed; leave it out",
+        ),
     ],
 )
 def test_types_are_as_written(text: str, section: Any, message: str) -> None:
@@ -174,6 +195,10 @@ def test_whole_numbers_and_lists_are_taken_for_floats_and_tuples() -> None:
     assert config.model.anchors == tuple((n, n) for n in range(1, 10))
     tagging = load_config(TagConfig, "columns: {pass_through: [a, b]}\nactors: [1, 4]")
     assert (tagging.columns.pass_through, tagging.actors) == (("a", "b"), (1, 4))
+    types = ["--columns.types", '{a: int64, b: "timestamp[us]"}']
+    typed = load_config(TagConfig, "columns: {pass_through: [a, b]}", types)
+    assert typed.columns.types == {"a": "int64", "b": "timestamp[us]"}
+    assert load_config(TagConfig, dump_config(typed)) == typed
     assert load_config(Config, "train: {max_failures: -1}").train.max_failures == -1
     assert load_config(Config, "loss: {balance_min: 1, balance_max: 1}").loss.balance_min == 1.0
 

@@ -1,25 +1,33 @@
 """JSON Lines archives: one post a line, and one row for every line, whatever is wrong with it (DESIGN §3).
 
-A file is read twice: before the run by `scan`, which counts the posts and finds the types of what is passed
-through, and by `read_tables`, which makes rows of them. Both see the same lines: those between line feeds that
-are not blank.
+A file is read twice: before the run by `scan`, which counts the posts and finds their keys, and by `read_tables`,
+which makes rows of them. Both see the same lines: those between line feeds that are not blank.
 """
 
-import base64
 import gzip
 import hashlib
 import io
 import json
+import re
 import sys
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from mnerqg.archive.json_values import (
+    ARROW_TYPES,
+    READERS,
+    Kind,
+    Picture,
+    UnfitError,
+    described,
+    values_as_written,
+)
 from mnerqg.config import ColumnsConfig
 from mnerqg.errors import DataError, one_line
 from mnerqg.io import storage
@@ -37,26 +45,10 @@ LINE_ERROR = "mnerqg:line_error"
 
 _SAMPLE_LINES = 1000
 _MAX_KEYS = 100
+_PLAIN = re.compile(r"[A-Za-z0-9 _.:@#$-]*")
+"""Keys that every writer puts down as they are."""
 _BUFFER_BYTES = 2**20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-Picture = Literal["image", "image_uris", "image_uri"]
-Kind = Literal["post_id", "text", Picture, "null", "bool", "int", "float", "string"]
-ValueKind = Literal["null", "bool", "int", "float", "string", "other"]
-
-_ARROW_TYPES: dict[Kind, pa.DataType] = {
-    "post_id": pa.string(),
-    "text": pa.large_string(),
-    "image": pa.large_binary(),
-    "image_uris": pa.list_(pa.string()),
-    "image_uri": pa.string(),
-    "null": pa.null(),
-    "bool": pa.bool_(),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "string": pa.string(),
-}
-_VALUE_KINDS: dict[type, ValueKind] = {bool: "bool", float: "float", str: "string"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class Layout:
     @property
     def schema(self) -> pa.Schema:
         """Of every table: the columns, `row_hash` and `LINE_ERROR`."""
-        fields = [pa.field(name, _ARROW_TYPES[kind]) for name, kind in self.columns]
+        fields = [pa.field(name, ARROW_TYPES[kind]) for name, kind in self.columns]
         return pa.schema([*fields, pa.field(ROW_HASH, pa.uint64()), pa.field(LINE_ERROR, pa.string())])
 
 
@@ -79,27 +71,20 @@ class Scan:
     Attributes:
         rows: posts, which is lines that are not blank.
         keys: of the posts; all that `ColumnsConfig` names, of the others the first hundred.
-        kinds: for every pass-through column the kinds of its values, in whatever lines have it.
         problem: the first bad line that was come across.
     """
 
     rows: int
     keys: tuple[str, ...]
-    kinds: dict[str, frozenset[ValueKind]]
     problem: str | None
 
     @classmethod
     def total(cls, scans: Iterable["Scan"]) -> "Scan":
         """Several files as one."""
         scans = list(scans)
-        kinds: dict[str, frozenset[ValueKind]] = {}
-        for one in scans:
-            for name, found in one.kinds.items():
-                kinds[name] = kinds.get(name, frozenset()) | found
         return cls(
             rows=sum(one.rows for one in scans),
             keys=tuple(dict.fromkeys(key for one in scans for key in one.keys)),
-            kinds=kinds,
             problem=next((one.problem for one in scans if one.problem), None),
         )
 
@@ -107,86 +92,64 @@ class Scan:
 # ---- looking at files ----------------------------------------------------------------------------
 
 
+def check_head(entry: storage.FileEntry) -> None:
+    """Read a file up to its first post, for what is wrong from the start; errors as of `scan`, and in its words."""
+    with storage.open_stream(entry.uri) as stream:
+        next(_lines(stream, entry.uri), None)
+
+
 def scan(entry: storage.FileEntry, columns: ColumnsConfig) -> Scan:
     """Read a file once, in little memory.
 
-    All lines are parsed only where columns are passed through. Otherwise the first thousand are, and then those
-    in which a name stands that has not been met as a key.
+    The first thousand lines are parsed, and then those in which a name may stand that has not been met as a key.
 
     Raises:
         StorageError: the file cannot be read.
         DataError: it is compressed and damaged.
     """
     names = {columns.post_id, columns.text, columns.image, columns.image_uris, columns.image_uri}
-    typed = set(columns.pass_through) - {columns.post_id, columns.text}
-    unseen = names | typed
+    names |= set(columns.pass_through)
+    unseen = set(names)
     spellings = _spellings(unseen)
     keys: dict[str, None] = {}
-    kinds: dict[str, set[ValueKind]] = {name: set() for name in typed}
     rows, problem = 0, None
     with storage.open_stream(entry.uri) as stream:
         for number, content in _lines(stream, entry.uri):
             rows += 1
-            if not (typed or rows <= _SAMPLE_LINES or _has_any(content, spellings)):
+            if not (rows <= _SAMPLE_LINES or _has_any(content, spellings)):
                 continue
-            post, wrong = _parse(content)
+            post, _, wrong = _parse(content)
             problem = problem or (wrong and f"{entry.uri}: line {number} {wrong}")
             if not unseen.isdisjoint(post):
                 unseen -= post.keys()
                 spellings = _spellings(unseen)
             for key in [key for key in post if key not in keys]:
-                if key in names or key in typed or len(keys) < _MAX_KEYS:
+                if key in names or len(keys) < _MAX_KEYS:
                     keys[key] = None
-            for name in typed & post.keys():
-                kinds[name].add(_value_kind(post[name]))
-    return Scan(rows, tuple(keys), {name: frozenset(found) for name, found in kinds.items()}, problem)
+    return Scan(rows, tuple(keys), problem)
 
 
 def _spellings(keys: Collection[str]) -> set[bytes]:
-    """The keys as JSON writers put them down: with or without escapes for what is not ASCII."""
-    escaped = {json.dumps(key).encode() for key in keys}
-    return escaped | {json.dumps(key, ensure_ascii=False).encode("utf-8", "replace") for key in keys}
+    """Bytes of which some stand in any line that has one of the keys."""
+    spellings = {f'"{key}"'.encode("utf-8", "replace") for key in keys}
+    if not all(map(_PLAIN.fullmatch, keys)):
+        spellings.add(b"\\")  # writers escape as they please what is not ASCII, and slashes
+    return spellings
 
 
 def _has_any(content: bytes | None, parts: Collection[bytes]) -> bool:
     return content is not None and any(map(content.__contains__, parts))
 
 
-def _value_kind(value: Any) -> ValueKind:
-    if value is None:
-        return "null"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return "int" if -(2**63) <= value < 2**63 else "other"
-    return _VALUE_KINDS.get(type(value), "other")
-
-
-def make_layout(found: Scan, columns: ColumnsConfig, picture: Picture | None) -> Layout:
-    """The layout of an archive.
-
-    Args:
-        found: all files together.
-        columns: whose `post_id`, `text`, `picture` and `pass_through` are keys of `found`.
-        picture: which of the keys for pictures is read.
-    """
+def make_layout(columns: ColumnsConfig, picture: Picture | None) -> Layout:
+    """The layout of an archive in which `picture`, one of the keys for pictures, is read."""
     kinds: dict[str, Kind] = {columns.post_id: "post_id"}
     kinds.setdefault(columns.text, "text")
     if picture is not None:
         kinds.setdefault(getattr(columns, picture), picture)
     for name in columns.pass_through:
-        kinds.setdefault(name, _column_kind(found.kinds.get(name, frozenset())))
+        kinds.setdefault(name, columns.types.get(name, "string"))
     return Layout(tuple(kinds.items()))
-
-
-def _column_kind(kinds: frozenset[ValueKind]) -> Kind:
-    """The narrowest type for values of these kinds; a column of text takes any, as JSON."""
-    present = kinds - {"null"}
-    if not present:
-        return "null"
-    if present == {"bool"}:
-        return "bool"
-    if present == {"int"}:
-        return "int"
-    return "float" if present <= {"int", "float"} else "string"
 
 
 # ---- lines ---------------------------------------------------------------------------------------
@@ -226,10 +189,10 @@ def _decompressed(stream: Any, name: str) -> BinaryIO:
     return raw
 
 
-def _parse(content: bytes | None) -> tuple[dict[str, Any], str | None]:
-    """The object on a line, empty where there is none, and what is wrong with the line."""
+def _parse(content: bytes | None) -> tuple[dict[str, Any], str, str | None]:
+    """The object on a line, empty where there is none, the line's text, and what is wrong with the line."""
     if content is None:
-        return {}, f"is longer than {MAX_LINE_BYTES // 2**20} MiB"
+        return {}, "", f"is longer than {MAX_LINE_BYTES // 2**20} MiB"
     problem = None
     try:
         text = content.decode()
@@ -239,21 +202,15 @@ def _parse(content: bytes | None) -> tuple[dict[str, Any], str | None]:
     try:
         post = json.loads(text)
     except json.JSONDecodeError as error:
-        return {}, problem or f"is not valid JSON: {error.msg} at character {error.pos + 1}"
+        return {}, text, problem or f"is not valid JSON: {error.msg} at character {error.pos + 1}"
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, a tower of brackets
-        return {}, problem or f"is not valid JSON that can be read: {error}"
-    return (post, problem) if isinstance(post, dict) else ({}, f"is {_described(post)}, not a JSON object")
+        return {}, text, problem or f"is not valid JSON that can be read: {error}"
+    if not isinstance(post, dict):
+        return {}, text, f"is {described(post)}, not a JSON object"
+    return post, text, problem
 
 
 # ---- rows ----------------------------------------------------------------------------------------
-
-
-class _UnfitError(Exception):
-    """A value that its column does not take as it is; `usable` is what can be kept of it."""
-
-    def __init__(self, words: str, usable: Any = None) -> None:
-        super().__init__(words)
-        self.usable = usable
 
 
 def read_tables(
@@ -293,15 +250,19 @@ def read_tables(
 
 def _row(number: int, content: bytes | None, path: str, layout: Layout) -> list[Any]:
     """The values of the layout's columns, then the error."""
-    post, wrong = _parse(content)
+    post, text, wrong = _parse(content)
     problems = [f"line {number} {wrong}"] if wrong else []
+    written: dict[str, str] = {}
     values: list[Any] = []
     for name, kind in layout.columns:
         value = post.get(name)
-        if value is not None:
+        if kind == "string" and not isinstance(value, str | None):
+            written = written or values_as_written(text)
+            value = written[name]
+        elif value is not None:
             try:
-                value = _READERS[kind](value)
-            except _UnfitError as unfit:
+                value = READERS[kind](value)
+            except UnfitError as unfit:
                 problems.append(f"line {number}: {name} {unfit}")
                 value = unfit.usable
         values.append(value)
@@ -334,102 +295,3 @@ def row_hashes(path: str, start: int, count: int) -> npt.NDArray[np.uint64]:
     keys *= np.uint64(0x94D049BB133111EB)
     keys ^= keys >> np.uint64(31)
     return keys
-
-
-# ---- values --------------------------------------------------------------------------------------
-
-
-def _read_id(value: Any) -> str:
-    return (
-        str(value) if _described(value) == "a whole number" else _read_text(value, "text or a whole number")
-    )
-
-
-def _read_text(value: Any, wanted: str = "text") -> str:
-    if not isinstance(value, str):
-        raise _UnfitError(f"is {_described(value)}, not {wanted}")
-    if (usable := _encodable(value)) != value:
-        raise _UnfitError(_HALF_A_PAIR, usable)
-    return value
-
-
-def _read_texts(value: Any) -> list[str | None]:
-    if not isinstance(value, list):
-        raise _UnfitError(f"is {_described(value)}, not a list of texts")
-    for one in value:
-        if one is not None and not isinstance(one, str):
-            raise _UnfitError(f"is a list with {_described(one)} in it, not of texts")
-    usable = [None if one is None else _encodable(one) for one in value]
-    if usable != value:
-        raise _UnfitError(_HALF_A_PAIR, usable)
-    return usable
-
-
-def _encodable(text: str) -> str:
-    """`text` with U+FFFD for each half of a surrogate pair, which JSON can write and UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
-def _read_base64(value: Any) -> bytes:
-    if not isinstance(value, str):
-        raise _UnfitError(f"is {_described(value)}, not base64 text")
-    try:
-        return base64.b64decode(value, validate=True)
-    except ValueError as error:
-        raise _UnfitError(f"is not base64: {error}") from None
-
-
-def _read_as_json(value: Any) -> str:
-    try:
-        return _read_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    except RecursionError:
-        raise _UnfitError("is nested too deeply") from None
-
-
-def _read_plain(*kinds: ValueKind) -> Callable[[Any], Any]:
-    """A reader of values whose kinds `scan` has found; others are there if the file has changed since."""
-
-    def read(value: Any) -> Any:
-        if _value_kind(value) not in kinds:
-            raise _UnfitError(f"is {_described(value)}, which it was not when the posts were counted")
-        return value
-
-    return read
-
-
-def _read_float(value: Any) -> float:
-    return float(_read_plain("int", "float")(value))  # Arrow would refuse whole numbers above 2^53
-
-
-_READERS: dict[Kind, Callable[[Any], Any]] = {
-    "post_id": _read_id,
-    "text": _read_text,
-    "image": _read_base64,
-    "image_uris": _read_texts,
-    "image_uri": _read_text,
-    "null": _read_plain(),
-    "bool": _read_plain("bool"),
-    "int": _read_plain("int"),
-    "float": _read_float,
-    "string": _read_as_json,
-}
-
-
-def _described(value: Any) -> str:
-    return _DESCRIPTIONS[type(value)]
-
-
-_DESCRIPTIONS = {
-    type(None): "null",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number with a fraction",
-    str: "text",
-    list: "a list",
-    dict: "an object",
-}
-_HALF_A_PAIR = "has half a surrogate pair, now U+FFFD"

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
 from mnerqg.archive import jsonlines
-from mnerqg.archive.jsonlines import LINE_ERROR, Layout, Picture, Scan
+from mnerqg.archive.json_values import Picture
+from mnerqg.archive.jsonlines import LINE_ERROR, Layout, Scan
 from mnerqg.config import ColumnsConfig
 from mnerqg.errors import DataError
 from mnerqg.io import storage
@@ -25,9 +26,13 @@ _ENDINGS = (_PARQUET, *jsonlines.ENDINGS)
 _PICTURES: dict[Picture, Pictures] = {"image": "bytes", "image_uris": "lists", "image_uri": "uris"}
 """The first of these columns that an archive has is read."""
 _WILDCARD = re.compile(r"[*?[]")
-_FOOTERS_IN_FLIGHT = 16
-_SCANS_IN_FLIGHT = 8
+_FILES_IN_FLIGHT = 16
 _SHOWN_KEYS = 30
+_SCANNED_HERE_BYTES = 32 * 2**20
+"""JSON Lines of no more bytes are scanned by the process that asks: seconds, even where they are compressed tenfold,
+and less than it takes to ask a cluster [chosen]."""
+
+ScanFiles = Callable[[Sequence[storage.FileEntry], ColumnsConfig], list[Scan]]
 
 
 @dataclass(frozen=True)
@@ -56,23 +61,32 @@ class Archive:
     layout: Layout | None = None
 
 
-def open_archive(uri: str, columns: ColumnsConfig) -> Archive:
+def scan_here(files: Sequence[storage.FileEntry], columns: ColumnsConfig) -> list[Scan]:
+    """`jsonlines.scan` of each file, in this process."""
+    with ThreadPoolExecutor(_FILES_IN_FLIGHT) as pool:
+        return list(pool.map(lambda entry: jsonlines.scan(entry, columns), files))
+
+
+def open_archive(uri: str, columns: ColumnsConfig, scan_large: ScanFiles = scan_here) -> Archive:
     """Find the files of an archive and look at them: at the footers of Parquet, through all of JSON Lines.
 
     Args:
         uri: a file, a directory, or a glob (`*`, `?`, `[...]`, and `**` for any folders). A name with such
             characters in it is no glob where something of that name exists.
         columns: the names of the columns.
+        scan_large: does what `scan_here` does, for JSON Lines of more than 32 MiB; before, the head of each file is
+            looked at here.
 
     Raises:
         StorageError: the URI cannot be read.
         DataError: no files, both formats, no rows, a file that is not what its name says, or columns missing or
             of a wrong type.
     """
+    _check_pass_through(columns)
     folder, files = _find_files(uri)
     if _format(uri, folder, files) == "parquet":
         return _open_parquet(uri, folder, files, columns)
-    return _open_json_lines(uri, folder, files, columns)
+    return _open_json_lines(uri, folder, files, columns, scan_large)
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -137,7 +151,12 @@ def _format(uri: str, folder: str, files: Sequence[storage.FileEntry]) -> Litera
 def _open_parquet(
     uri: str, folder: str, files: Sequence[storage.FileEntry], columns: ColumnsConfig
 ) -> Archive:
-    with ThreadPoolExecutor(_FOOTERS_IN_FLIGHT) as pool:
+    if columns.types:
+        raise DataError(
+            f"--columns.types is for JSON Lines, and {uri} is Parquet, which says itself what its columns hold; "
+            "leave it out"
+        )
+    with ThreadPoolExecutor(_FILES_IN_FLIGHT) as pool:
         footers = list(pool.map(_read_footer, files))
     schemas = [footer.schema.to_arrow_schema() for footer in footers]
     rows = sum(footer.num_rows for footer in footers)
@@ -170,7 +189,7 @@ def _check_columns(
 ) -> None:
     for name in columns.pass_through:
         _field(uri, schema, name, "--columns.pass_through [NAME, …]")
-    for asked in _asked_for(columns, picture):
+    for asked in _expected_pictures(columns, picture):
         _field(uri, schema, getattr(columns, asked), f"--columns.{asked} NAME")
     wanted: list[str] = ["post_id", "text", *([picture] if picture else [])]
     for key in wanted:
@@ -244,16 +263,24 @@ _FITTING: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
 
 
 def _open_json_lines(
-    uri: str, folder: str, files: Sequence[storage.FileEntry], columns: ColumnsConfig
+    uri: str,
+    folder: str,
+    files: Sequence[storage.FileEntry],
+    columns: ColumnsConfig,
+    scan_large: ScanFiles,
 ) -> Archive:
-    with ThreadPoolExecutor(_SCANS_IN_FLIGHT) as pool:
-        found = Scan.total(pool.map(lambda entry: jsonlines.scan(entry, columns), files))
+    if sum(entry.size for entry in files) <= _SCANNED_HERE_BYTES:
+        found = Scan.total(scan_here(files, columns))
+    else:
+        with ThreadPoolExecutor(_FILES_IN_FLIGHT) as pool:
+            list(pool.map(jsonlines.check_head, files))
+        found = Scan.total(scan_large(files, columns))
     if found.rows == 0:
         raise DataError(f"{uri} holds no posts: its {len(files)} file(s) have no lines; check --input")
     picture = _picture(found.keys, columns)
     _check_pass_through(columns, picture)
     _check_keys(uri, found, columns, picture)
-    layout = jsonlines.make_layout(found, columns, picture)
+    layout = jsonlines.make_layout(columns, picture)
     return Archive(
         uri=uri,
         folder=folder,
@@ -273,7 +300,9 @@ def _check_keys(uri: str, found: Scan, columns: ColumnsConfig, picture: Picture 
             "JSON Lines has one object a line"
         )
     named = [(f"--columns.{key} NAME", getattr(columns, key)) for key in ("post_id", "text")]
-    named += [(f"--columns.{key} NAME", getattr(columns, key)) for key in _asked_for(columns, picture)]
+    named += [
+        (f"--columns.{key} NAME", getattr(columns, key)) for key in _expected_pictures(columns, picture)
+    ]
     named += [("--columns.pass_through [NAME, …]", name) for name in columns.pass_through]
     keys = [key if key.isprintable() else ascii(key) for key in found.keys[:_SHOWN_KEYS]]
     for remedy, name in named:
@@ -296,22 +325,25 @@ def _picture(names: Collection[str], columns: ColumnsConfig) -> Picture | None:
     return next((key for key in _PICTURES if getattr(columns, key) in names), None)
 
 
-def _asked_for(columns: ColumnsConfig, picture: Picture | None) -> list[Picture]:
-    """The columns for pictures that must be there: tagging without them would be a surprise.
+def _expected_pictures(columns: ColumnsConfig, picture: Picture | None) -> list[Picture]:
+    """The settings of picture columns without whose columns an archive is refused.
 
-    Those are the ones that were named. Under its usual name a column is only missed where no other is there:
-    configurations that are written out in full name all of them.
+    Somebody who sets `image_uri: url` means that there is a column url: to tag the texts alone would hide a slip of the
+    pen. But a setting with its default value says less: a configuration that is written out in full has
+    `image: image`, `image_uri: image_uri` and `image_uris: image_uris` for an archive with one of the three. So these
+    are expected only where the archive has no picture column at all.
+
+    Args:
+        columns: of which `model_fields_set` says what was set.
+        picture: the column that is read, None where the archive has none of the three.
     """
-    defaults = ColumnsConfig()
-    return [
-        key
-        for key in _PICTURES
-        if key in columns.model_fields_set
-        and (picture is None or getattr(columns, key) != getattr(defaults, key))
-    ]
+    were_set = [key for key in _PICTURES if key in columns.model_fields_set]
+    if picture is None:
+        return were_set
+    return [key for key in were_set if getattr(columns, key) != ColumnsConfig.model_fields[key].default]
 
 
-def _check_pass_through(columns: ColumnsConfig, picture: Picture | None) -> None:
+def _check_pass_through(columns: ColumnsConfig, picture: Picture | None = None) -> None:
     tags = tags_schema(several_pictures=picture == "image_uris").names
     for name in columns.pass_through:
         if name in tags:

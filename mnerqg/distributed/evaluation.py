@@ -11,7 +11,7 @@ import ray.data
 from mnerqg.config import ActorsConfig, ModelConfig
 from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, post_from_row
 from mnerqg.distributed.failures import first_cause
-from mnerqg.distributed.splits import read_split
+from mnerqg.distributed.sources import read_split
 from mnerqg.errors import ConfigError, RunError
 from mnerqg.io import storage
 from mnerqg.model.files import check_model

@@ -22,9 +22,9 @@ import ray.data
 from mnerqg.archive import run as tag_run
 from mnerqg.archive.run import RowHashes
 from mnerqg.distributed.failures import first_cause
-from mnerqg.distributed.jsonlines_source import read_json_lines
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.short_queues import bound_queues
+from mnerqg.distributed.sources import read_archive
 from mnerqg.distributed.tag_monitor import Report, started_monitor
 from mnerqg.distributed.tagging_plan import TagPlan
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
@@ -208,7 +208,7 @@ def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
 def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Dataset:
     config, columns, archive = plan.config, plan.config.columns, plan.archive
     task_cpus = resources.cpus_per_task
-    posts = _read(plan, task_cpus)
+    posts = read_archive(archive, columns, num_cpus=task_cpus)
     if len(job.done):
         posts = posts.map_batches(
             LeaveOut(ray.put(job.done)), batch_format="pyarrow", batch_size=None, num_cpus=task_cpus
@@ -253,22 +253,3 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
         num_gpus=resources.gpus_per_actor,
         udf_modifying_row_count=False,
     )
-
-
-def _read(plan: TagPlan, task_cpus: float) -> ray.data.Dataset:
-    columns, archive = plan.config.columns, plan.archive
-    if archive.format == "jsonl":
-        return read_json_lines(archive, num_cpus=task_cpus)
-    names = [columns.post_id, columns.text, *columns.pass_through, ROW_HASH]
-    pictures = {"bytes": columns.image, "uris": columns.image_uri, "lists": columns.image_uris}
-    if archive.pictures != "none":
-        names.append(pictures[archive.pictures])
-    filesystem, _ = storage.filesystem(archive.folder)
-    return ray.data.read_parquet(
-        [storage.path_of(entry.uri) for entry in archive.files],
-        filesystem=filesystem,
-        partitioning=None,
-        file_extensions=None,
-        include_row_hash=True,
-        num_cpus=task_cpus,
-    ).select_columns(list(dict.fromkeys(names)))

@@ -6,6 +6,7 @@ from typing import Any
 from mnerqg.archive import run as tag_run
 from mnerqg.archive.reading import Archive, open_archive
 from mnerqg.config import TagConfig
+from mnerqg.distributed.sources import scan_in_tasks
 from mnerqg.errors import ModelError, StorageError
 from mnerqg.io import storage
 from mnerqg.io.picture_store import PicturePolicy
@@ -83,7 +84,7 @@ def plan_tagging(
             f"{model} is the second of two stages (model.picture is region): it needs another model's boxes, "
             "which an archive does not have; tag with a model whose model.picture is whole"
         )
-    opened = open_archive(archive, config.columns)
+    opened = open_archive(archive, config.columns, scan_in_tasks)
     _check_place(output, opened, base)
     policy = _policy(config, opened.folder)
     settings = {

@@ -24,7 +24,7 @@ from mnerqg.config_files import dump_config
 from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, read_posts
 from mnerqg.distributed.encoding import EncodePosts
 from mnerqg.distributed.failures import first_cause
-from mnerqg.distributed.splits import read_split
+from mnerqg.distributed.sources import read_split
 from mnerqg.distributed.train_worker import TrainingJob, best_metric, train_worker
 from mnerqg.errors import ConfigError, ModelError, RunError
 from mnerqg.inputs.annotations import choose_annotations

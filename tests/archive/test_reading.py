@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import pickle
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from backports import zstd
 
-from mnerqg.archive.jsonlines import read_tables, scan
+from mnerqg.archive import reading
+from mnerqg.archive.jsonlines import Scan, read_tables, scan
 from mnerqg.archive.reading import Archive, open_archive
 from mnerqg.config import ColumnsConfig
 from mnerqg.errors import DataError, StorageError
 from mnerqg.io import storage
-from tests.servers import ScriptedServer, s3_error
+from tests.servers import FaultyProxy, ScriptedServer, faults, s3_error
 
 POSTS: list[dict[str, Any]] = [
     {"post_id": 1, "text": "Ada", "image_uri": "a.jpg", "lang": "en"},
@@ -98,6 +100,87 @@ def test_json_lines_in_all_compressions(base: str) -> None:
     assert pickle.loads(pickle.dumps(archive)) == archive
     one = open_archive(storage.join(base, "c", "d.ndjson.zst"), ColumnsConfig())
     assert (one.rows, one.folder, len(one.files)) == (4, storage.join(base, "c"), 1)
+
+
+def test_large_json_lines_are_scanned_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is, is no business of what is found: rows, layout and errors are the same."""
+    monkeypatch.setattr(reading, "_SCANNED_HERE_BYTES", 100)
+    packed = gzip.compress(as_json(*POSTS * 40, {"lang": "en", "image_uris": []}))
+    write(str(tmp_path), a_jsonl=as_json(*POSTS), b_jsonl_gz=packed)
+    columns = ColumnsConfig(pass_through=("lang",), types={"lang": "bool"})
+    asked: list[list[str]] = []
+
+    def elsewhere(files: Sequence[storage.FileEntry], columns: ColumnsConfig) -> list[Scan]:
+        asked.append([entry.uri.rpartition("/")[2] for entry in files])
+        return [scan(entry, columns) for entry in files]
+
+    archive = open_archive(str(tmp_path), columns, elsewhere)
+    assert asked == [["a.jsonl", "b.jsonl.gz"]]
+    assert (archive.rows, archive.pictures) == (83, "lists")
+    small = str(tmp_path / "a.jsonl")
+    monkeypatch.setattr(reading, "_SCANNED_HERE_BYTES", 32 * 2**20)
+    assert open_archive(str(tmp_path), columns, elsewhere) == archive
+    assert open_archive(small, columns, elsewhere).rows == 2
+    assert len(asked) == 1
+
+
+def test_a_large_archive_is_refused_at_once_for_what_is_certain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_SCANNED_HERE_BYTES", 100)
+    asked: list[Any] = []
+
+    def elsewhere(files: Sequence[storage.FileEntry], columns: ColumnsConfig) -> list[Scan]:
+        asked.append(files)
+        return reading.scan_here(files, columns)
+
+    write(str(tmp_path), a_jsonl=as_json(*POSTS * 10), b_jsonl_gz=as_json(*POSTS))
+    for call in (
+        lambda: open_archive(str(tmp_path), ColumnsConfig(), elsewhere),
+        lambda: scan_here_of(tmp_path),
+    ):
+        with pytest.raises(
+            DataError, match=r"b\.jsonl\.gz is damaged or cut short after line 0 \(Not a gzipped"
+        ):
+            call()
+    with pytest.raises(DataError, match="error, which is a column of the tags"):
+        open_archive(str(tmp_path), ColumnsConfig(pass_through=("error",)), elsewhere)
+    assert not asked
+    long = [{"post_id": n, "text": random.Random(n).randbytes(1000).hex()} for n in range(2000)]
+    write(str(tmp_path), b_jsonl_gz=gzip.compress(as_json(*long), 1)[:-9])
+    with pytest.raises(DataError, match=r"b\.jsonl\.gz is damaged or cut short after line \d+ \(Compressed"):
+        open_archive(str(tmp_path), ColumnsConfig(), elsewhere)
+    with pytest.raises(DataError, match="no line has the key body"):
+        open_archive(str(tmp_path / "a.jsonl"), ColumnsConfig(text="body"), elsewhere)
+    assert len(asked) == 2
+
+
+def scan_here_of(folder: Path) -> list[Scan]:
+    return reading.scan_here(storage.list_files(str(folder)), ColumnsConfig())
+
+
+def test_a_store_that_is_away_is_not_a_damaged_file(
+    s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Away after the files were found, as their footers and lines are read."""
+    write(s3_bucket, p__a_parquet=as_parquet(), j__a_jsonl=as_json(*POSTS))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    list_files = storage.list_files
+    for folder in ("p", "j"):
+        with faults(s3_endpoint, share=0, kinds=["slow_down"]) as proxy:
+
+            def then_away(
+                *arguments: Any, proxy: FaultyProxy = proxy, **options: Any
+            ) -> list[storage.FileEntry]:
+                found = list_files(*arguments, **options)
+                proxy.share = 1.0
+                return found
+
+            monkeypatch.setattr(storage, "list_files", then_away)
+            refused(
+                f"{s3_bucket}/{folder}",
+                r"/a\.\w+: the store answers 503 SlowDown again and again; that may pass",
+            )
 
 
 def test_parquet_as_before(base: str) -> None:
@@ -268,6 +351,11 @@ def test_which_pictures_are_read(tmp_path: Path, keys: Sequence[str], pictures: 
         ({"image_uri": URIS}, {"image": "jpeg"}, "has no column jpeg; .*--columns.image NAME"),
         ({}, {"image_uris": "image_uris"}, "has no column image_uris"),
         ({"image_uris": LISTS, "images": URIS}, {"pass_through": ["images"]}, "images, which is a column"),
+        (
+            {"lang": URIS},
+            {"pass_through": ["lang"], "types": {"lang": "string"}},
+            r"--columns.types is for JSON Lines, and .* is Parquet, which says itself what .*; leave it out",
+        ),
     ],
 )
 def test_bad_parquet(tmp_path: Path, columns: dict[str, Any], config: dict[str, Any], words: str) -> None:

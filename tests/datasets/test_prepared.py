@@ -6,9 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mnerqg.datasets import prepared
 from mnerqg.datasets.prepared import count_posts, fingerprint, read_posts, split_files, write_split
-from mnerqg.errors import DataError
+from mnerqg.errors import DataError, StorageError
 from mnerqg.schema import TRAINING_SCHEMA, Box, Phrase, Post, Span
+from tests.servers import faults
 
 Look = Callable[[str, str], object]
 
@@ -150,6 +152,26 @@ def test_a_footer_is_read_once(data: Path, look: Look, monkeypatch: pytest.Monke
     monkeypatch.setattr(pq, "ParquetFile", Counted)
     look(str(data), "train")
     assert len(opened) == 2
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_store_that_is_away_is_no_reason_to_prepare_again(
+    s3_bucket: str, s3_endpoint: str, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Away after the files were found, as their footers are read."""
+    write_split([Post("1", "text")], f"{s3_bucket}/train")
+    files = split_files(s3_bucket, "train")
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(prepared, "split_files", lambda *_: files)
+    with (
+        faults(s3_endpoint, share=1.0, kinds=["internal_error"]),
+        pytest.raises(
+            StorageError,
+            match=r"part-00000\.parquet: the store answers 500 InternalError again and again; "
+            r"that may pass: run the same command again$",
+        ),
+    ):
+        look(s3_bucket, "train")
 
 
 def test_the_fingerprint_follows_the_files_not_their_place(data: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
+from mnerqg.archive import reading
 from mnerqg.config import ColumnsConfig, PicturesConfig, TagConfig
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import plan_tagging
@@ -319,7 +320,9 @@ def test_json_lines_with_several_pictures_in_folders(tmp_path: Path, tiny_model:
             "pictures": PicturesConfig(roots=(str(tmp_path),), max_per_post=16, attempts=1),
         }
     )
-    manifest = cheap(config, tiny_model, str(tmp_path / "jsonl" / "*"), str(tmp_path / "tags"))
+    typed = config.columns.model_copy(update={"types": {"likes": "int64"}})  # what Parquet says itself
+    of_lines = config.model_copy(update={"columns": typed})
+    manifest = cheap(of_lines, tiny_model, str(tmp_path / "jsonl" / "*"), str(tmp_path / "tags"))
     cheap(config, tiny_model, str(tmp_path / "parquet"), str(tmp_path / "tags2"))
 
     folders = {path.name for path in (tmp_path / "tags").iterdir() if path.is_dir()}
@@ -403,6 +406,23 @@ def test_too_many_failures_and_their_retry(tmp_path: Path, tiny_model: Path, ser
     assert_same_rows(before, read_tags(first))  # the first run stays as it was
     with pytest.raises(DataError, match="no rows that failed for a passing reason"):
         plan_tagging(config, str(tiny_model), archive, str(tmp_path / "third"), retry_failed=second)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_plan_does_not_depend_on_where_posts_are_counted(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a run goes on with what it has, though its archive is looked at in another way."""
+    (tmp_path / "archive").mkdir()
+    lines = [json.dumps({"post_id": number, "text": post(number), "likes": number}) for number in range(40)]
+    (tmp_path / "archive" / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "archive" / "b.jsonl.gz").write_bytes(gzip.compress("\n".join([*lines, "{"]).encode()))
+    config = SMALL.model_copy(update={"columns": ColumnsConfig(pass_through=("likes",))})
+    arguments = (config, str(tiny_model), str(tmp_path / "archive"), str(tmp_path / "tags"))
+    small = plan_tagging(*arguments)
+    monkeypatch.setattr(reading, "_SCANNED_HERE_BYTES", 0)
+    assert plan_tagging(*arguments) == small
+    assert small.archive.rows == 81
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -39,6 +39,15 @@ def test_a_file_comes_back(base: str) -> None:
     assert count_rows(entry) == 5000
 
 
+def test_small_columns_are_one_request(s3_bucket: str, s3_endpoint: str) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({str(number): range(100) for number in range(50)}), buffer)
+    entry = put(s3_bucket, buffer.getvalue())
+    with faults(s3_endpoint, share=0) as proxy, open_parquet(entry) as file:
+        assert file.read().num_columns == 50
+        assert proxy.requests == {"GET": 2}
+
+
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "no Parquet": lambda _: b"PAR? no",
     "empty": lambda _: b"",

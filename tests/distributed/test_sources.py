@@ -1,5 +1,7 @@
 import gzip
 import json
+import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +11,17 @@ import ray
 from backports import zstd
 from ray.data._internal.datasource_v2.common.synthesized_columns import _compute_row_hashes
 
+from mnerqg.archive import reading
 from mnerqg.archive.jsonlines import LINE_ERROR, read_tables, row_hashes
-from mnerqg.archive.reading import open_archive
+from mnerqg.archive.reading import open_archive, scan_here
 from mnerqg.config import ColumnsConfig
-from mnerqg.distributed.jsonlines_source import JsonLinesDatasource, read_json_lines
+from mnerqg.datasets.prepared import split_files, write_split
+from mnerqg.distributed import sources
+from mnerqg.distributed.sources import JsonLinesDatasource, read_archive, read_split, scan_in_tasks
+from mnerqg.errors import DataError, StorageError
 from mnerqg.io import storage
+from mnerqg.schema import Post
+from tests.servers import faults
 
 COLUMNS = ColumnsConfig(pass_through=("lang",))
 FILES = ("a b%20#1.jsonl", "c/d;e?.ndjson.gz", "c/f[1]*.json.zst", "empty.jsonl.gz", "blank.jsonl")
@@ -62,7 +70,7 @@ def test_every_post_comes_once(base: str) -> None:
     archive = open_archive(base, COLUMNS)
     assert (archive.rows, len(archive.files)) == (3 * count, 5)
     assert archive.layout is not None
-    posts = read_json_lines(archive, num_cpus=0.5).materialize()
+    posts = read_archive(archive, COLUMNS, num_cpus=0.5).materialize()
     blocks = [ray.get(ref) for ref in posts.to_arrow_refs()]
     assert {str(block.schema.remove_metadata()) for block in blocks} == {str(archive.layout.schema)}
     table = pa.concat_tables(blocks)
@@ -81,6 +89,50 @@ def test_every_post_comes_once(base: str) -> None:
                 expected = (f"{number}-{row}", "the city " * 20, None if number else "en", None)
                 assert (post["post_id"], post["text"], post["lang"], post[LINE_ERROR]) == expected
     assert not found
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_tasks_find_what_this_process_finds(base: str) -> None:
+    write(base, 500)
+    files = open_archive(base, COLUMNS).files
+    assert scan_in_tasks(files, COLUMNS) == scan_here(files, COLUMNS)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_tasks_say_what_this_process_says(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage beyond the head of a file, so that only the scan comes across it: of two files the first one's."""
+    write(base, 100)
+    monkeypatch.setattr(reading, "_SCANNED_HERE_BYTES", 0)
+    long = b"".join(
+        b'{"post_id": "%s"}\n' % random.Random(n).randbytes(999).hex().encode() for n in range(2000)
+    )
+    for name in ("c/x.jsonl.gz", "d.jsonl.gz"):
+        storage.write_bytes(storage.join(base, *name.split("/")), gzip.compress(long, 1)[:-9])
+    said = []
+    for scan in (scan_here, scan_in_tasks):
+        with pytest.raises(DataError) as caught:
+            open_archive(base, COLUMNS, scan)
+        assert type(caught.value) is DataError
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert re.search(r"/c/x\.jsonl\.gz is damaged or cut short after line \d{4} \([^\n]*$", said[0])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # a thread of Ray's
+def test_a_store_that_is_away_when_a_split_is_to_be_read(
+    s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_split([Post("1", "text")], storage.join(s3_bucket, "train"))
+    files = split_files(s3_bucket, "train")
+    monkeypatch.setattr(sources, "split_files", lambda *_: files)
+    with (
+        faults(s3_endpoint, share=1.0, kinds=["slow_down"]),
+        pytest.raises(
+            StorageError, match=rf"^{s3_bucket}/train: .*; that may pass: run the same command again$"
+        ),
+    ):
+        read_split(s3_bucket, "train")
 
 
 class BreakingOnce(JsonLinesDatasource):
