@@ -25,7 +25,7 @@ from mnerqg.errors import ModelError
 from mnerqg.io import storage
 from mnerqg.queries import EntityQuery, dump_queries, parse_queries
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from mnerqg.config import ActorsConfig
+from mnerqg.config import ActorsConfig, LossConfig
 from mnerqg.datasets.prepared import LABELS_FILE, is_labelled, read_posts, write_split
 from mnerqg.distributed.labelling import label, summarise
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
+from mnerqg.model.checkpoint import save_model
 from mnerqg.queries import load_queries
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
@@ -114,6 +115,17 @@ def test_labelling_a_dataset_into_itself(tiny_model: Path, tmp_path: Path) -> No
             label(str(tiny_model), str(data), output, CONFIG)
     assert sorted(data.rglob("*")) == before
     assert not is_labelled(str(data))
+
+
+def test_a_model_whose_grounding_learned_nothing_labels_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    tagger = Tagger.load(tiny_model)
+    untaught = tagger.config.model_copy(update={"loss": LossConfig(grounding_weight=0)})
+    model = tmp_path / "model"
+    save_model(model, model=tagger.model, text_encoder=tagger.text_encoder, config=untaught)
+    with pytest.raises(
+        ConfigError, match=r"answers no boxes; label with a model .*loss\.grounding_weight above 0"
+    ):
+        label(str(model), str(tmp_path / "data"), str(tmp_path / "labelled"), CONFIG)
 
 
 def test_a_model_that_has_learned_other_types_is_asked_for_those_of_the_posts(
