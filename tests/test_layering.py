@@ -52,6 +52,7 @@ ORDER = (
     "scoring.metrics",  # above the tagger, which counts what it answers
     "tagger",
     "scoring.significance",
+    "scoring.paper",
     "scoring.tables",
     "distributed.failures",
     "distributed.short_queues",
