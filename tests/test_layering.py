@@ -69,6 +69,7 @@ ORDER = (
     "distributed.jsonlines_source",
     "distributed.tagging_stages",
     "distributed.tagging",
+    "distributed.experiments",
 )
 MODULES = {
     ".".join(path.relative_to(ROOT / "mnerqg").with_suffix("").parts): path
