@@ -87,7 +87,7 @@ class ModelConfig(Section):
     """Width of the hidden layer of the match head (Li et al. 2019); null is eq. 5 as printed."""
     inputs: Literal["text_picture", "text", "picture"] = "text_picture"
     """What of a post is looked at: text alone is the paper's -Text, and picture, which leaves only the queries
-    to be read and only their boxes to be answered, is FA-VG."""
+    to be read and only their boxes to be answered, is FA-VG in our tables (`model.heads` says how far it is so)."""
     picture: Literal["whole", "region"] = "whole"
     """region: the picture is cut to its best weak box beforehand, which makes the tagger the second of two stages
     (MNER-VG). Only prepared datasets with weak boxes (jobs/label.py) can then be read."""
@@ -153,7 +153,8 @@ class LossConfig(Section):
     ignore_iou: Probability = 0.5
     """Anchors of the assigned cell with a centred IoU above this are neither positive nor negative [chosen]."""
     box_targets: Literal["largest", "all"] = "largest"
-    """Of several gold boxes of a query: the largest (the paper's mode), or all of them."""
+    """Of several gold boxes of a query: the largest, or all of them. The paper has one region a query and does not
+    say which of several it is [chosen]."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -174,7 +175,8 @@ class DecodeConfig(Section):
     match_threshold: Probability = 0.5
     region_threshold: Probability = 0.5
     overlap: Literal["flat", "across_types"] = "flat"
-    """flat: no two entities overlap; across_types: they may when their types differ (the paper's mode)."""
+    """flat: no two entities overlap; across_types: they may when their types differ, as in the paper, which answers
+    each query by itself."""
     regions: Literal["one", "several"] = "one"
     """A query is answered by its most confident box, or by all that remain above the threshold after NMS."""
     nms_iou: Probability = 0.5

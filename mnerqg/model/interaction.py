@@ -45,6 +45,7 @@ class ExistenceAware(nn.Module):
 
     For the spans the existence state is the one key, so its softmax is 1 at every piece and the attention
     is its value: Z_s = V(H̃_g). Query and key projections would never receive a gradient and are left out.
+    The existence is updated "similarly", over the pieces of start and end together [chosen].
     """
 
     def __init__(self, *, width: int) -> None:

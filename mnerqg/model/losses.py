@@ -61,8 +61,9 @@ def loss_terms(output: Output, batch: Batch, network: Network) -> LossTerms:
 
 
 def _grounding(box_logits: Tensor, targets: Targets) -> list[tuple[Tensor, int]]:
-    """L_bbox (MSE on σ(tx), σ(ty), tw, th) and L_object, positives and negatives apart [chosen].
+    """L_bbox (MSE on σ(tx), σ(ty), tw, th) and L_object (BCE), as the paper says.
 
+    FA-VG has a softmax over all candidates in the place of the BCE. Positives and negatives are apart [chosen].
     Negatives count by the pair and are weighted by the square of their score (focal loss, Lin et al. 2017).
     In a mean over thousands of candidates the one false box that wins the arg max has no weight: with it a
     model of 16 posts stayed at Accu@0.5 = 0.66 with every box learned exactly.
