@@ -96,7 +96,7 @@ class ModelConfig(Section):
     """Width of the hidden layer of the match head (Li et al. 2019); null is eq. 5 as printed."""
     inputs: Literal["text_picture", "text", "picture"] = "text_picture"
     """What of a post is looked at: text alone is the paper's -Text, and picture, which leaves only the queries
-    to be read and only their boxes to be answered, is FA-VG."""
+    to be read and only their boxes to be answered, is FA-VG in our tables (`model.heads` says how far it is so)."""
     picture: Literal["whole", "region"] = "whole"
     """region: the picture is cut to its best weak box beforehand, which makes the tagger the second of two stages
     (MNER-VG). Only prepared datasets with weak boxes (jobs/label.py) can then be read."""
@@ -104,9 +104,8 @@ class ModelConfig(Section):
     """mrc answers queries by spans. bio and crf are the baselines that label the words of the text instead
     (BERT, BERT-CRF): no queries, no picture, no boxes."""
     grounding: bool = True
-    """false takes the query grounding away, its head and its loss (the paper's "w/o QG")."""
-    existence: bool = True
-    """false takes the existence detection and its interaction away (the paper's "w/o ED")."""
+    """false builds no query grounding: for those who want no regions, and for -Text and MNER-VG. The paper's
+    "w/o QG loss" is another thing, `loss.grounding_weight: 0`."""
 
     @property
     def answers_entities(self) -> bool:
@@ -115,7 +114,7 @@ class ModelConfig(Section):
 
     @property
     def answers_spans(self) -> bool:
-        """Whether entities are pairs of a start and an end, and not runs of tags."""
+        """Whether entities are pairs of a start and an end, and not runs of tags; with them goes the existence."""
         return self.answers_entities and self.tagger == "mrc"
 
     @model_validator(mode="after")
@@ -124,15 +123,13 @@ class ModelConfig(Section):
             raise ValueError("grounding is true, but inputs is text; without a picture it must be false")
         if self.inputs == "picture" and not self.grounding:
             raise ValueError("grounding is false, but inputs is picture, which answers nothing else")
-        if self.inputs == "picture" and self.existence:
-            raise ValueError("existence is true, but inputs is picture; without a text it must be false")
         if self.picture == "region" and (self.grounding or self.inputs != "text_picture"):
             raise ValueError(
                 "picture is region; then grounding must be false, for the boxes lie in the whole picture, and inputs "
                 "must be text_picture"
             )
-        if self.tagger != "mrc" and (self.inputs != "text" or self.existence):
-            raise ValueError(f"tagger is {self.tagger}; then inputs must be text and existence false")
+        if self.tagger != "mrc" and self.inputs != "text":
+            raise ValueError(f"tagger is {self.tagger}; then inputs must be text")
         if self.image_side % 32:
             raise ValueError(f"image_side is {self.image_side}; it must be a multiple of 32")
         if self.width % self.heads:
@@ -143,14 +140,20 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of the joint loss (DESIGN §4 "Losses")."""
+    """Weights of the joint loss, eq. 6 (DESIGN §4 "Losses").
+
+    A weight of 0 takes the loss away and leaves the module where it is, so that it learns nothing: the paper's
+    ablations "w/o QG loss" and "w/o ED loss". What such a module says is not an answer and is not shown as one.
+    """
 
     box_weight: NonNegativeFloat = 5.0
     """Weight of L_bbox against L_object inside L_QG [FA-VG]."""
+    grounding_weight: NonNegativeFloat = 1.0
+    """Multiplies ω_f L_QG; in the paper 1, and 0 in "w/o QG loss"."""
     existence_weight: NonNegativeFloat = 1.0
-    """λ1."""
+    """λ1; in the paper 1, and 0 in "w/o ED loss"."""
     span_weight: NonNegativeFloat = 2.0
-    """λ2."""
+    """λ2; in the paper 2."""
     balance: Literal["dynamic", "constant"] = "dynamic"
     """ω_f: the clamped ratio of running losses [chosen], or the constant 1."""
     balance_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98
@@ -162,7 +165,8 @@ class LossConfig(Section):
     ignore_iou: Probability = 0.5
     """Anchors of the assigned cell with a centred IoU above this are neither positive nor negative [chosen]."""
     box_targets: Literal["largest", "all"] = "largest"
-    """Of several gold boxes of a query: the largest (the paper's mode), or all of them."""
+    """Of several gold boxes of a query: the largest, or all of them. The paper has one region a query and does not
+    say which of several it is [chosen]."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -186,7 +190,8 @@ class DecodeConfig(Section):
     region_threshold: Probability = 0.5
     """Confidence of a box from which on it is a region."""
     overlap: Literal["flat", "across_types"] = "flat"
-    """flat: no two entities overlap; across_types: they may when their types differ (the paper's mode)."""
+    """flat: no two entities overlap; across_types: they may when their types differ, as in the paper, which answers
+    each query by itself."""
     regions: Literal["one", "several"] = "one"
     """A query is answered by its most confident box, or by all that remain above the threshold after NMS."""
     nms_iou: Probability = 0.5
@@ -284,6 +289,24 @@ class Config(Section):
     decode: DecodeConfig = DecodeConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
+
+    @property
+    def answers_boxes(self) -> bool:
+        """Whether the model answers with boxes: it has a grounding head, and one that has learned from its loss."""
+        return self.model.grounding and self.loss.grounding_weight > 0
+
+    @property
+    def answers_existence(self) -> bool:
+        """Whether the model says if a text names an entity: as `answers_boxes`, of the existence head."""
+        return self.model.answers_spans and self.loss.existence_weight > 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.model.inputs == "picture" and not self.answers_boxes:
+            raise ValueError(
+                "loss.grounding_weight is 0, but model.inputs is picture, which learns nothing else; give it a weight"
+            )
+        return self
 
 
 ColumnType = Literal["string", "int64", "float64", "bool", "timestamp[us]", "date32", "list<string>"]

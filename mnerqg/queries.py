@@ -17,26 +17,28 @@ class EntityQuery(Section):
     query: str
 
 
-# The paper prints the keyword + annotation queries of PER, LOC and ORG and describes the other styles; their
-# wording, and every query of OTHER, is chosen.
+# Printed in the paper: all four styles of ORG ("Effect of Query Transformations"), keyword + annotation of PER, LOC and
+# ORG (Table 1), and of OTHER its beginning, "Other: Consisting of many..." (Figure 1). Where a style is printed of
+# ORG alone, the other types have its wording; what defines them, and how OTHER goes on, is chosen.
 QUERY_STYLES: dict[str, tuple[EntityQuery, ...]] = {
     style: tuple(EntityQuery(type=kind, query=query) for kind, query in queries.items())
     for style, queries in {
-        "keyword": {"PER": "Person.", "LOC": "Location.", "ORG": "Organization.", "OTHER": "Other."},
+        "keyword": {"PER": "Person", "LOC": "Location", "ORG": "Organization", "OTHER": "Other"},
         "template": {
-            "PER": "Please find the persons mentioned in the text.",
-            "LOC": "Please find the locations mentioned in the text.",
-            "ORG": "Please find the organizations mentioned in the text.",
-            "OTHER": "Please find the other names mentioned in the text.",
+            "PER": "Please find Person",
+            "LOC": "Please find Location",
+            "ORG": "Please find Organization",
+            "OTHER": "Please find Other",
         },
         "wikipedia": {
-            "PER": "A person is a being that has certain capacities or attributes such as reason, morality, "
-            "consciousness or self-consciousness.",
-            "LOC": "A location is a point or an area on the surface of the Earth or elsewhere.",
-            "ORG": "An organization is an entity, such as a company, an institution or an association, "
-            "comprising one or more people and having a particular purpose.",
-            "OTHER": "A name is a term used for identification by an external observer, "
-            "such as that of a product, an event or a work.",
+            "PER": "A person is a being, such as a man, a woman or a child, that has certain capacities and is part of "
+            "a form of social relations.",
+            "LOC": "A location is a region, such as a point, a line or an area, that lies on the surface of the Earth "
+            "or elsewhere.",
+            "ORG": "An organization is an entity, such as an institution or an association, that has a collective goal "
+            "and is linked to an external environment.",
+            "OTHER": "A name is a term, such as the title of a product, an event or a work, that is used for "
+            "identification by an external observer.",
         },
         "keyword_annotation": {
             "PER": "Person: People's name and fictional character.",

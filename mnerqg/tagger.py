@@ -52,7 +52,14 @@ class Tagger:
         self.types = tuple(query.type for query in text_encoder.queries)
         self.limits = ImageLimits()
         self._collate = build_collator(config, text_encoder)
-        self._decode = Decoder(config=config.decode, types=self.types, anchors=anchors, network=model)
+        self._decode = Decoder(
+            config=config.decode,
+            types=self.types,
+            anchors=anchors,
+            network=model,
+            answers_boxes=config.answers_boxes,
+            answers_existence=config.answers_existence,
+        )
 
     @classmethod
     def load(

@@ -369,7 +369,7 @@ def test_every_variant_goes_over_every_recipe(recipe: Path, variant: Path) -> No
 
 
 def test_there_are_variants() -> None:
-    assert len(VARIANTS) == 16
+    assert len(VARIANTS) == 17
 
 
 def layered(tmp_path: Path, *texts: str) -> list[Path]:
@@ -449,14 +449,26 @@ def test_the_paper_recipe_is_the_papers_mode() -> None:
     [
         ({"inputs": "text"}, "grounding is true, but inputs is text"),
         ({"inputs": "picture", "grounding": False}, "answers nothing else"),
-        ({"inputs": "picture"}, "existence is true, but inputs is picture"),
         ({"picture": "region"}, "grounding must be false"),
         ({"picture": "region", "grounding": False, "inputs": "text"}, "inputs must be text_picture"),
         ({"tagger": "bio"}, "inputs must be text"),
-        ({"tagger": "crf", "inputs": "text", "grounding": False}, "existence false"),
+        ({"tagger": "crf", "inputs": "picture"}, "tagger is crf; then inputs must be text"),
     ],
 )
 def test_variants_that_contradict_themselves(settings: dict[str, object], message: str) -> None:
     text = yaml.safe_dump({"model": settings})
     with pytest.raises(ConfigError, match=message):
         load_config(Config, text)
+
+
+def test_a_loss_without_weight_teaches_no_answers() -> None:
+    """Of the two ablations of the paper that take a loss away the modules stay."""
+    full = Config()
+    assert (full.answers_boxes, full.answers_existence) == (True, True)
+    config = load_config(Config, "loss: {grounding_weight: 0, existence_weight: 0}")
+    assert config.model == full.model
+    assert (config.answers_boxes, config.answers_existence) == (False, False)
+    for model in ({"tagger": "bio", "inputs": "text", "grounding": False}, {"inputs": "picture"}):
+        assert not load_config(Config, yaml.safe_dump({"model": model})).answers_existence
+    with pytest.raises(ConfigError, match=r"^config: loss\.grounding_weight is 0, but model\.inputs is"):
+        load_config(Config, "", ["--model.inputs", "picture", "--loss.grounding_weight", "0"])

@@ -61,6 +61,7 @@ ORDER = (
     "scoring.metrics",  # above the tagger, which counts what it answers
     "tagger",
     "scoring.significance",
+    "scoring.paper",
     "scoring.tables",
     "distributed.failures",
     "distributed.short_queues",
@@ -77,6 +78,7 @@ ORDER = (
     "distributed.tag_monitor",
     "distributed.tagging_stages",
     "distributed.tagging",
+    "distributed.experiments",
     "demo.texts",
     "demo.drawings",
     "demo.world",

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,35 @@ def test_the_papers_four_styles_ask_for_four_types() -> None:
 
 
 def test_the_papers_printed_queries() -> None:
+    """Table 1, "Effect of Query Transformations" and, of OTHER, the beginning in Figure 1."""
     asked = {query.type: query.query for query in QUERY_STYLES["keyword_annotation"]}
     assert asked["PER"] == "Person: People's name and fictional character."
     assert asked["LOC"] == "Location: Country, city, town continent by geographical location."
     assert asked["ORG"] == (
         "Organization: Include club, company, government party, school government, and news organization."
     )
+    assert asked["OTHER"].startswith("Other: Consisting of many ")
+    of_org = {
+        style: {one.type: one.query for one in queries}["ORG"] for style, queries in QUERY_STYLES.items()
+    }
+    assert of_org["keyword"] == "Organization"
+    assert of_org["template"] == "Please find Organization"
+    assert of_org["wikipedia"] == (
+        "An organization is an entity, such as an institution or an association, that has a collective goal and is "
+        "linked to an external environment."
+    )
+
+
+def test_the_other_types_are_asked_in_the_wording_of_org() -> None:
+    words = {"PER": "Person", "LOC": "Location", "OTHER": "Other"}
+    for kind, word in words.items():
+        asked = {
+            style: next(one.query for one in queries if one.type == kind)
+            for style, queries in QUERY_STYLES.items()
+        }
+        assert (asked["keyword"], asked["template"]) == (word, f"Please find {word}")
+        assert re.fullmatch(r"An? \w+ is a \w+, such as .*, that .*\.", asked["wikipedia"])
+        assert asked["keyword_annotation"].startswith(f"{word}: ")
 
 
 def test_queries_of_ones_own(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mnerqg.config import DecodeConfig
+from mnerqg.config import DecodeConfig, LossConfig
 from mnerqg.errors import ModelError
 from mnerqg.inputs.posts import PreparedPost, prepare_post
 from mnerqg.schema import Box, Post, Span, TaggedPost
@@ -106,6 +107,32 @@ def check(post: Post, tagged: TaggedPost) -> None:
         assert 0 <= region.x_min < region.x_max <= tagged.image_width
         assert 0 <= region.y_min < region.y_max <= tagged.image_height
     assert [kind for kind, _ in tagged.existence] == list(TYPES)
+
+
+def test_what_a_head_says_that_learned_nothing_is_no_answer(tagger: Tagger) -> None:
+    """As after training without the loss of the grounding, or of the existence."""
+    post = Post("1", "Ada in Oslo", photo(), (Span(0, 3, "PER"),), (Box("PER", 4, 4, 40, 30),), True)
+    (full,) = tagger.tag([post])
+    assert full.regions
+    assert tagger.best_regions([post])[0]
+    for weight in ("grounding_weight", "existence_weight"):
+        loss = LossConfig(**{weight: 0.0})
+        untaught = Tagger(
+            model=tagger.model,
+            text_encoder=tagger.text_encoder,
+            config=tagger.config.model_copy(update={"loss": loss}),
+            model_id=tagger.model_id,
+        )
+        (answer,) = untaught.tag([post])
+        assert [replace(entity, region=None) for entity in answer.entities] == [
+            replace(entity, region=None) for entity in full.entities
+        ]
+        if weight == "existence_weight":
+            assert (answer.existence, answer.regions) == ((), full.regions)
+        else:
+            assert (answer.existence, answer.regions) == (full.existence, ())
+            assert all(entity.region is None for entity in answer.entities)
+            assert untaught.best_regions([post]) == [()]
 
 
 def test_every_oddity_gets_one_answer_in_order(tagger: Tagger) -> None:

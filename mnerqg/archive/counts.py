@@ -26,6 +26,8 @@ _COLUMNS = [
     "existence.list.element.type",
     ROW_HASH,
 ]
+MODEL_RAISED = "the model raised "
+"""How the error of a post begins that the model could not answer."""
 _SHOWN_REASONS = 20
 _ROWS_AT_ONCE = 1024
 
@@ -95,7 +97,9 @@ class TagCounts:
     def _add(self, rows: pa.RecordBatch) -> None:
         self.rows += rows.num_rows
         self.errors += rows.num_rows - rows["error"].null_count
-        self.untagged += pc.sum(pc.equal(pc.list_value_length(rows["existence"]), 0)).as_py() or 0
+        # Not by what is empty: some models answer no existence (BERT, FA-VG), some posts have no entities.
+        raised = pc.match_substring_regex(rows["error"], f"(^|; ){MODEL_RAISED}")
+        self.untagged += pc.sum(raised).as_py() or 0
         self.retryable += pc.sum(rows["retryable"]).as_py() or 0
         self.image_status.update(_image_statuses(rows))
         self.text_status.update(_values(rows["text_status"]))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from mnerqg.config import ActorsConfig, ModelConfig
+from mnerqg.config import ActorsConfig, Config
 from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, post_from_row
 from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.sources import read_split
@@ -73,17 +73,20 @@ def evaluate(model: str, data: str, split: str, config: ActorsConfig) -> tuple[d
     counts = sum((of_post for _, of_post in posts), Counts(types))
     if counts.posts != expected or len(posts) != expected:
         raise RunError(f"{counts.posts} of {expected} posts of {split} were scored; run it again")
-    scores = answered(counts.scores(), files_of_model.config.model)
+    scores = answered(counts.scores(), files_of_model.config)
     facts = {"model_id": files_of_model.model_id, "split": split, "data": fingerprint(data, split)}
     return {**facts, "types": types, **scores}, per_post_table(posts)
 
 
-def answered(scores: dict[str, float], config: ModelConfig) -> dict[str, float | None]:
-    """The scores with None in the place of those for what a model never answers: it has no head for it."""
+def answered(scores: dict[str, float], config: Config) -> dict[str, float | None]:
+    """The scores with None in the place of those for what a model never answers.
+
+    It has no head for it, or, in the ablation "w/o QG loss", one that has learned nothing.
+    """
     unanswered: set[str] = set()
-    if not config.grounding:
+    if not config.answers_boxes:
         unanswered |= {*_GROUNDING, *_GMNER}
-    if not config.answers_entities:
+    if not config.model.answers_entities:
         unanswered |= {*_ENTITIES, *_GMNER, *(name for name in scores if name.startswith("f1_"))}
     return {name: None if name in unanswered else value for name, value in scores.items()}
 

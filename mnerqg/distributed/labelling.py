@@ -1,4 +1,4 @@
-"""Weak boxes for a prepared dataset from a grounding model, on Ray Data (paper, "Weak Supervision").
+"""Weak boxes for a prepared dataset from a grounding model, on Ray Data (paper, "Dataset Construction").
 
 The output is a folder of its own: the files of the dataset with one box more for every type and post with a picture.
 Its `source` is weak, and its score says how sure the model is. Whose boxes are learned, and from which score on, is up
@@ -63,9 +63,10 @@ def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str,
     """
     model, data, output = (_resolved(uri) for uri in (model, data, output))
     files = check_model(model, asked_queries(config.queries))
-    if not files.config.model.grounding:
+    if not files.config.answers_boxes:
         raise ConfigError(
-            f"{model} has no grounding head; label with a model trained with model.grounding true"
+            f"{model} answers no boxes; label with a model trained with model.grounding true and a "
+            "loss.grounding_weight above 0"
         )
     types = [query.type for query in files.queries]
     splits = [split for split in SPLITS if storage.exists(storage.join(data, split))]

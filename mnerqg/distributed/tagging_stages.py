@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import ray.util.metrics
 
+from mnerqg.archive.counts import MODEL_RAISED
 from mnerqg.archive.jsonlines import LINE_ERROR
 from mnerqg.archive.reading import text_values
 from mnerqg.config import ColumnsConfig
@@ -256,7 +257,7 @@ def tag_each(tagger: "Tagger", posts: Sequence[PreparedPost]) -> list[TaggedPost
 
 
 def _failed(post: PreparedPost, error: Exception) -> TaggedPost:
-    reason = f"the model raised {type(error).__name__}: {one_line(error)}"
+    reason = f"{MODEL_RAISED}{type(error).__name__}: {one_line(error)}"
     failed = TaggedPost(post_id=post.post_id, image_status=post.image_status, error=reason)
     return failed if post.text and post.text.strip() else replace(failed, text_status="empty")
 

@@ -316,12 +316,15 @@ class _Worker:
         return ray.train.Checkpoint.from_directory(directory)
 
     def _publish(self, directory: Path, last: bool) -> None:
-        """Update best, best_grounding and, at the end, last, which marks the run as finished."""
+        """Update best, best_grounding and, at the end, last, which marks the run as finished.
+
+        Without boxes to answer (`Config.answers_boxes`) there is no best grounding.
+        """
         output = self.job.output
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         storage.write_text(storage.join(output, "metrics.jsonl"), lines)
         bests = {"best": best_metric(self.config.model)}
-        if self.config.model.grounding:
+        if self.config.answers_boxes:
             bests["best_grounding"] = "accuracy_50"
         for name, metric in bests.items():
             if all(record[metric] < self.history[-1][metric] for record in self.history[:-1]):

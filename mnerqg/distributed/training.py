@@ -6,6 +6,7 @@ its output:
     run.json        configuration, queries and data fingerprint; the same command resumes, another is refused
     metrics.jsonl   one line an epoch
     best/ last/ best_grounding/    model directories by validation F1 (FA-VG: Accu@0.5), of the last epoch, by Accu@0.5
+                                   (the third only of models that answer boxes)
     checkpoints-<hash>/            Ray Train's own: models with their training state
 """
 
@@ -38,7 +39,7 @@ from mnerqg.queries import EntityQuery, dump_queries, load_queries
 # What decides the shapes of the weights, beside the encoder.
 _SHAPE = (
     *("backbone", "pyramid_width", "pyramid_depth", "width", "heads", "match_hidden"),
-    *("inputs", "tagger", "grounding", "existence"),
+    *("inputs", "tagger", "grounding"),
 )
 # Where a run executes does not change what it computes: these may differ when a run is resumed.
 _PLACEMENT = (
@@ -141,8 +142,8 @@ def _check_annotations(config: Config, data: str) -> None:
 
 
 def check_boxes(config: Config, data: str) -> None:
-    """Raises ConfigError where the grounding would learn from no box at all, and so to say no."""
-    if not config.model.grounding:
+    """Raises ConfigError where a grounding that is to answer would learn from no box at all, and so to say no."""
+    if not config.answers_boxes:
         return
     settings = config.train
     posts = read_posts(data, "train", limit=settings.max_posts, pictures=False)

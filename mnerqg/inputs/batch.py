@@ -326,7 +326,7 @@ class Collator:
 
 
 def _boxes_by_type(example: Example) -> dict[int, list[Floats]]:
-    """The gold boxes of each type index, the largest first: it is the paper's single target of a query."""
+    """The gold boxes of each type index, the largest first: it is the target where a query has but one [chosen]."""
     boxes: dict[int, list[Floats]] = {}
     for box, kind in zip(example.boxes_canvas, example.box_types, strict=True):
         boxes.setdefault(kind, []).append(box)

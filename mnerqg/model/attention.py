@@ -43,7 +43,7 @@ class CrossAttention(nn.Module):
 
 
 class LabelAttention(nn.Module):
-    """LA(X, E) = X + softmax(X Eᵀ) E with a label table E [2, D] (Qin et al. 2021)."""
+    """LA(X, E) = X + softmax(X Eᵀ) E with a label table E [2, D]; the paper cites Qin et al. 2021, whose form it is."""
 
     def __init__(self, *, width: int) -> None:
         super().__init__()

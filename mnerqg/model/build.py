@@ -91,7 +91,6 @@ def assemble(config: ModelConfig, encoder: nn.Module, types: int) -> Network:
         match_hidden=config.match_hidden,
         anchors_per_scale=build_anchors(config).per_scale,
         grounding=config.grounding,
-        existence=config.existence,
         spans=config.answers_entities,
     )
 

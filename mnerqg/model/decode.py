@@ -41,15 +41,26 @@ class Decoder:
         types: the K entity types in the order of the queries.
         anchors: of the model's canvas.
         network: scores start-end pairs, or finds the best tags.
+        answers_boxes, answers_existence: false leaves out what these heads say, where they are untrained (see
+            `LossConfig`).
     """
 
     def __init__(
-        self, *, config: DecodeConfig, types: Sequence[str], anchors: boxes.Anchors, network: Network
+        self,
+        *,
+        config: DecodeConfig,
+        types: Sequence[str],
+        anchors: boxes.Anchors,
+        network: Network,
+        answers_boxes: bool = True,
+        answers_existence: bool = True,
     ) -> None:
         self.config = config
         self.types = tuple(types)
         self._table = torch.from_numpy(anchors.table())
         self._network = network
+        self._answers_boxes = answers_boxes
+        self._answers_existence = answers_existence
 
     def __call__(
         self, output: Output, batch: Batch, examples: Sequence[Example], texts: Sequence[str]
@@ -76,7 +87,7 @@ class Decoder:
         """As a call, with the span and match threshold of each of `configs`; all else is the decoder's own."""
         regions = self._regions(output, examples)
         existence: list[list[float]] = [[] for _ in examples]
-        if output.existence_logits is not None:
+        if output.existence_logits is not None and self._answers_existence:
             existence = output.existence_logits.float().softmax(-1)[..., 1].tolist()
         return [
             [
@@ -106,7 +117,7 @@ class Decoder:
         self, output: Output, examples: Sequence[Example]
     ) -> list[tuple[tuple[Region, ...], tuple[Region, ...]]]:
         """The best regions and the kept ones of each post."""
-        if output.box_logits is None:
+        if output.box_logits is None or not self._answers_boxes:
             return [((), ()) for _ in examples]
         best_boxes, best_scores = self._best_boxes(output.box_logits)
         found: list[tuple[tuple[Region, ...], tuple[Region, ...]]] = []

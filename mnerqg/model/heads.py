@@ -49,10 +49,17 @@ class MatchHead(nn.Module):
 
 
 class GroundingHead(nn.Module):
-    """Query grounding: concat(U_i, q) -> 1x1 conv + BN + ReLU -> 1x1 conv -> A x (tx, ty, tw, th, conf).
+    """Query grounding: concat(U_i, q) -> 1x1 conv + BN + ReLU -> 1x1 conv -> A x (tx, ty, tw, th, conf) [paper].
 
     The convolution over the concatenation is W_u U + W_q q: W_u U is computed once a picture, W_q q once a
-    query. U and q are L2-normalised over channels [FA-VG]. One head a scale.
+    query. One head a scale.
+
+    The paper follows FA-VG (Yang et al. 2019). As there, U and q are L2-normalised over channels, boxes are those of
+    YOLOv3 with nine anchors, and the most confident one is the answer. FA-VG has more, which the paper does not
+    mention and we do not have: its query is a mean of [CLS] states, detached from the text encoder, and passes two
+    Linear + BN + ReLU before it is normalised (here it is eq. 1 of H', and the encoder learns from it); the
+    place of each location is concatenated, too; its fusion has three convolutions, its output two; one softmax goes
+    over the confidences of all candidates (here each is a sigmoid, for the BCE of the paper).
     """
 
     def __init__(self, *, width: int, anchors_per_scale: int, scales: int = 3) -> None:

@@ -45,6 +45,7 @@ class ExistenceAware(nn.Module):
 
     For the spans the existence state is the one key, so its softmax is 1 at every piece and the attention
     is its value: Z_s = V(H̃_g). Query and key projections would never receive a gradient and are left out.
+    The existence is updated "similarly", over the pieces of start and end together [chosen].
     """
 
     def __init__(self, *, width: int) -> None:
@@ -71,21 +72,3 @@ class ExistenceAware(nn.Module):
         update = self.existence_attention(existence.flatten(0, 1).unsqueeze(1), keys, seen)
         existence = self.existence_norm(existence + update.squeeze(1).unflatten(0, existence.shape[:2]))
         return aware_start, aware_end, existence
-
-
-class LabelAware(nn.Module):
-    """Start and end states after label attention alone: what is left of `ExistenceAware` without existence.
-
-    Normalised as there, which is eq. 2 with Z = 0: an ablation that took the norm away as well would measure that.
-    """
-
-    def __init__(self, *, width: int) -> None:
-        super().__init__()
-        self.start_labels = LabelAttention(width=width)
-        self.end_labels = LabelAttention(width=width)
-        self.start_norm = nn.LayerNorm(width)
-        self.end_norm = nn.LayerNorm(width)
-
-    def forward(self, fused: Tensor) -> tuple[Tensor, Tensor]:
-        """H_u [P, K, L, D] -> H̃_s, H̃_e [P, K, L, D]."""
-        return self.start_norm(self.start_labels(fused)), self.end_norm(self.end_labels(fused))

@@ -1,4 +1,4 @@
-"""The joint loss L = ω_f L_QG + λ1 L_ED + λ2 L_ESP as sums over counts.
+"""The joint loss L = ω_f L_QG + λ1 L_ED + λ2 L_ESP (eq. 6) as sums over counts.
 
 Under data parallelism both the sum and the count of each term are reduced over the workers, so that N workers
 on a batch give the gradient of one worker on the same batch, however the boxes and answers are spread.
@@ -61,8 +61,9 @@ def loss_terms(output: Output, batch: Batch, network: Network) -> LossTerms:
 
 
 def _grounding(box_logits: Tensor, targets: Targets) -> list[tuple[Tensor, int]]:
-    """L_bbox (MSE on σ(tx), σ(ty), tw, th) and L_object, positives and negatives apart [chosen].
+    """L_bbox (MSE on σ(tx), σ(ty), tw, th) and L_object (BCE), as the paper says.
 
+    FA-VG has a softmax over all candidates in the place of the BCE. Positives and negatives are apart [chosen].
     Negatives count by the pair and are weighted by the square of their score (focal loss, Lin et al. 2017).
     In a mean over thousands of candidates the one false box that wins the arg max has no weight: with it a
     model of 16 posts stayed at Accu@0.5 = 0.66 with every box learned exactly.
@@ -129,15 +130,16 @@ class JointLoss:
 
 
 class LossBalance:
-    """ω_f and the weighted sum.
+    """ω_f and the weighted sum (eq. 6).
 
-    "dynamic" is stop-gradient clamp(EMA(L_ED + λ2 L_ESP) / EMA(L_QG), min, max) [chosen]. Its two averages
-    are part of the training state.
+    The paper says that ω_f is dynamic and leaves how to its appendix. "dynamic" is stop-gradient
+    clamp(EMA(λ1 L_ED + λ2 L_ESP) / EMA(L_QG), min, max) [chosen]. Its two averages are part of the training state.
+    L_QG also has a weight of its own, 1 but in the ablation "w/o QG loss".
     """
 
     def __init__(self, config: LossConfig) -> None:
         self.config = config
-        self.running: list[float] | None = None  # EMA of L_ED + λ2 L_ESP, EMA of L_QG
+        self.running: list[float] | None = None  # EMA of λ1 L_ED + λ2 L_ESP, EMA of L_QG
 
     def __call__(
         self, terms: LossTerms, reduce: Callable[[Tensor], Tensor] = lambda x: x, workers: int = 1
@@ -155,7 +157,11 @@ class LossBalance:
         everywhere = self._losses(sums / counts)
         balance = self._balance(everywhere)
         grounding, existence, spans = self._losses(workers * terms.sums / counts)
-        total = balance * grounding + config.existence_weight * existence + config.span_weight * spans
+        total = (
+            balance * config.grounding_weight * grounding
+            + config.existence_weight * existence
+            + config.span_weight * spans
+        )
         return JointLoss(total, *everywhere, balance=balance)
 
     def _losses(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,7 +173,8 @@ class LossBalance:
         if config.balance == "constant":
             return 1.0
         grounding, existence, spans = (float(loss) for loss in losses)
-        now = [existence + config.span_weight * spans, grounding]
+        # A loss that is taken away (λ1 = 0) does not steer the others either.
+        now = [config.existence_weight * existence + config.span_weight * spans, grounding]
         if self.running is None:
             self.running = now
         momentum = config.balance_momentum

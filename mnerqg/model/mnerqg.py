@@ -12,7 +12,7 @@ from mnerqg.inputs.batch import Batch
 from mnerqg.model.attention import AttentivePooling
 from mnerqg.model.backbone import VisualEncoder
 from mnerqg.model.heads import RARE, BinaryHead, GroundingHead, MatchHead
-from mnerqg.model.interaction import CrossModality, ExistenceAware, LabelAware
+from mnerqg.model.interaction import CrossModality, ExistenceAware
 from mnerqg.model.norm import synchronize_batch_norms
 
 
@@ -66,8 +66,8 @@ class MNERQG(nn.Module):
         match_hidden: see `MatchHead`.
         anchors_per_scale: A.
         grounding: whether there is a query grounding head.
-        existence: whether there are existence detection and its interaction.
-        spans: whether there are span heads; without them the grounding is all there is (FA-VG).
+        spans: whether there are span heads and the existence detection; without them the grounding is all there is
+            (FA-VG).
     """
 
     def __init__(
@@ -80,7 +80,6 @@ class MNERQG(nn.Module):
         match_hidden: int | None,
         anchors_per_scale: int,
         grounding: bool = True,
-        existence: bool = True,
         spans: bool = True,
     ) -> None:
         super().__init__()
@@ -91,10 +90,9 @@ class MNERQG(nn.Module):
             GroundingHead(width=width, anchors_per_scale=anchors_per_scale) if grounding else None
         )
         self.cross_modality = CrossModality(width=width, heads=heads) if spans and visual else None
-        self.existence_summary = AttentivePooling(width=width) if spans and existence else None
-        self.existence_aware = ExistenceAware(width=width) if spans and existence else None
-        self.existence = BinaryHead(width=width) if spans and existence else None
-        self.label_aware = LabelAware(width=width) if spans and not existence else None
+        self.existence_summary = AttentivePooling(width=width) if spans else None
+        self.existence_aware = ExistenceAware(width=width) if spans else None
+        self.existence = BinaryHead(width=width) if spans else None
         self.start = BinaryHead(width=width, prior=RARE) if spans else None
         self.end = BinaryHead(width=width, prior=RARE) if spans else None
         self.match = MatchHead(width=width, hidden=match_hidden) if spans else None
@@ -120,18 +118,15 @@ class MNERQG(nn.Module):
         assert self.start
         assert self.end
         assert self.match
+        assert self.existence_summary
+        assert self.existence_aware
+        assert self.existence
         fused = self.cross_modality(text, maps, batch.picture) if self.cross_modality else text  # H_u
-        existence_logits = None
-        if self.existence_summary and self.existence_aware and self.existence:
-            existence = self.existence_summary(text, batch.attention_mask)  # H_g [P, K, D]
-            start, end, existence = self.existence_aware(fused, existence, batch.attention_mask)
-            existence_logits = self.existence(existence)
-        else:
-            assert self.label_aware
-            start, end = self.label_aware(fused)
+        existence = self.existence_summary(text, batch.attention_mask)  # H_g [P, K, D]
+        start, end, existence = self.existence_aware(fused, existence, batch.attention_mask)
         match_start, match_end = self.match(start, end)
         return Output(
-            existence_logits=existence_logits,
+            existence_logits=self.existence(existence),
             start_logits=self.start(start),
             end_logits=self.end(end),
             match_start=match_start,

@@ -1,6 +1,8 @@
 """Whether two systems differ by more than chance: paired tests over seeds and over posts, two-sided.
 
-The paper claims p < 0.05 and does not say by which test; both are chosen.
+The paper claims "p-value < 0.05 under a paired two-sided t-test" (Table 2) and does not say what it pairs.
+`p_over_seeds` is that test, with the seeds as pairs [chosen]. `p_over_posts` is ours: micro F1 is no mean over posts,
+so no t-test is to be had over them, but with this one the question can be asked of a single seed, too.
 """
 
 from collections.abc import Sequence
@@ -26,7 +28,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def p_over_seeds(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """p of a paired t-test; the scores at the same place were trained with the same seed.
+    """p of a paired t-test, the paper's; the scores at the same place were trained with the same seed.
 
     Raises:
         ValueError: fewer than two seeds, or not the same number for both.
@@ -43,7 +45,7 @@ def p_over_seeds(ours: Sequence[float], theirs: Sequence[float]) -> float:
 def p_over_posts(
     ours: NDArray[np.int64], theirs: NDArray[np.int64], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> float:
-    """p of a paired approximate randomisation test of a measure that is a ratio of sums over posts.
+    """p of a paired approximate randomisation test, which is ours, of a measure that is a ratio of sums over posts.
 
     Micro F1 is such a ratio, 2 correct / (predicted + gold), and so is Accu@0.5. Under the null hypothesis the
     two systems' answers to a post might as well be swapped; p is the share of such swaps that differ

@@ -277,6 +277,15 @@ def test_too_many_failures_then_accepted(tmp_path: Path) -> None:
         assert folder.result() is not None
 
 
+def test_a_model_that_answers_no_existence_has_tagged_its_posts_all_the_same(tmp_path: Path) -> None:
+    """BERT, FA-VG and an ablation without the existence loss have nothing to say in that column."""
+    errors = [None, "the model raised X: y", "no picture there; the model raised X: y", "no picture there"]
+    put(f"{tmp_path}/w-0.parquet", tags([1, 2, 3, 4], existence=[[]] * 4, error=errors))
+    (entry,) = storage.list_files(str(tmp_path), ".parquet")
+    counts = TagCounts.of_file(entry)
+    assert (counts.rows, counts.errors, counts.untagged) == (4, 3, 2)
+
+
 def test_model_that_raises_on_many_posts() -> None:
     counts = TagCounts(rows=10, untagged=1)
     assert judge(counts, 0.1) is None

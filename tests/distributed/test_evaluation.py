@@ -1,11 +1,13 @@
 """What is made of the counts of scored posts; that each post is scored once stands in tests/jobs/test_evaluate.py."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from mnerqg.config import ModelConfig
+from mnerqg.config import Config
 from mnerqg.distributed.evaluation import PER_POST_SCHEMA, answered, per_post_table, write_per_post
 from mnerqg.schema import Box, Entity, Post, Region, Span
 from mnerqg.scoring.metrics import MICRO, Counts
@@ -66,16 +68,17 @@ def test_no_posts_are_a_table_too(tmp_path: object) -> None:
     ("config", "unanswered"),
     [
         ({}, set()),
-        ({"existence": False}, set()),
-        ({"grounding": False}, BOXES | BOTH),
-        ({"inputs": "text", "grounding": False}, BOXES | BOTH),
-        ({"inputs": "text", "grounding": False, "existence": False, "tagger": "crf"}, BOXES | BOTH),
-        ({"inputs": "picture", "existence": False}, ENTITIES | BOTH),
+        ({"loss": {"existence_weight": 0}}, set()),
+        ({"loss": {"grounding_weight": 0}}, BOXES | BOTH),
+        ({"model": {"grounding": False}}, BOXES | BOTH),
+        ({"model": {"inputs": "text", "grounding": False}}, BOXES | BOTH),
+        ({"model": {"inputs": "text", "grounding": False, "tagger": "crf"}}, BOXES | BOTH),
+        ({"model": {"inputs": "picture"}}, ENTITIES | BOTH),
     ],
 )
-def test_what_a_model_never_answers_is_none(config: dict[str, str], unanswered: set[str]) -> None:
+def test_what_a_model_never_answers_is_none(config: dict[str, Any], unanswered: set[str]) -> None:
     scores = counts_of(1).scores()
-    found = answered(scores, ModelConfig.model_validate(config))
+    found = answered(scores, Config.model_validate(config))
     assert {name for name, value in found.items() if value is None} == unanswered
     assert {name: scores[name] for name in scores if name not in unanswered} == {
         name: value for name, value in found.items() if value is not None

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from mnerqg.config import ActorsConfig
+from mnerqg.config import ActorsConfig, LossConfig
 from mnerqg.datasets.prepared import LABELS_FILE, is_labelled, read_posts, write_split
 from mnerqg.distributed.labelling import label, summarise
 from mnerqg.errors import ConfigError, RunError, StorageError
 from mnerqg.io import storage
 from mnerqg.io.lock import LOCK_FILE, locked
+from mnerqg.model.checkpoint import save_model
 from mnerqg.queries import load_queries
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
@@ -120,6 +121,17 @@ def test_a_second_labelling_into_the_same_output_is_refused(tiny_model: Path, tm
     with locked(output), pytest.raises(RunError, match="is writing into"):
         label(str(tiny_model), str(tmp_path / "data"), output, CONFIG)
     assert [path.name for path in Path(output).iterdir()] == [LOCK_FILE]
+
+
+def test_a_model_whose_grounding_learned_nothing_labels_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    tagger = Tagger.load(tiny_model)
+    untaught = tagger.config.model_copy(update={"loss": LossConfig(grounding_weight=0)})
+    model = tmp_path / "model"
+    save_model(model, model=tagger.model, text_encoder=tagger.text_encoder, config=untaught)
+    with pytest.raises(
+        ConfigError, match=r"answers no boxes; label with a model .*loss\.grounding_weight above 0"
+    ):
+        label(str(model), str(tmp_path / "data"), str(tmp_path / "labelled"), CONFIG)
 
 
 def test_a_model_that_has_learned_other_types_is_asked_for_those_of_the_posts(

@@ -127,7 +127,7 @@ def test_a_type_that_was_never_trained_can_be_asked(
 
 
 def test_a_baseline_cannot_be_asked(tmp_path: Path) -> None:
-    config = small_config(tagger="bio", inputs="text", grounding=False, existence=False)
+    config = small_config(tagger="bio", inputs="text", grounding=False)
     save_model(tmp_path / "model", model=small_network(config), text_encoder=text_encoder(), config=config)
     assert Tagger.load(tmp_path / "model", "cpu").tag([Post("1", "Ada")])[0].text_status == "ok"
     with pytest.raises(ModelError, match=r"labels words .* and cannot be asked"):

@@ -203,7 +203,8 @@ def test_a_grounding_that_no_box_would_teach_is_refused(recipe: Path, tmp_path: 
         with pytest.raises(ConfigError, match=message):
             check_boxes(_config(recipe, *settings), str(tmp_path))
     check_boxes(_config(recipe, "--train.boxes=weak", "--train.min_weak_score=0.4"), str(tmp_path))
-    check_boxes(_config(recipe, "--model.grounding=false"), str(tmp_path))
+    for setting in ("--model.grounding=false", "--loss.grounding_weight=0"):
+        check_boxes(_config(recipe, setting), str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ def test_a_baseline_finds_an_entity_in_a_word_that_was_cut() -> None:
     cut = encoder.encode(text)
     assert cut.truncated
     assert (cut.begins_word[-1], cut.ends_word[-1]) == (True, False)
-    config = small_config(tagger="bio", inputs="text", grounding=False, existence=False)
+    config = small_config(tagger="bio", inputs="text", grounding=False)
     examples = [Example(cut)]
     batch = build_collator(config, encoder)(examples, with_targets=False)
     logits = torch.zeros(*batch.input_ids[:, 0].shape, 9)

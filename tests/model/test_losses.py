@@ -213,11 +213,12 @@ def terms_of(means: list[float]) -> LossTerms:
 
 
 def test_the_weighted_sum() -> None:
-    loss = LossBalance(LossConfig(balance="constant", existence_weight=3, span_weight=2, box_weight=5))(
-        terms_of([1, 2, 3, 4, 5, 6, 7])
+    config = LossConfig(
+        balance="constant", grounding_weight=7, existence_weight=3, span_weight=2, box_weight=5
     )
+    loss = LossBalance(config)(terms_of([1, 2, 3, 4, 5, 6, 7]))
     assert (float(loss.grounding), float(loss.existence), float(loss.spans)) == (10, 4, 18)
-    assert float(loss.total.detach()) == 10 + 3 * 4 + 2 * 18
+    assert float(loss.total.detach()) == 7 * 10 + 3 * 4 + 2 * 18
     assert loss.balance == 1
     assert not loss.grounding.requires_grad
 
@@ -230,6 +231,17 @@ def test_the_balance_is_the_ratio_of_running_losses() -> None:
     second = balance(terms_of([0, 4, 8, 1, 0, 0, 0]))  # 1 and 12
     assert second.balance == pytest.approx((0.9 * 3 + 0.1 * 1) / (0.9 * 2 + 0.1 * 12))
     assert balance.running == pytest.approx([2.8, 3.0])
+
+
+def test_a_loss_without_weight_does_not_steer_the_balance() -> None:
+    without = LossBalance(LossConfig(box_weight=1, existence_weight=0))
+    assert without(terms_of([0, 1, 1, 50, 0.5, 0.25, 0.25])).balance == pytest.approx(2 / 2)
+    # The grounding's own weight is no part of ω_f: it comes on top.
+    halved = LossBalance(LossConfig(box_weight=1, grounding_weight=0.5))(
+        terms_of([0, 1, 1, 1, 0.5, 0.25, 0.25])
+    )
+    assert halved.balance == pytest.approx(3 / 2)
+    assert float(halved.total.detach()) == pytest.approx(1.5 * 0.5 * 2 + 1 + 2)
 
 
 @pytest.mark.parametrize(
@@ -267,17 +279,13 @@ def test_workers_see_global_means_and_scale_their_share() -> None:
 VARIANTS: dict[str, dict[str, Any]] = {
     "text": {"inputs": "text", "grounding": False},
     "without grounding": {"grounding": False},
-    "without existence": {"existence": False},
-    "without both": {"grounding": False, "existence": False},
-    "grounding alone": {"inputs": "picture", "existence": False},
-    "bio": {"tagger": "bio", "inputs": "text", "grounding": False, "existence": False},
-    "crf": {"tagger": "crf", "inputs": "text", "grounding": False, "existence": False},
+    "grounding alone": {"inputs": "picture"},
+    "bio": {"tagger": "bio", "inputs": "text", "grounding": False},
+    "crf": {"tagger": "crf", "inputs": "text", "grounding": False},
 }
 ANSWERED = {  # terms with a count
     "text": {"existence", "start", "end", "match"},
     "without grounding": {"existence", "start", "end", "match"},
-    "without existence": {"box", "object_positive", "object_negative", "start", "end", "match"},
-    "without both": {"start", "end", "match"},
     "grounding alone": {"box", "object_positive", "object_negative"},
     "bio": {"tags"},
     "crf": {"tags"},
@@ -295,6 +303,39 @@ def test_a_variant_learns_with_all_it_has_and_only_what_it_answers(name: str) ->
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
+
+
+# What nothing but the loss looks at. The existence state itself goes into the spans.
+ONLY_FOR = {
+    "grounding_weight": ("grounding.", "query_summary."),
+    "existence_weight": (
+        "existence.",
+        "existence_aware.existence_attention.",
+        "existence_aware.existence_norm.",
+    ),
+}
+
+
+@pytest.mark.parametrize("taken_away", [("grounding_weight",), ("existence_weight",), tuple(ONLY_FOR)])
+def test_a_loss_that_is_taken_away_takes_its_lesson_and_nothing_else(taken_away: tuple[str, ...]) -> None:
+    """w/o QG loss, w/o ED loss and w/o both: the modules are there, and what only serves the loss stays as it is."""
+    untaught = tuple(name for weight in taken_away for name in ONLY_FOR[weight])
+    full, left = taught_parts(), taught_parts(**dict.fromkeys(taken_away, 0.0))
+    assert any(key.startswith(untaught) for key in full)
+    assert left == {key for key in full if not key.startswith(untaught)}
+
+
+def taught_parts(**weights: float) -> set[str]:
+    """The parameters with a gradient other than 0."""
+    config = small_config()
+    network = small_model(config)
+    batch = build_collator(config, text_encoder())(annotated_examples(), with_targets=True)
+    terms = loss_terms(network(batch), batch, network)
+    LossBalance(LossConfig(balance="constant", **weights))(terms).total.backward()
+    gradients = {key: parameter.grad for key, parameter in network.named_parameters()}
+    # One that is None would be waited for by data-parallel workers.
+    assert not [key for key, gradient in gradients.items() if gradient is None]
+    return {key for key, gradient in gradients.items() if gradient is not None and gradient.any()}
 
 
 def test_phrases_teach_where_and_nothing_else() -> None:

@@ -9,7 +9,7 @@ from tests.builders import annotated_examples, example, small_config, small_netw
 
 
 def network(tagger: str) -> SequenceTagger:
-    config = small_config(tagger=tagger, inputs="text", grounding=False, existence=False)
+    config = small_config(tagger=tagger, inputs="text", grounding=False)
     built = small_network(config)
     assert isinstance(built, SequenceTagger)
     return built.eval()
@@ -56,7 +56,7 @@ def test_the_crf_is_its_definition() -> None:
 
 @pytest.mark.parametrize("tagger", ["bio", "crf"])
 def test_a_baseline_learns_its_words(tagger: str) -> None:
-    config = small_config(tagger=tagger, inputs="text", grounding=False, existence=False)
+    config = small_config(tagger=tagger, inputs="text", grounding=False)
     built = network(tagger).train()
     batch = build_collator(config, text_encoder())(annotated_examples(), with_targets=True)
     assert batch.targets is not None
@@ -75,7 +75,7 @@ def test_a_baseline_learns_its_words(tagger: str) -> None:
 
 @pytest.mark.parametrize("tagger", ["bio", "crf"])
 def test_no_words_at_all(tagger: str) -> None:
-    config = small_config(tagger=tagger, inputs="text", grounding=False, existence=False)
+    config = small_config(tagger=tagger, inputs="text", grounding=False)
     built = network(tagger)
     batch = build_collator(config, text_encoder())([example("", picture=None)], with_targets=True)
     assert batch.targets is not None
