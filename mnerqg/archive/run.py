@@ -10,8 +10,8 @@
 The tags themselves say what is done: a row is, when its `row_hash` lies in a whole Parquet file of the run, one that
 has its footer. Whatever else a death leaves, `reconcile` puts right:
 
-- A file without a footer goes. On a disk a killed writer leaves one; in S3 an upload appears at its end, but that of a
-  writer that raised is ended by pyarrow, too.
+- A file without a footer goes. On a disk a killed writer leaves one. In S3 a file appears when its upload ends, and of
+  a writer that is killed nothing is seen; but pyarrow also ends the upload of a stream that it drops half-written.
 - Of two files with a row in common one goes. Ray gives the files of a write the same names when it tries again, W-0,
   W-1, …, so the second try as a rule replaces what the first one left. But that may have cut its rows into files in
   another way, or be at work still on a node that counts as lost; and the workers of a driver that was killed may end

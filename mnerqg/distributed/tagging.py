@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _FETCH_BATCH = 64  # posts; bounds the encoded pictures that one task holds at a time
 _DECODE_BATCH = 32
-_PASSES = 3  # over the archive, of which the second and third tag what was lost in the one before
+_PASSES = 2  # over the archive; the second tags what was lost in the first
 
 logger = logging.getLogger(__name__)
 

@@ -65,7 +65,7 @@ def test_archive_without_pictures_and_words(
     again = arguments(tiny_model, Path("archive"), Path("tags"), "--config", "tag.yaml")
     main(again)
     assert f"already done: run {manifest['run_id']} finished at" in capsys.readouterr().out
-    with pytest.raises(MnerqgError, match="holds a finished run, which --restart never touches"):
+    with pytest.raises(MnerqgError, match="holds a finished tagging run, which --restart never touches"):
         main([*again, "--restart"])
     with pytest.raises(MnerqgError, match=r"\(columns\.pass_through: \[\"lang\"\] there, \[\] now\)"):
         main(arguments(tiny_model, Path("archive"), Path("tags")))
