@@ -53,7 +53,7 @@ class ModelConfig(Section):
     """The network (DESIGN §4)."""
 
     encoder: str = "bert-base-uncased"
-    """A BERT-type encoder: hub name, directory, or `package:NAME/DIR` inside an installed package."""
+    """A BERT-type encoder: hub name, directory, or `package:NAME/PATH` inside an installed package."""
     encoder_dropout: Probability | None = None
     """Overrides the encoder's own hidden and attention dropout; null keeps what its config says."""
     encoder_attention: Literal["sdpa", "eager"] = "sdpa"
@@ -63,7 +63,8 @@ class ModelConfig(Section):
     backbone: str = "darknet53"
     """Any timm feature backbone with maps at strides 8, 16 and 32."""
     backbone_weights: str | None = None
-    """Pretrained weights: a timm state dict, a Darknet `.weights` file, `package:NAME`; null starts at random."""
+    """Pretrained weights: a timm state dict, a Darknet `.weights` file, or `package:NAME` with one such file in it;
+    null starts at random."""
     frozen_backbone_stages: Annotated[int, Field(ge=-1)] = 0
     """The stem and this many stages are not trained; -1 freezes the whole backbone."""
     frozen_backbone_statistics: bool = True

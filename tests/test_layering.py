@@ -20,6 +20,7 @@ ORDER = (
     "io.storage",
     "io.picture_store",
     "io.lock",
+    "io.packages",
     "inputs.images",
     "inputs.text",
     "inputs.augment",
@@ -35,8 +36,9 @@ ORDER = (
     "archive.reading",
     "archive.counts",
     "archive.run",
-    "model.darknet_weights",  # above backbone, which offers its reader
     "model.backbone",
+    "model.darknet_weights",
+    "model.pretrained",
     "model.attention",
     "model.norm",
     "model.interaction",

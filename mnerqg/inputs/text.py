@@ -4,7 +4,6 @@ A sentence is tokenised once a post; the K queries are laid before it when a bat
 (`[CLS] query [SEP] sentence [SEP]`). Offsets are code points of the original text.
 """
 
-import importlib.util
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -17,12 +16,12 @@ from transformers import AutoTokenizer
 
 from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
+from mnerqg.io.packages import is_package, package_path
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Span
 
 # A lone surrogate is a valid Python character that no UTF-8 text can hold and the tokeniser refuses.
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_PACKAGE = "package:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,22 +138,18 @@ def load_text_encoder(config: ModelConfig, queries: Sequence[EntityQuery]) -> Te
 
 
 def resolve_encoder(name: str) -> str:
-    """A hub name or directory as it is; `package:NAME/DIR` as the directory inside the installed package.
+    """A hub name or directory as it is; `package:NAME/PATH` as the directory inside the installed package.
 
     Raises:
-        ModelError: the package is not installed or has no such directory.
+        ModelError: the package is not installed or has no model there.
     """
-    if not name.startswith(_PACKAGE):
+    if not is_package(name):
         return name
-    package, _, inside = name.removeprefix(_PACKAGE).partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError(
-            f"model.encoder is {name}, but the package {package} is not installed; run: pip install 'mnerqg[demo]'"
-        )
-    directory = Path(spec.submodule_search_locations[0]) / inside
+    directory = package_path(name, key="model.encoder")
     if not (directory / "config.json").is_file():
-        raise ModelError(f"model.encoder is {name}, but the package has no model folder {inside!r}")
+        raise ModelError(
+            f"model.encoder is {name!r}, which is no model folder: it has no config.json; name one that has"
+        )
     return str(directory)
 
 

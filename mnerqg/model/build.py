@@ -11,8 +11,9 @@ from mnerqg.config import Config, ModelConfig
 from mnerqg.errors import ModelError
 from mnerqg.inputs.batch import Collator
 from mnerqg.inputs.text import TextEncoder, first_line, resolve_encoder
-from mnerqg.model.backbone import Backbone, VisualEncoder, load_pretrained
+from mnerqg.model.backbone import Backbone, VisualEncoder
 from mnerqg.model.mnerqg import MNERQG, TextFeatures
+from mnerqg.model.pretrained import load_pretrained
 from mnerqg.model.sequence import SequenceTagger
 
 Network = MNERQG | SequenceTagger
