@@ -287,21 +287,32 @@ class ColumnsConfig(Section):
         return self
 
 
-class PicturesConfig(Section):
-    """Which pictures are read, and how hard to try."""
+class ImageLimits(Section):
+    """The largest picture that is decoded.
 
-    roots: Many[str] = ()
-    """URIs below which pictures may lie, the first one for relative URIs; empty: the archive's own folder."""
-    schemes: Many[Literal["file", "s3", "http", "https"]] = ("file", "s3")
+    Whatever `max_pixels` says, Pillow refuses more than twice `PIL.Image.MAX_IMAGE_PIXELS` (179 million).
+    """
+
     max_bytes: PositiveInt = 20_000_000
     """Of the encoded picture."""
     max_pixels: PositiveInt = 50_000_000
     """Of the decoded picture; checked before it is decoded."""
+
+
+class PicturesConfig(ImageLimits):
+    """Which pictures are read, and how hard to try."""
+
+    roots: Many[str] = ()
+    """URIs below which pictures may lie: a folder, s3://bucket/prefix or https://host/prefix, whose host may begin with
+    `*.` for all its subdomains. The first one is that of relative URIs. Empty: the archive's own folder."""
+    schemes: Many[Literal["file", "s3", "http", "https"]] = ("file", "s3")
+    """A scheme that is not here is refused even below a root."""
     concurrency: PositiveInt = 32
     """Requests in flight in each fetch task."""
     attempts: PositiveInt = 4
     """For failures that may pass (429, 5xx, timeouts), the first one included."""
     timeout_s: PositiveFloat = 20.0
+    """Of a connection and of each read; over HTTP of the whole answer, too."""
     max_per_post: PositiveInt = 16
     """Of a post with more pictures than that the rest is not read."""
 

@@ -100,14 +100,13 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class TaggedPost:
-    """What tagging says of one post; one row of the tags output.
+    """What tagging says of one post: a row of the tags output but for the post's id and what is passed through.
 
     `existence` is the score of "the text names an entity of this type", per type.
     `image_width` and `image_height` are those of the upright picture, None without one. Of several pictures
     they and `image_status` are those of the first usable one (of the first, where none is).
     """
 
-    post_id: str
     entities: tuple[Entity, ...] = ()
     regions: tuple[Region, ...] = ()
     existence: tuple[tuple[str, float], ...] = ()

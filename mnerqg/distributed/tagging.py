@@ -21,7 +21,7 @@ from ray.data.checkpoint import CheckpointConfig, CheckpointManager
 from mnerqg.archive import run as tag_run
 from mnerqg.archive.reading import Archive, open_archive
 from mnerqg.archive.run import RowHashes, RunIdentity, RunState
-from mnerqg.config import TagConfig
+from mnerqg.config import PicturesConfig, TagConfig
 from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.jsonlines_source import read_json_lines
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
@@ -30,10 +30,9 @@ from mnerqg.distributed.tag_monitor import Report, only_run
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
 from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, TagPosts, TagSettings
 from mnerqg.errors import ModelError, RunError, StorageError
-from mnerqg.inputs.images import ImageLimits
 from mnerqg.io import storage
 from mnerqg.io.lock import locked
-from mnerqg.io.picture_store import PicturePolicy
+from mnerqg.io.picture_store import check_roots
 from mnerqg.model.files import check_model
 from mnerqg.queries import EntityQuery, load_queries
 from mnerqg.schema import ROW_HASH
@@ -58,7 +57,7 @@ class TagPlan:
     side: int
     archive: Archive
     output: str
-    policy: PicturePolicy
+    pictures: PicturesConfig
     identity: RunIdentity
     state: RunState
     restart: bool = False
@@ -110,14 +109,14 @@ def plan_tagging(
         )
     opened = open_archive(archive, config.columns)
     _check_place(output, opened, base)
-    policy = _policy(config, opened.folder)
+    pictures = _pictures(config.pictures, opened.folder)
     settings = {
         "columns": config.columns.model_dump(mode="json"),
-        "roots": policy.roots,
-        "schemes": policy.schemes,
-        "max_bytes": policy.max_bytes,
-        "max_pixels": config.pictures.max_pixels,
-        "max_per_post": config.pictures.max_per_post,
+        "roots": pictures.roots,
+        "schemes": pictures.schemes,
+        "max_bytes": pictures.max_bytes,
+        "max_pixels": pictures.max_pixels,
+        "max_per_post": pictures.max_per_post,
     }
     identity = tag_run.identify(files.model_id, opened, settings, base)
     if base is not None:
@@ -133,7 +132,7 @@ def plan_tagging(
         side=files.config.model.image_side,
         archive=opened,
         output=output,
-        policy=policy,
+        pictures=pictures,
         identity=identity,
         state=state,
         restart=restart,
@@ -153,20 +152,14 @@ def _check_place(output: str, archive: Archive, base: str | None) -> None:
         )
 
 
-def _policy(config: TagConfig, archive_folder: str) -> PicturePolicy:
-    pictures = config.pictures
+def _pictures(config: PicturesConfig, archive_folder: str) -> PicturesConfig:
+    """The settings with absolute roots; without any, pictures lie in the archive's own folder."""
     roots = tuple(
         root if storage.scheme_of(root) in ("http", "https") else storage.absolute(root)
-        for root in pictures.roots
+        for root in config.roots
     )
-    return PicturePolicy(
-        roots=roots or (archive_folder,),
-        schemes=pictures.schemes,
-        max_bytes=pictures.max_bytes,
-        concurrency=pictures.concurrency,
-        attempts=pictures.attempts,
-        timeout_s=pictures.timeout_s,
-    )
+    check_roots(roots)
+    return config.model_copy(update={"roots": roots or (archive_folder,)})
 
 
 def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = None) -> dict[str, Any]:
@@ -362,7 +355,7 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
     if archive.pictures in ("uris", "lists"):
         uris = columns.image_uri if archive.pictures == "uris" else columns.image_uris
         posts = posts.map_batches(
-            FetchPictures(columns, uris, plan.policy, config.pictures.max_per_post),
+            FetchPictures(columns, uris, plan.pictures),
             batch_format="pyarrow",
             batch_size=_FETCH_BATCH,
             num_cpus=task_cpus / 2,  # it mostly waits
@@ -370,9 +363,8 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
         )
     # Where the actors have no GPU and a task's CPUs, Ray fuses this stage into them: nothing is lost, since both
     # then compete for the same CPUs, and the canvases need not travel.
-    limits = ImageLimits(max_bytes=config.pictures.max_bytes, max_pixels=config.pictures.max_pixels)
     decoded = posts.map_batches(
-        DecodePictures(columns, plan.side, limits),
+        DecodePictures(columns, plan.side, plan.pictures),
         batch_format="pyarrow",
         batch_size=_DECODE_BATCH,
         num_cpus=task_cpus,

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from mnerqg.config import Config, ModelConfig
 from mnerqg.config_files import load_config
 from mnerqg.datasets.prepared import read_posts
-from mnerqg.inputs.batch import Example, table_to_examples
+from mnerqg.inputs.examples import Example, table_to_examples
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io import storage
 from mnerqg.model.build import build_collator, build_pretrained
@@ -35,6 +35,7 @@ from mnerqg.model.losses import JointLoss, LossBalance, loss_terms
 from mnerqg.model.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from mnerqg.queries import parse_queries
 from mnerqg.scoring.metrics import Counts
+from mnerqg.scoring.score import score, score_at
 from mnerqg.tagger import Tagger
 
 _log = logging.getLogger(__name__)  # Ray Train would print twice what a worker prints
@@ -201,7 +202,7 @@ class _Worker:
         batch = self.collate(examples, with_targets=True).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.parallel(batch)
-        terms = loss_terms(output, batch, self.model)
+        terms = loss_terms(output, batch)
         loss = self.balance(terms, reduce=_sum_over_workers, workers=self.world)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
@@ -229,8 +230,8 @@ class _Worker:
             limit=self.config.train.max_valid_posts,
         )
         if not (self.config.train.fit_span_thresholds and self.config.model.answers_spans):
-            return self._scores(tagger.types, tagger.score(posts))
-        at_each = tagger.score_at(posts, _SPAN_THRESHOLDS)
+            return self._scores(tagger.types, score(tagger, posts))
+        at_each = score_at(tagger, posts, _SPAN_THRESHOLDS)
         scores = [self._scores(tagger.types, counts) for counts in at_each]
         best = max(range(len(scores)), key=lambda index: (scores[index]["f1"], index))
         threshold = _SPAN_THRESHOLDS[best]

@@ -26,12 +26,13 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """The pieces of one sentence, cut to what fits beside the longest query.
+    """One sentence and its pieces, cut to what fits beside the longest query; `text` is whole.
 
     All lists have one entry a piece. `starts` and `ends` are code points of the text, end exclusive;
     `begins_word` and `ends_word` mark the only places where an entity may begin or end.
     """
 
+    text: str
     token_ids: list[int]
     starts: list[int]
     ends: list[int]
@@ -112,7 +113,13 @@ class TextEncoder:
         finishes = [*begins[1:], True] if begins else []
         cut = slice(self.budget)
         return EncodedText(
-            ids[cut], starts[cut], ends[cut], begins[cut], finishes[cut], truncated=len(ids) > self.budget
+            text,
+            ids[cut],
+            starts[cut],
+            ends[cut],
+            begins[cut],
+            finishes[cut],
+            truncated=len(ids) > self.budget,
         )
 
     def save(self, directory: Path) -> None:

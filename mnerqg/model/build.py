@@ -14,9 +14,9 @@ from mnerqg.inputs.text import TextEncoder, first_line, resolve_encoder
 from mnerqg.model.backbone import Backbone, VisualEncoder
 from mnerqg.model.mnerqg import MNERQG, TextFeatures
 from mnerqg.model.pretrained import load_pretrained
-from mnerqg.model.sequence import SequenceTagger
+from mnerqg.model.sequence import SequenceLabeller
 
-Network = MNERQG | SequenceTagger
+Network = MNERQG | SequenceLabeller
 
 
 def build_anchors(config: ModelConfig) -> Anchors:
@@ -31,7 +31,7 @@ def build_collator(config: Config, text_encoder: TextEncoder) -> Collator:
         anchors=build_anchors(config.model),
         ignore_iou=config.loss.ignore_iou,
         inputs=config.model.inputs,
-        tags=config.model.tagger != "mrc",
+        asks=config.model.tagger == "mrc",
         box_targets=config.loss.box_targets,
     )
 
@@ -77,7 +77,7 @@ def assemble(config: ModelConfig, encoder: nn.Module, types: int) -> Network:
     encoder_config: Any = encoder.config
     width: int = encoder_config.hidden_size
     if config.tagger != "mrc":
-        return SequenceTagger(
+        return SequenceLabeller(
             encoder=encoder,
             encoder_width=width,
             types=types,
@@ -92,7 +92,6 @@ def assemble(config: ModelConfig, encoder: nn.Module, types: int) -> Network:
         match_hidden=config.match_hidden,
         anchors_per_scale=build_anchors(config).per_scale,
         grounding=config.grounding,
-        existence=config.existence,
         spans=config.answers_entities,
     )
 

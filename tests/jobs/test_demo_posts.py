@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mnerqg.config import ImageLimits
 from mnerqg.datasets import flickr30k
 from mnerqg.datasets.twitter import SplitSummary, parse_conll, read_split
-from mnerqg.inputs.images import ImageLimits, ImageProblem, decode
+from mnerqg.inputs.images import ImageProblem, decode
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "demo_posts.py"
 
