@@ -107,7 +107,7 @@ class ModelConfig(Section):
 
     @property
     def answers_spans(self) -> bool:
-        """Whether entities are pairs of a start and an end, and not runs of tags."""
+        """Whether entities are pairs of a start and an end, and not runs of word labels."""
         return self.answers_entities and self.tagger == "mrc"
 
     @model_validator(mode="after")

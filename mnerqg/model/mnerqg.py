@@ -119,8 +119,7 @@ class MNERQG(nn.Module):
         text = self.text(batch.input_ids, batch.token_type_ids, batch.attention_mask)  # H' [P, K, L, D]
         maps = self.visual(batch.pixels) if self.visual else ()  # U_1, U_2, U_3, each [I, D, R, R]
         fused = self.cross_modality(text, maps, batch.picture) if self.cross_modality else text  # H_u
-        spans = (
-            self.spans(text, fused, batch.attention_mask) if self.spans else None
-        )  # existence, then the heads
+        # Existence-aware interaction, then existence, start, end and match; beside them the query grounding.
+        spans = self.spans(text, fused, batch.attention_mask) if self.spans else None
         boxes = self.grounding(text, batch.query_mask, maps, batch.picture) if self.grounding else None
         return Output(spans=spans, box_logits=boxes)
