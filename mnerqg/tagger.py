@@ -11,13 +11,13 @@ from mnerqg.config import Config, DecodeConfig, ImageLimits
 from mnerqg.errors import ModelError
 from mnerqg.inputs.annotations import best_region
 from mnerqg.inputs.examples import Example, encode_post
-from mnerqg.inputs.posts import PreparedPost, attach_regions, prepare_post
-from mnerqg.inputs.text import EncodedText, TextEncoder
+from mnerqg.inputs.posts import PreparedPost, prepare_post
+from mnerqg.inputs.text import TextEncoder
 from mnerqg.model.build import Network, build_anchors, build_collator
 from mnerqg.model.checkpoint import ModelDirectory, load_model
-from mnerqg.model.decode import Decoded, Decoder
+from mnerqg.model.decode import Decoder
 from mnerqg.queries import EntityQuery
-from mnerqg.schema import Phrase, Post, Region, TaggedPost, TextStatus
+from mnerqg.schema import Phrase, Post, Region, TaggedPost
 
 
 class Tagger:
@@ -107,11 +107,11 @@ class Tagger:
         examples = [self._example(post) for post in posts]
         (answers,) = self._predict(examples, [self.config.decode])
         return [
-            self._tagged(post, example, answer)
-            for post, example, answer in zip(posts, examples, answers, strict=True)
+            replace(answer, image_status=post.image_status, error=post.error)
+            for post, answer in zip(posts, answers, strict=True)
         ]
 
-    def answers_at(self, posts: Sequence[Post], configs: Sequence[DecodeConfig]) -> list[list[Decoded]]:
+    def answers_at(self, posts: Sequence[Post], configs: Sequence[DecodeConfig]) -> list[list[TaggedPost]]:
         """For one batch of posts the answers with each of `configs`; the network runs once.
 
         Posts with phrases are asked those, and a second stage looks at each post's best weak box.
@@ -130,7 +130,9 @@ class Tagger:
         return [answer.best_regions for answer in answers]
 
     @torch.inference_mode()
-    def _predict(self, examples: Sequence[Example], configs: Sequence[DecodeConfig]) -> list[list[Decoded]]:
+    def _predict(
+        self, examples: Sequence[Example], configs: Sequence[DecodeConfig]
+    ) -> list[list[TaggedPost]]:
         was_training = self.model.training
         self.model.eval()
         batch = self._collate(examples, with_targets=False).to(self.device)
@@ -144,21 +146,3 @@ class Tagger:
     def _example(self, post: PreparedPost, phrases: Sequence[Phrase] = ()) -> Example:
         example = encode_post(post.text, phrases, self.text_encoder)
         return replace(example, pixels=post.pixels, letterbox=post.letterbox)
-
-    def _tagged(self, post: PreparedPost, example: Example, answer: Decoded) -> TaggedPost:
-        return TaggedPost(
-            entities=attach_regions(answer.entities, answer.regions),
-            regions=answer.regions,
-            existence=tuple(zip(self.types, answer.existence, strict=bool(answer.existence))),
-            image_width=post.letterbox.width if post.letterbox else None,
-            image_height=post.letterbox.height if post.letterbox else None,
-            image_status=post.image_status,
-            text_status=_text_status(example.text),
-            error=post.error,
-        )
-
-
-def _text_status(text: EncodedText) -> TextStatus:
-    if not text.text.strip():
-        return "empty"
-    return "truncated" if text.truncated else "ok"

@@ -49,17 +49,23 @@ def merge_pictures(answers: Sequence[TaggedPost], indices: Sequence[int]) -> Tag
     consistent in itself); every picture gives its regions, and an entity points to the best region of its type.
     """
     first = next((answer for answer in answers if not answer.error), answers[0])
-    regions = tuple(
-        replace(region, image_index=index)
-        for answer, index in zip(answers, indices, strict=True)
-        for region in answer.regions
-    )
+    regions = _numbered([answer.regions for answer in answers], indices)
     errors = [answer.error for answer in answers if answer.error]
     return replace(
         first,
         entities=attach_regions(first.entities, regions),
         regions=regions,
+        best_regions=_numbered([answer.best_regions for answer in answers], indices),
         error="; ".join(dict.fromkeys(errors)) or None,
+    )
+
+
+def _numbered(of_pictures: Sequence[Sequence[Region]], indices: Sequence[int]) -> tuple[Region, ...]:
+    """The regions of all pictures, each with the place of its picture."""
+    return tuple(
+        replace(region, image_index=index)
+        for regions, index in zip(of_pictures, indices, strict=True)
+        for region in regions
     )
 
 

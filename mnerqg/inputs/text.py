@@ -18,7 +18,7 @@ from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
 from mnerqg.io.packages import is_package, package_path
 from mnerqg.queries import EntityQuery
-from mnerqg.schema import Span
+from mnerqg.schema import Span, TextStatus
 
 # A lone surrogate is a valid Python character that no UTF-8 text can hold and the tokeniser refuses.
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -39,6 +39,13 @@ class EncodedText:
     begins_word: list[bool]
     ends_word: list[bool]
     truncated: bool
+
+    @property
+    def status(self) -> TextStatus:
+        """What tagging says of the text."""
+        if not self.text.strip():
+            return "empty"
+        return "truncated" if self.truncated else "ok"
 
     def piece_span(self, span: Span) -> tuple[int, int] | None:
         """First and last piece (inclusive) that overlap a gold span, None where the text was cut before."""

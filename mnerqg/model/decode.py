@@ -1,7 +1,7 @@
-"""From logits to entities with character offsets and boxes in pixels (DESIGN §4 "Decoding")."""
+"""From logits to answers: entities with character offsets and boxes in pixels (DESIGN §4 "Decoding")."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 import torchvision.ops
@@ -12,26 +12,12 @@ from mnerqg.config import DecodeConfig
 from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.images import Letterbox
+from mnerqg.inputs.posts import attach_regions
 from mnerqg.inputs.text import EncodedText
 from mnerqg.model.losses import candidate_pairs
 from mnerqg.model.output import Output, SpanLogits
 from mnerqg.model.words import WordLogits, label_runs
-from mnerqg.schema import Entity, Region
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """The model's answers for one post.
-
-    `best_regions` has the most confident box of every query, whatever its score, and is empty without a
-    picture; `regions` are those above the threshold, one a query or several. A region's type is that of its query,
-    or the id of the post's own phrase. `existence` has one score a query, or none where it is not asked.
-    """
-
-    entities: tuple[Entity, ...]
-    best_regions: tuple[Region, ...] = ()
-    regions: tuple[Region, ...] = ()
-    existence: tuple[float, ...] = ()
+from mnerqg.schema import Entity, Region, TaggedPost
 
 
 class Decoder:
@@ -48,7 +34,7 @@ class Decoder:
         self.types = tuple(types)
         self._table = torch.from_numpy(anchors.table())
 
-    def __call__(self, output: Output, batch: Batch, examples: Sequence[Example]) -> list[Decoded]:
+    def __call__(self, output: Output, batch: Batch, examples: Sequence[Example]) -> list[TaggedPost]:
         """Answers of P posts, in order.
 
         Args:
@@ -61,18 +47,34 @@ class Decoder:
     @torch.no_grad()
     def at_each(
         self, configs: Sequence[DecodeConfig], output: Output, batch: Batch, examples: Sequence[Example]
-    ) -> list[list[Decoded]]:
+    ) -> list[list[TaggedPost]]:
         """As a call, with the span and match threshold of each of `configs`; all else is the decoder's own."""
-        regions = self._regions(output, examples)
-        existence = _existence(output, examples)
+        posts = self._without_entities(output, examples)
         return [
             [
-                Decoded(self._resolve(candidates), *found, tuple(exists))
-                for candidates, found, exists in zip(
-                    self._entities(config, output, batch, examples), regions, existence, strict=True
+                replace(post, entities=attach_regions(self._resolve(candidates), post.regions))
+                for post, candidates in zip(
+                    posts, self._entities(config, output, batch, examples), strict=True
                 )
             ]
             for config in configs
+        ]
+
+    def _without_entities(self, output: Output, examples: Sequence[Example]) -> list[TaggedPost]:
+        """All that no span or match threshold changes."""
+        return [
+            TaggedPost(
+                regions=kept,
+                best_regions=best,
+                existence=tuple(zip(self.types, existence, strict=bool(existence))),
+                image_width=example.letterbox.width if example.letterbox else None,
+                image_height=example.letterbox.height if example.letterbox else None,
+                image_status="ok" if example.letterbox else "none",
+                text_status=example.text.status,
+            )
+            for (best, kept), existence, example in zip(
+                self._regions(output, examples), _existence(output, examples), examples, strict=True
+            )
         ]
 
     def _entities(

@@ -4,8 +4,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from mnerqg.config import DecodeConfig
-from mnerqg.model.decode import Decoded
-from mnerqg.schema import Post
+from mnerqg.schema import Post, TaggedPost
 from mnerqg.scoring.metrics import Counts
 from mnerqg.tagger import Tagger
 
@@ -44,5 +43,5 @@ def _score(
     return counts
 
 
-def _add(counts: Counts, post: Post, answer: Decoded) -> None:
+def _add(counts: Counts, post: Post, answer: TaggedPost) -> None:
     counts.add_post(post, answer.entities, answer.best_regions, answer.regions)

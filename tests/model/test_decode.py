@@ -14,12 +14,12 @@ from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import attach_regions
 from mnerqg.inputs.text import TextEncoder
 from mnerqg.model.build import build_collator
-from mnerqg.model.decode import Decoded, Decoder
+from mnerqg.model.decode import Decoder
 from mnerqg.model.heads import MatchLogits
 from mnerqg.model.output import Output, SpanLogits
 from mnerqg.model.words import WordLogits
 from mnerqg.queries import EntityQuery
-from mnerqg.schema import Entity, Region
+from mnerqg.schema import Entity, Region, TaggedPost
 from tests.builders import (
     SIDE,
     TYPES,
@@ -83,7 +83,7 @@ class Sheet:
         self.start(query, first, yes)
         self.end(query, last, yes)
 
-    def decode(self, **config: object) -> Decoded:
+    def decode(self, **config: object) -> TaggedPost:
         (decoded,) = decoder(**config)(self.output, self.batch, self.examples)
         return decoded
 
@@ -98,7 +98,7 @@ def sigmoid(logit: float) -> float:
 def test_silence() -> None:
     decoded = Sheet().decode()
     assert (decoded.entities, decoded.best_regions) == ((), ())
-    assert decoded.existence == pytest.approx([sigmoid(-18)] * 4)
+    assert dict(decoded.existence) == pytest.approx(dict.fromkeys(TYPES, sigmoid(-18)))
 
 
 def test_an_entity_and_its_score() -> None:
@@ -183,7 +183,7 @@ def test_existence_is_reported_and_is_no_gate() -> None:
     sheet.spans.existence_logits[0, 1] = torch.tensor([0.0, 2.0])
     decoded = sheet.decode()
     assert len(decoded.entities) == 1
-    assert decoded.existence[1] == pytest.approx(sigmoid(2.0))
+    assert decoded.existence[1] == ("LOC", pytest.approx(sigmoid(2.0)))
 
 
 @settings(max_examples=50, deadline=None)
