@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
 def tag_plainly(plan: TagPlan, count: int) -> tuple[int, float]:
     """Tag the first `count` posts in this process; posts and seconds, the loading of the model left out."""
     tagger = Tagger.load(plan.model)
-    store = PictureStore(plan.policy)
+    store = PictureStore(plan.pictures)
     rows = itertools.islice(_rows(plan), count)
     started = time.monotonic()
     done = 0

@@ -75,12 +75,12 @@ def main(argv: list[str]) -> None:
 
 def format_plan(plan: TagPlan, resources: Resources) -> str:
     """What a run would do, for a person."""
-    archive, policy = plan.archive, plan.policy
+    archive, pictures = plan.archive, plan.pictures
     actors = f"{resources.min_actors} to {resources.max_actors}"
     read = {
         "bytes": "in the archive",
-        "uris": f"one URI a post, below {', '.join(policy.roots)}",
-        "lists": f"a list of URIs a post, below {', '.join(policy.roots)}",
+        "uris": f"one URI a post, below {', '.join(pictures.roots)}",
+        "lists": f"a list of URIs a post, below {', '.join(pictures.roots)}",
         "none": "none",
     }[archive.pictures]
     rows = [
@@ -90,7 +90,7 @@ def format_plan(plan: TagPlan, resources: Resources) -> str:
         ("pictures", read),
         (
             "read, fetch, decode",
-            f"tasks with {resources.cpus_per_task:g} CPU, {policy.concurrency} requests each",
+            f"tasks with {resources.cpus_per_task:g} CPU, {pictures.concurrency} requests each",
         ),
         (
             "model",

@@ -2,7 +2,7 @@
 
 Frames: `_px` the original picture, `_canvas` the letterboxed square of `side` pixels. Candidates are ordered
 by scale (strides 32, 16, 8), then anchor, row and column; a side of 256 has 3 x (64 + 256 + 1024) = 4032.
-Pixels <-> canvas is `data.images.Letterbox`.
+Pixels <-> canvas is `inputs.images.Letterbox`.
 """
 
 from collections.abc import Sequence

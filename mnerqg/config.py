@@ -3,63 +3,27 @@
 Sections are frozen and validated when they are built. `config_files` builds them from YAML and the command line.
 """
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
+from pydantic import Field, model_validator
+
+from mnerqg.config_types import (
+    CountOrRange,
+    Many,
+    NonNegativeFloat,
+    Pair,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
 )
-from pydantic_core import PydanticCustomError
-
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-
-T = TypeVar("T")
-# YAML has lists only: the one exception from the strict types of `Section`. What they hold is strict again.
-Many = Annotated[tuple[T, ...], Field(strict=False)]
-Pair = Annotated[tuple[T, T], Field(strict=False)]
-
-
-def _in_one_error(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """Pydantic reports an error for each member of a union, under keys that nobody wrote; here it is one."""
-    try:
-        return check(value)
-    except ValidationError:
-        raise PydanticCustomError(
-            "count_or_range", "It must be a whole number above 0, or two of them as [min, max]"
-        ) from None
-
-
-CountOrRange = Annotated[PositiveInt | Pair[PositiveInt], WrapValidator(_in_one_error)]
-
-
-class Section(BaseModel):
-    """Base of all configuration sections."""
-
-    # strict: true is no number, "256" none either, and 1 is no boolean. A whole number is a float too.
-    # The docstring under a field is its meaning in the help of the jobs (`cli.describe_settings`).
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        protected_namespaces=(),
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
 
 
 class ModelConfig(Section):
     """The network, which is Figure 2 of the paper."""
 
     encoder: str = "bert-base-uncased"
-    """A BERT-type encoder: hub name, directory, or `package:NAME/DIR` inside an installed package."""
+    """A BERT-type encoder: hub name, directory, or `package:NAME/PATH` inside an installed package."""
     encoder_dropout: Probability | None = None
     """Overrides the encoder's own hidden and attention dropout; null keeps what its config says."""
     encoder_attention: Literal["sdpa", "eager"] = "sdpa"
@@ -69,7 +33,8 @@ class ModelConfig(Section):
     backbone: str = "darknet53"
     """Any timm feature backbone with maps at strides 8, 16 and 32."""
     backbone_weights: str | None = None
-    """Pretrained weights: a timm state dict, a Darknet `.weights` file, `package:NAME`; null starts at random."""
+    """Pretrained weights: a timm state dict, a Darknet `.weights` file, or `package:NAME` with one such file in it;
+    null starts at random."""
     frozen_backbone_stages: Annotated[int, Field(ge=-1)] = 0
     """The stem and this many stages are not trained; -1 freezes the whole backbone."""
     frozen_backbone_statistics: bool = True
@@ -114,7 +79,7 @@ class ModelConfig(Section):
 
     @property
     def answers_spans(self) -> bool:
-        """Whether entities are pairs of a start and an end, and not runs of tags; with them goes the existence."""
+        """Whether entities are pairs of a start and an end, and not runs of word labels; with them goes the existence."""
         return self.answers_entities and self.tagger == "mrc"
 
     @model_validator(mode="after")
@@ -352,23 +317,32 @@ class ColumnsConfig(Section):
         return self
 
 
-class PicturesConfig(Section):
-    """Which pictures are read, and how hard to try."""
+class ImageLimits(Section):
+    """The largest picture that is decoded.
 
-    roots: Many[str] = ()
-    """URIs below which pictures may lie, the first one for relative URIs; empty: the archive's own folder."""
-    schemes: Many[Literal["file", "s3", "http", "https"]] = ("file", "s3")
-    """Kinds of URIs that may be read."""
+    Whatever `max_pixels` says, Pillow refuses more than twice `PIL.Image.MAX_IMAGE_PIXELS` (179 million).
+    """
+
     max_bytes: PositiveInt = 20_000_000
     """Of the encoded picture."""
     max_pixels: PositiveInt = 50_000_000
     """Of the decoded picture; checked before it is decoded."""
+
+
+class PicturesConfig(ImageLimits):
+    """Which pictures are read, and how hard to try."""
+
+    roots: Many[str] = ()
+    """URIs below which pictures may lie: a folder, s3://bucket/prefix or https://host/prefix, whose host may begin with
+    `*.` for all its subdomains. The first one is that of relative URIs. Empty: the archive's own folder."""
+    schemes: Many[Literal["file", "s3", "http", "https"]] = ("file", "s3")
+    """A scheme that is not here is refused even below a root."""
     concurrency: PositiveInt = 32
     """Requests in flight in each fetch task."""
     attempts: PositiveInt = 4
     """For failures that may pass (429, 5xx, timeouts), the first one included."""
     timeout_s: PositiveFloat = 20.0
-    """Seconds that one request may take."""
+    """Of a connection and of each read; over HTTP of the whole answer, too."""
     max_per_post: PositiveInt = 16
     """Of a post with more pictures than that the rest is not read."""
 

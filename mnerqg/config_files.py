@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mnerqg.config import Section
+from mnerqg.config_types import Section
 from mnerqg.errors import ConfigError, one_line
 
 S = TypeVar("S", bound=Section)

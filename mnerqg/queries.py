@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from mnerqg.config import Section
+from mnerqg.config_types import Section
 from mnerqg.errors import ConfigError, one_line
 
 

@@ -100,16 +100,19 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class TaggedPost:
-    """What tagging says of one post; one row of the tags output.
+    """What tagging says of one post: a row of the tags output but for the post's id and what is passed through.
 
-    `existence` is the score of "the text names an entity of this type", per type.
+    `existence` is the score of "the text names an entity of this type", per type; empty where it is not asked.
+    `best_regions`, which are no part of the row, have the most confident box of every query, whatever its score;
+    `regions` are those above the threshold, one a query or several. A region's type is that of its query, or the id
+    of the post's own phrase.
     `image_width` and `image_height` are those of the upright picture, None without one. Of several pictures
     they and `image_status` are those of the first usable one (of the first, where none is).
     """
 
-    post_id: str
     entities: tuple[Entity, ...] = ()
     regions: tuple[Region, ...] = ()
+    best_regions: tuple[Region, ...] = ()
     existence: tuple[tuple[str, float], ...] = ()
     image_width: int | None = None
     image_height: int | None = None

@@ -1,26 +1,23 @@
 """The public Python API: `Tagger.load(uri).tag(posts)`."""
 
-import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
 import torch
 
-from mnerqg.config import Config, DecodeConfig
+from mnerqg.config import Config, DecodeConfig, ImageLimits
 from mnerqg.errors import ModelError
 from mnerqg.inputs.annotations import best_region
-from mnerqg.inputs.batch import Example, encode_post
-from mnerqg.inputs.images import ImageLimits
-from mnerqg.inputs.posts import PreparedPost, attach_regions, prepare_post
+from mnerqg.inputs.examples import Example, encode_post
+from mnerqg.inputs.posts import PreparedPost, prepare_post
 from mnerqg.inputs.text import TextEncoder
 from mnerqg.model.build import Network, build_anchors, build_collator
 from mnerqg.model.checkpoint import ModelDirectory, load_model
-from mnerqg.model.decode import Decoded, Decoder
+from mnerqg.model.decode import Decoder
 from mnerqg.queries import EntityQuery
-from mnerqg.schema import Phrase, Post, Region, TaggedPost, TextStatus
-from mnerqg.scoring.metrics import Counts
+from mnerqg.schema import Phrase, Post, Region, TaggedPost
 
 
 class Tagger:
@@ -56,7 +53,6 @@ class Tagger:
             config=config.decode,
             types=self.types,
             anchors=anchors,
-            network=model,
             answers_boxes=config.answers_boxes,
             answers_existence=config.answers_existence,
         )
@@ -115,93 +111,44 @@ class Tagger:
         if not posts:
             return []
         examples = [self._example(post) for post in posts]
-        decoded = self.predict(examples, [post.text or "" for post in posts])
+        (answers,) = self._predict(examples, [self.config.decode])
         return [
-            self._tagged(post, example, answer)
-            for post, example, answer in zip(posts, examples, decoded, strict=True)
+            replace(answer, image_status=post.image_status, error=post.error)
+            for post, answer in zip(posts, answers, strict=True)
         ]
 
-    def predict(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Decoded]:
-        """The model's answers for one batch of examples with their original texts."""
-        return self._predict(examples, texts, [self.config.decode])[0]
+    def answers_at(self, posts: Sequence[Post], configs: Sequence[DecodeConfig]) -> list[list[TaggedPost]]:
+        """For one batch of posts the answers with each of `configs`; the network runs once.
 
-    @torch.inference_mode()
-    def _predict(
-        self, examples: Sequence[Example], texts: Sequence[str], configs: Sequence[DecodeConfig]
-    ) -> list[list[Decoded]]:
-        was_training = self.model.training
-        self.model.eval()
-        batch = self._collate(examples, with_targets=False).to(self.device)
-        bf16 = self.device.type == "cuda" and self.config.train.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            output = self.model(batch)
-        answers = self._decode.at_each(configs, output, batch, examples, texts)
-        self.model.train(was_training)
-        return answers
-
-    def score(self, posts: Iterator[Post] | Sequence[Post], *, batch_size: int = 16) -> Counts:
-        """Score annotated posts, each exactly once."""
-        return self._score(posts, [self.config.decode], batch_size)[0]
-
-    def score_at(
-        self, posts: Iterator[Post] | Sequence[Post], thresholds: Sequence[float], *, batch_size: int = 16
-    ) -> list[Counts]:
-        """As `score`, for each of the values of `span_threshold` and `match_threshold`; the network runs once."""
-        return self._score(posts, [self.config.decode.at(threshold) for threshold in thresholds], batch_size)
-
-    def _score(
-        self, posts: Iterator[Post] | Sequence[Post], configs: Sequence[DecodeConfig], batch_size: int
-    ) -> list[Counts]:
-        counts = [Counts(self.types) for _ in configs]
-        rest = iter(posts)
-        while batch := list(itertools.islice(rest, batch_size)):
-            for total, answers in zip(counts, self._answers(batch, configs), strict=True):
-                for post, answer in zip(batch, answers, strict=True):
-                    total.add_post(post, answer.entities, answer.best_regions, answer.regions)
-        return counts
-
-    def score_each(self, posts: Sequence[Post]) -> list[Counts]:
-        """The scores of each post of one batch."""
-        each = [Counts(self.types) for _ in posts]
-        (answers,) = self._answers(posts, [self.config.decode])
-        for counts, post, answer in zip(each, posts, answers, strict=True):
-            counts.add_post(post, answer.entities, answer.best_regions, answer.regions)
-        return each
-
-    def best_regions(self, posts: Sequence[Post]) -> list[tuple[Region, ...]]:
-        """The most confident box of every type for each post, whatever its score; none without a picture."""
-        (answers,) = self._answers(posts, [self.config.decode])
-        return [answer.best_regions for answer in answers]
-
-    def _answers(self, posts: Sequence[Post], configs: Sequence[DecodeConfig]) -> list[list[Decoded]]:
-        """The answers with each of `configs` for one batch of posts, which may have phrases or a region to look at."""
+        Posts with phrases are asked those, and a second stage looks at each post's best weak box.
+        """
         is_cut = self.config.model.picture == "region"
         examples = []
         for post in posts:
             region = best_region(post) if is_cut else None
             prepared = prepare_post(post, self.config.model.image_side, self.limits, region)
             examples.append(self._example(prepared, post.phrases))
-        return self._predict(examples, [post.text or "" for post in posts], configs)
+        return self._predict(examples, configs)
+
+    def best_regions(self, posts: Sequence[Post]) -> list[tuple[Region, ...]]:
+        """The most confident box of every type for each post, whatever its score; none without a picture."""
+        (answers,) = self.answers_at(posts, [self.config.decode])
+        return [answer.best_regions for answer in answers]
+
+    @torch.inference_mode()
+    def _predict(
+        self, examples: Sequence[Example], configs: Sequence[DecodeConfig]
+    ) -> list[list[TaggedPost]]:
+        was_training = self.model.training
+        self.model.eval()
+        batch = self._collate(examples, with_targets=False).to(self.device)
+        bf16 = self.device.type == "cuda" and self.config.train.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            output = self.model(batch)
+        answers = self._decode.at_each(configs, output, batch, examples)
+        self.model.train(was_training)
+        return answers
 
     def _example(self, post: PreparedPost, phrases: Sequence[Phrase] = ()) -> Example:
         example = encode_post(post.text, phrases, self.text_encoder)
         return replace(example, pixels=post.pixels, letterbox=post.letterbox)
-
-    def _tagged(self, post: PreparedPost, example: Example, answer: Decoded) -> TaggedPost:
-        return TaggedPost(
-            post_id=post.post_id,
-            entities=attach_regions(answer.entities, answer.regions),
-            regions=answer.regions,
-            existence=tuple(zip(self.types, answer.existence, strict=bool(answer.existence))),
-            image_width=post.letterbox.width if post.letterbox else None,
-            image_height=post.letterbox.height if post.letterbox else None,
-            image_status=post.image_status,
-            text_status=_text_status(post.text, example),
-            error=post.error,
-        )
-
-
-def _text_status(text: str | None, example: Example) -> TextStatus:
-    if text is None or not text.strip():
-        return "empty"
-    return "truncated" if example.text.truncated else "ok"

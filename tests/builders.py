@@ -14,7 +14,8 @@ from transformers import BertConfig, BertModel
 from mnerqg.boxes import Anchors
 from mnerqg.config import Config, ModelConfig
 from mnerqg.errors import ModelError
-from mnerqg.inputs.batch import Collator, Example
+from mnerqg.inputs.batch import Collator
+from mnerqg.inputs.examples import Example
 from mnerqg.inputs.text import TextEncoder, load_tokenizer, resolve_encoder
 from mnerqg.model.build import Network, assemble, build_anchors
 from mnerqg.model.mnerqg import MNERQG
@@ -138,3 +139,11 @@ def jpeg(width: int = 40, height: int = 30, orientation: int | None = None) -> b
     if orientation is not None:
         exif[0x0112] = orientation
     return image_bytes("RGB", (width, height), "JPEG", colour=(90, 120, 30), exif=exif)
+
+
+def photo() -> bytes:
+    """A JPEG of 80 x 60 with something in it."""
+    buffer = BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((80, 60), Image.Resampling.BILINEAR).save(buffer, "JPEG")
+    return buffer.getvalue()

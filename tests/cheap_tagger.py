@@ -56,7 +56,6 @@ def tag_cheaply(post: "PreparedPost") -> TaggedPost:
     index = {region.type: number for number, region in enumerate(regions)}
     status: TextStatus = "truncated" if len(text) > TEXT_LIMIT else "ok" if text.strip() else "empty"
     return TaggedPost(
-        post_id=post.post_id,
         entities=tuple(replace(entity, region=index.get(entity.type)) for entity in _entities(text)),
         regions=regions,
         existence=tuple((kind, _score(_digest(f"{kind} {text[:TEXT_LIMIT]}"))) for kind in TYPES),

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -17,6 +18,9 @@ from tests.servers import (
     create_bucket,
     faults,
 )
+
+if TYPE_CHECKING:
+    from mnerqg.tagger import Tagger
 
 
 @pytest.fixture(scope="session")
@@ -140,6 +144,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save_model(folder / "model", model=model, text_encoder=text_encoder, config=config)
     return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def talkative(tiny_model: Path) -> "Tagger":
+    """The small model with thresholds that let its random weights say much."""
+    from mnerqg.config import DecodeConfig
+    from mnerqg.tagger import Tagger
+
+    loaded = Tagger.load(tiny_model, device="cpu")
+    decode = DecodeConfig(span_threshold=0.005, match_threshold=0.1, region_threshold=0.005)
+    return Tagger(
+        model=loaded.model,
+        text_encoder=loaded.text_encoder,
+        config=loaded.config.model_copy(update={"decode": decode}),
+        model_id=loaded.model_id,
+    )
 
 
 @pytest.fixture

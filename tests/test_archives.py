@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mnerqg.inputs.images import ImageLimits
+from mnerqg.config import ImageLimits, PicturesConfig
 from mnerqg.inputs.posts import PreparedPost, prepare_post
-from mnerqg.io.picture_store import PicturePolicy, PictureStore
+from mnerqg.io.picture_store import PictureStore
 from mnerqg.schema import Post, TaggedPost
 from tests.archives import (
     ARCHIVE_SCHEMA,
@@ -36,13 +36,13 @@ SIDE = 64
 
 def prepared(rows: list[dict[str, str]], folder: str) -> list[PreparedPost]:
     """What the picture stages make of the rows of an archive."""
-    fetched = PictureStore(PicturePolicy(roots=(folder,), max_bytes=MAX_BYTES, attempts=1)).fetch_many(
+    fetched = PictureStore(PicturesConfig(roots=(folder,), max_bytes=MAX_BYTES, attempts=1)).fetch_many(
         [row["image_uri"] for row in rows]
     )
     return [
         prepare_post(Post(row["post_id"], row["text"], one.data), SIDE, ImageLimits())
         if one.status in ("ok", "none")
-        else PreparedPost(row["post_id"], row["text"], image_status=one.status, error=one.error)
+        else PreparedPost(row["text"], image_status=one.status, error=one.error)
         for row, one in zip(rows, fetched, strict=True)
     ]
 
@@ -54,8 +54,8 @@ def test_planted_is_what_tagging_finds(place: str, request: pytest.FixtureReques
     rows = read_tags(folder).to_pylist()
     tagged = CheapTagger(SIDE, "cheap").tag_prepared(prepared(rows, folder))
     assert len(tagged) == 100
-    for post in tagged:
-        expected = planted.rows[post.post_id]
+    for row, post in zip(rows, tagged, strict=True):
+        expected = planted.rows[row["post_id"]]
         size = None if post.image_width is None else (post.image_width, post.image_height)
         found = (post.image_status, post.text_status, size)
         assert found == (expected.image_status, expected.text_status, expected.size), expected.oddity
@@ -177,7 +177,7 @@ def check(post: PreparedPost, answer: TaggedPost) -> None:
 def test_words_and_limits() -> None:
     tagger = CheapTagger(SIDE, "cheap")
     texts = ["👩🏽‍🚀 Ada in 🇵🇹 Lisbon", "a\0b Émile x", "\ud800 Ada", "X " * TEXT_LIMIT, "", None]
-    tagged = tagger.tag_prepared([PreparedPost("p", text) for text in texts])
+    tagged = tagger.tag_prepared([PreparedPost(text) for text in texts])
     words = [[entity.text for entity in post.entities] for post in tagged]
     assert words[:3] == [["Ada", "Lisbon"], ["Émile"], ["Ada"]]
     assert len(words[3]) == TEXT_LIMIT // 2
@@ -193,11 +193,11 @@ def test_loads_from_a_model_without_torch(tiny_model: Path) -> None:
     code = (
         "import pickle, sys, types\n"
         f"tagger = pickle.loads({pickled!r})({str(tiny_model)!r})\n"
-        "post = types.SimpleNamespace(post_id='p', text='Ada', pixels=None, letterbox=None, image_status='none', "
+        "post = types.SimpleNamespace(text='Ada', pixels=None, letterbox=None, image_status='none', "
         "error=None)\n"
         "assert 'torch' not in sys.modules and 'ray' not in sys.modules\n"
         "print(tagger.model_id, tagger.tag_prepared([post]))"
     )
     root = Path(__file__).resolve().parents[1]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert run.stdout == f"{tagger.model_id} {tagger.tag_prepared([PreparedPost('p', 'Ada')])}\n", run.stderr
+    assert run.stdout == f"{tagger.model_id} {tagger.tag_prepared([PreparedPost('Ada')])}\n", run.stderr

@@ -6,7 +6,15 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from mnerqg import cli
-from mnerqg.config import CountOrRange, Many, NonNegativeFloat, Pair, PositiveFloat, PositiveInt, Probability
+from mnerqg.config_types import (
+    CountOrRange,
+    Many,
+    NonNegativeFloat,
+    Pair,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
 from mnerqg.errors import ConfigError
 
 

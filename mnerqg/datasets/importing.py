@@ -118,7 +118,7 @@ def read_picture(
         return None
     try:
         data = path.read_bytes()
-        height, width = images.decode(data, images.ImageLimits()).shape[:2]
+        height, width = images.decode(data).shape[:2]
     except (images.ImageProblem, OSError) as problem:
         figures.pictures_unreadable += 1
         figures.picture_problems.append(f"{path.name}: {problem}")

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mnerqg.config import Config
+from mnerqg.config import Config, ImageLimits
 from mnerqg.datasets.prepared import post_from_row
 from mnerqg.inputs.annotations import best_region, choose_annotations, draw_phrases
-from mnerqg.inputs.images import ImageLimits
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Post
 
 if TYPE_CHECKING:
-    from mnerqg.inputs.batch import Example
+    from mnerqg.inputs.examples import Example
     from mnerqg.inputs.text import TextEncoder
 
 
@@ -35,7 +34,7 @@ class EncodePosts:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         from mnerqg.inputs.augment import Augmenter
-        from mnerqg.inputs.batch import augment_example, examples_to_table
+        from mnerqg.inputs.examples import augment_example, examples_to_table
         from mnerqg.inputs.text import load_text_encoder
 
         config = self._config
@@ -52,7 +51,7 @@ class EncodePosts:
         return examples_to_table(examples)
 
     def _encode(self, post: Post, text_encoder: "TextEncoder", generator: random.Random) -> "Example":
-        from mnerqg.inputs.batch import make_example
+        from mnerqg.inputs.examples import make_example
 
         model, train = self._config.model, self._config.train
         chosen = choose_annotations(draw_phrases(post, train.phrases_per_post, generator), train)

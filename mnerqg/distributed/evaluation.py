@@ -17,6 +17,7 @@ from mnerqg.io import storage
 from mnerqg.model.files import check_model
 from mnerqg.queries import EntityQuery, asked_queries
 from mnerqg.scoring.metrics import Counts
+from mnerqg.scoring.score import score_each
 from mnerqg.tagger import Tagger
 
 # The columns of `Counts.values`, in their order.
@@ -123,7 +124,7 @@ class _Scorer:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         posts = [post_from_row(row) for row in rows.to_pylist()]
-        counts = [one.to_array() for one in self._tagger.score_each(posts)]
+        counts = [one.to_array() for one in score_each(self._tagger, posts)]
         return pa.table(
             {
                 "post_id": pa.array([post.post_id for post in posts], pa.string()),

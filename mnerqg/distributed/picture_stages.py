@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from mnerqg.archive.reading import text_values
-from mnerqg.config import ColumnsConfig
+from mnerqg.config import ColumnsConfig, ImageLimits, PicturesConfig
 from mnerqg.errors import one_line
-from mnerqg.inputs.images import ImageLimits, ImageProblem, decode_letterbox
-from mnerqg.io.picture_store import Fetched, PicturePolicy, PictureStore
+from mnerqg.inputs.images import ImageProblem, decode_letterbox
+from mnerqg.io.picture_store import Fetched, PictureStore
 
 PICTURES = "mnerqg:pictures"
 
@@ -28,11 +28,11 @@ _DECODED_TYPE = pa.list_(pa.struct([*_SIZED, *_OUTCOME]))
 class FetchPictures:
     """Adds bytes, status and error of every picture of a post; the URIs go unless they are passed through."""
 
-    def __init__(self, columns: ColumnsConfig, uris: str, policy: PicturePolicy, max_per_post: int) -> None:
+    def __init__(self, columns: ColumnsConfig, uris: str, config: PicturesConfig) -> None:
         self._columns = columns
         self._uris = uris
-        self._store = PictureStore(policy)
-        self._max_per_post = max_per_post
+        self._store = PictureStore(config)
+        self._max_per_post = config.max_per_post
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         posts = self._uris_of_posts(rows[self._uris])

@@ -30,7 +30,6 @@ from mnerqg.distributed.tagging_plan import TagPlan
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
 from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, TagPosts, TagSettings
 from mnerqg.errors import RunError
-from mnerqg.inputs.images import ImageLimits
 from mnerqg.io import storage
 from mnerqg.schema import ROW_HASH
 
@@ -222,7 +221,7 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
     if archive.pictures in ("uris", "lists"):
         uris = columns.image_uri if archive.pictures == "uris" else columns.image_uris
         posts = posts.map_batches(
-            FetchPictures(columns, uris, plan.policy, config.pictures.max_per_post),
+            FetchPictures(columns, uris, plan.pictures),
             batch_format="pyarrow",
             batch_size=_FETCH_BATCH,
             num_cpus=task_cpus / 2,  # it mostly waits
@@ -230,9 +229,8 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
         )
     # Where the actors have no GPU and a task's CPUs, Ray fuses this stage into them: nothing is lost, since both
     # then compete for the same CPUs, and the canvases need not travel.
-    limits = ImageLimits(max_bytes=config.pictures.max_bytes, max_pixels=config.pictures.max_pixels)
     decoded = posts.map_batches(
-        DecodePictures(columns, plan.side, limits),
+        DecodePictures(columns, plan.side, plan.pictures),
         batch_format="pyarrow",
         batch_size=_DECODE_BATCH,
         num_cpus=task_cpus,

@@ -5,11 +5,11 @@ from typing import Any
 
 from mnerqg.archive import run as tag_run
 from mnerqg.archive.reading import Archive, open_archive
-from mnerqg.config import TagConfig
+from mnerqg.config import PicturesConfig, TagConfig
 from mnerqg.distributed.sources import scan_in_tasks
 from mnerqg.errors import ModelError, StorageError
 from mnerqg.io import storage
-from mnerqg.io.picture_store import PicturePolicy
+from mnerqg.io.picture_store import check_roots
 from mnerqg.model.files import check_model
 from mnerqg.queries import EntityQuery, asked_queries
 
@@ -33,7 +33,7 @@ class TagPlan:
     side: int
     archive: Archive
     output: str
-    policy: PicturePolicy
+    pictures: PicturesConfig
     asked: dict[str, Any]
     state: RunState
     restart: bool = False
@@ -86,15 +86,15 @@ def plan_tagging(
         )
     opened = open_archive(archive, config.columns, scan_in_tasks)
     _check_place(output, opened, base)
-    policy = _policy(config, opened.folder)
+    pictures = _pictures(config.pictures, opened.folder)
     settings = {
         "columns": config.columns.model_dump(mode="json"),
         "pictures": {
-            "roots": policy.roots,
-            "schemes": policy.schemes,
-            "max_bytes": policy.max_bytes,
-            "max_pixels": config.pictures.max_pixels,
-            "max_per_post": config.pictures.max_per_post,
+            "roots": pictures.roots,
+            "schemes": pictures.schemes,
+            "max_bytes": pictures.max_bytes,
+            "max_pixels": pictures.max_pixels,
+            "max_per_post": pictures.max_per_post,
         },
     }
     asked = tag_run.asked(files.model_id, opened, settings, base)
@@ -111,7 +111,7 @@ def plan_tagging(
         side=files.config.model.image_side,
         archive=opened,
         output=output,
-        policy=policy,
+        pictures=pictures,
         asked=asked,
         state=RunState((folder.begun() or {}).get("run_id"), folder.result()),
         restart=restart,
@@ -132,17 +132,11 @@ def _check_place(output: str, archive: Archive, base: str | None) -> None:
         )
 
 
-def _policy(config: TagConfig, archive_folder: str) -> PicturePolicy:
-    pictures = config.pictures
+def _pictures(config: PicturesConfig, archive_folder: str) -> PicturesConfig:
+    """The settings with absolute roots; without any, pictures lie in the archive's own folder."""
     roots = tuple(
         root if storage.scheme_of(root) in ("http", "https") else storage.absolute(root)
-        for root in pictures.roots
+        for root in config.roots
     )
-    return PicturePolicy(
-        roots=roots or (archive_folder,),
-        schemes=pictures.schemes,
-        max_bytes=pictures.max_bytes,
-        concurrency=pictures.concurrency,
-        attempts=pictures.attempts,
-        timeout_s=pictures.timeout_s,
-    )
+    check_roots(roots)
+    return config.model_copy(update={"roots": roots or (archive_folder,)})

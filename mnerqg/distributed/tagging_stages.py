@@ -117,7 +117,7 @@ class TagPosts:
             for row, index in pairs
         ]
         order = sorted(range(len(pairs)), key=lambda pair: len(prepared[pair].text or ""))
-        answers: list[TaggedPost] = [TaggedPost("")] * len(pairs)
+        answers: list[TaggedPost] = [TaggedPost()] * len(pairs)
         for start in range(0, len(order), self._settings.batch_posts):
             part = order[start : start + self._settings.batch_posts]
             tagged = tag_each(self._tagger, [prepared[pair] for pair in part])
@@ -133,10 +133,10 @@ class TagPosts:
 
     def _prepared(self, text: str | None, picture: dict[str, Any] | None) -> PreparedPost:
         if picture is None:
-            return PreparedPost("", text)
+            return PreparedPost(text)
         canvas = np.frombuffer(picture["pixels"], np.uint8).reshape(self._side, self._side, 3)
         letterbox = Letterbox(picture["width"], picture["height"], self._side)
-        return PreparedPost("", text, canvas, letterbox, image_status="ok")
+        return PreparedPost(text, canvas, letterbox, image_status="ok")
 
     def _row_errors(self, rows: pa.Table, broken: Sequence[bool]) -> list[list[str]]:
         """What is wrong with each row itself, whatever its pictures are."""
@@ -170,7 +170,7 @@ class TagPosts:
 
     def _warm_up_post(self) -> PreparedPost:
         canvas = np.zeros((self._side, self._side, 3), np.uint8)
-        return PreparedPost("", "warm up", canvas, Letterbox(self._side, self._side, self._side), "ok")
+        return PreparedPost("warm up", canvas, Letterbox(self._side, self._side, self._side), "ok")
 
 
 _PICTURE_FIELDS = ("status", "width", "height", "error")
@@ -258,7 +258,7 @@ def tag_each(tagger: "Tagger", posts: Sequence[PreparedPost]) -> list[TaggedPost
 
 def _failed(post: PreparedPost, error: Exception) -> TaggedPost:
     reason = f"{MODEL_RAISED}{type(error).__name__}: {one_line(error)}"
-    failed = TaggedPost(post_id=post.post_id, image_status=post.image_status, error=reason)
+    failed = TaggedPost(image_status=post.image_status, error=reason)
     return failed if post.text and post.text.strip() else replace(failed, text_status="empty")
 
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from mnerqg.config import Config, ModelConfig
 from mnerqg.config_files import load_config
 from mnerqg.datasets.prepared import read_posts
-from mnerqg.inputs.batch import Example, table_to_examples
+from mnerqg.inputs.examples import Example, table_to_examples
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io import storage
 from mnerqg.model.build import build_collator, build_pretrained
@@ -35,17 +35,22 @@ from mnerqg.model.losses import JointLoss, LossBalance, loss_terms
 from mnerqg.model.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from mnerqg.queries import parse_queries
 from mnerqg.scoring.metrics import Counts
+from mnerqg.scoring.score import score, score_at
 from mnerqg.tagger import Tagger
 
-_log = logging.getLogger(__name__)  # Ray Train would print twice what a worker prints
+_log = logging.getLogger(__name__)  # of a worker's print() Ray Train shows every line twice
 
 _STATE_FILE = "training_state.pt"
-# Means over the steps of an epoch; the gradient's norm is that before it is clipped.
+# What is recorded of an epoch as the mean over its steps; the gradient's norm is that before clipping.
 _FIGURES = ("loss", "loss_grounding", "loss_existence", "loss_spans", "mean_balance", "gradient_norm")
-_CHUNK_BATCHES = 8  # batches of alike length are cut from this many batches of shuffled posts
+# So many batches of shuffled posts are sorted by length together and then cut into batches, so that the posts of a
+# batch are of about one length: the more, the less padding, and the less random the batches [chosen].
+_BATCHES_SORTED_TOGETHER = 8
+# What `TrainConfig.fit_span_thresholds` chooses from.
 _SPAN_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
-_SAY_SECONDS = 20.0
-# Whether a checkpoint is due, as a node is about to be reclaimed: all workers wait for each other to ask it.
+_SECONDS_BETWEEN_LINES = 20.0
+# How often the workers ask whether a checkpoint is due within an epoch. Ray Train takes a report from all of them at
+# one step, so they wait for each other to come to one answer, which costs too much to do it at every step.
 _SECONDS_BETWEEN_QUESTIONS = 10.0
 
 
@@ -141,7 +146,11 @@ class _Worker:
             f"Accu@0.5 {scores['accuracy_50']:.4f}, GMNER F1 {scores['gmner_f1']:.4f} | "
             f"{record['train_seconds']:.0f} + {record['valid_seconds']:.0f} s"
         )
-        self._report(epoch, record)
+        last = epoch + 1 == self.config.train.epochs
+        directory = self._model_directory(record)
+        if directory is not None:
+            self._publish(directory, last)
+        self._report(record, directory, f"epoch_{epoch + 1:03d}", wait=last)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         settings = self.config.train
@@ -162,12 +171,12 @@ class _Worker:
             if step == done + 1:
                 started = said = time.monotonic()  # the first step waits for Ray Data to start
             pace = (time.monotonic() - started) / max(1, step - done - 1)
-            if time.monotonic() - said > _SAY_SECONDS:
+            if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
                 self._say_progress(epoch, step, (totals / (step - done)).tolist(), pace)
             if step == ask_at:
                 pace = self._mean_over_workers(pace)  # so that all of them come to the same answers
-                if self._saved(epoch, step, seconds_since=pace * (step - saved)):
+                if self._save_if_due(epoch, step, seconds_since=pace * (step - saved)):
                     saved = step
                 # A few steps say little of the pace: no more are made until the next question than have been made.
                 ask_at += max(1, min(step - done, round(_SECONDS_BETWEEN_QUESTIONS / max(pace, 1e-3))))
@@ -188,7 +197,7 @@ class _Worker:
         shuffle = random.Random(f"{self.config.train.seed} {epoch}")
         side = self.config.model.image_side
         for table in shard.iter_batches(
-            batch_size=self.batch_posts * _CHUNK_BATCHES, batch_format="pyarrow", prefetch_batches=1
+            batch_size=self.batch_posts * _BATCHES_SORTED_TOGETHER, batch_format="pyarrow", prefetch_batches=1
         ):
             examples = sorted(table_to_examples(table, side), key=lambda example: len(example.text.token_ids))
             starts = list(range(0, len(examples), self.batch_posts))
@@ -201,7 +210,7 @@ class _Worker:
         batch = self.collate(examples, with_targets=True).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.parallel(batch)
-        terms = loss_terms(output, batch, self.model)
+        terms = loss_terms(output, batch)
         loss = self.balance(terms, reduce=_sum_over_workers, workers=self.world)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
@@ -229,8 +238,8 @@ class _Worker:
             limit=self.config.train.max_valid_posts,
         )
         if not (self.config.train.fit_span_thresholds and self.config.model.answers_spans):
-            return self._scores(tagger.types, tagger.score(posts))
-        at_each = tagger.score_at(posts, _SPAN_THRESHOLDS)
+            return self._scores(tagger.types, score(tagger, posts))
+        at_each = score_at(tagger, posts, _SPAN_THRESHOLDS)
         scores = [self._scores(tagger.types, counts) for counts in at_each]
         best = max(range(len(scores)), key=lambda index: (scores[index]["f1"], index))
         threshold = _SPAN_THRESHOLDS[best]
@@ -242,29 +251,14 @@ class _Worker:
         values = _sum_over_workers(torch.from_numpy(counts.to_array()).to(self.device))
         return Counts.from_array(types, values.cpu().numpy()).scores()
 
-    def _report(self, epoch: int, record: dict[str, Any]) -> None:
-        last = epoch + 1 == self.config.train.epochs
-        checkpoint = None
-        if self.rank == 0:
-            directory = self._checkpoint_directory(record)
-            self._publish(directory, last)
-            checkpoint = self._checkpoint(directory)
-        ray.train.report(
-            record,
-            checkpoint,
-            checkpoint_dir_name=f"epoch_{epoch + 1:03d}",
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.SYNC
-            if last
-            else ray.train.CheckpointUploadMode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
-        )
-
     def _mean_over_workers(self, value: float) -> float:
         return float(_sum_over_workers(torch.tensor(value, device=self.device))) / self.world
 
-    def _saved(self, epoch: int, step: int, seconds_since: float) -> bool:
-        """Whether a checkpoint of this step was due, `seconds_since` the last one or because a node is about to be
-        reclaimed. Then there is one to go on from: by the workers that are left, or by more than there are now.
+    def _save_if_due(self, epoch: int, step: int, seconds_since: float) -> bool:
+        """Save a checkpoint within the epoch where one is due, and say whether it was.
+
+        It is due when the last one is `seconds_since` old, or when a node is about to be reclaimed: the workers that
+        are left, or more than there are now, then go on from it.
         """
         # Once: the notice stands until the node is gone, which is when the workers that are left begin anew.
         reclaimed = not self.saved_for_notice and ray.train.get_preemption_info() is not None
@@ -274,24 +268,52 @@ class _Worker:
         why = "a node is about to be reclaimed: " if reclaimed else ""
         self._say(f"{why}saving epoch {epoch + 1}, step {step}")
         record = {"epoch": epoch + 1, "step": step}
+        name = f"epoch_{epoch + 1:03d}_step_{step:06d}"
+        share = step / self.steps
+        self._report(record, self._model_directory(record), name, share_of_epoch=share, wait=reclaimed)
+        return True
+
+    def _report(
+        self,
+        record: dict[str, Any],
+        directory: Path | None,
+        name: str,
+        *,
+        share_of_epoch: float = 0.0,
+        wait: bool,
+    ) -> None:
+        """Give Ray Train a record and, from the first worker, the checkpoint that belongs to it.
+
+        Args:
+            record: what was reached.
+            directory: the first worker's with the model; what resuming takes is added to it. None on the others.
+            name: of the checkpoint's folder.
+            share_of_epoch: how much is done of an epoch under way.
+            wait: until the checkpoint is uploaded; else training goes on meanwhile.
+        """
         checkpoint = None
-        if self.rank == 0:
-            checkpoint = self._checkpoint(
-                self._checkpoint_directory(record), share_of_epoch=step / self.steps
-            )
+        if directory is not None:
+            state = {
+                "optimizer": self.optimizer.state_dict(),
+                "balance": self.balance.running,
+                "history": self.history,
+                "share_of_epoch": share_of_epoch,
+            }
+            save_training_state(directory / _STATE_FILE, state)
+            checkpoint = ray.train.Checkpoint.from_directory(directory)
+        mode = ray.train.CheckpointUploadMode
         ray.train.report(
             record,
             checkpoint,
-            checkpoint_dir_name=f"epoch_{epoch + 1:03d}_step_{step:06d}",
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.SYNC
-            if reclaimed
-            else ray.train.CheckpointUploadMode.ASYNC,
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=mode.SYNC if wait else mode.ASYNC,
             delete_local_checkpoint_after_upload=True,
         )
-        return True
 
-    def _checkpoint_directory(self, metrics: dict[str, Any]) -> Path:
-        """A new directory with the model as it is now."""
+    def _model_directory(self, metrics: dict[str, Any]) -> Path | None:
+        """A new directory with the model as it is now; the first worker's, for they are all the same."""
+        if self.rank != 0:
+            return None
         directory = Path(mkdtemp(prefix="mnerqg-checkpoint-"))
         save_model(
             directory,
@@ -301,19 +323,6 @@ class _Worker:
             metrics=metrics,
         )
         return directory
-
-    def _checkpoint(self, directory: Path, share_of_epoch: float = 0.0) -> ray.train.Checkpoint:
-        """The directory with all that resuming takes; `share_of_epoch` is how much is done of the one under way."""
-        save_training_state(
-            directory / _STATE_FILE,
-            {
-                "optimizer": self.optimizer.state_dict(),
-                "balance": self.balance.running,
-                "history": self.history,
-                "share_of_epoch": share_of_epoch,
-            },
-        )
-        return ray.train.Checkpoint.from_directory(directory)
 
     def _publish(self, directory: Path, last: bool) -> None:
         """Update best, best_grounding and, at the end, last, which marks the run as finished.

@@ -4,8 +4,8 @@ import hashlib
 import random
 from dataclasses import dataclass, replace
 
-from mnerqg.config import TrainConfig
-from mnerqg.inputs.images import ImageLimits, Letterbox, Pixels, decode_letterbox, decode_region
+from mnerqg.config import ImageLimits, TrainConfig
+from mnerqg.inputs.images import Letterbox, Pixels, decode_letterbox, decode_region
 from mnerqg.schema import Box, Post
 
 

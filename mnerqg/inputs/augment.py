@@ -1,16 +1,12 @@
 """Augmentation of letterboxed training pictures; boxes move alike (DESIGN §4 "Training", chosen)."""
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from mnerqg.boxes import Floats
 from mnerqg.config import AugmentConfig
-from mnerqg.inputs.images import CANVAS_PADDING_RGB
-
-Pixels = NDArray[np.uint8]
+from mnerqg.inputs.images import CANVAS_PADDING_RGB, Pixels
 
 
 class Augmenter:

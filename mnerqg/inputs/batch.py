@@ -1,116 +1,22 @@
-"""From posts to examples (host, one a post) and from examples to a batch of tensors.
+"""From examples to a batch of tensors.
 
 Shapes: P posts, K queries a post, L pieces, I pictures, S canvas side, C box candidates.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Self, TypeVar
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from mnerqg.boxes import Anchors, Floats, assign
-from mnerqg.inputs.annotations import decode_picture
-from mnerqg.inputs.augment import Augmenter, Pixels
-from mnerqg.inputs.images import ImageLimits, ImageProblem, Letterbox
-from mnerqg.inputs.text import EncodedText, TextEncoder
-from mnerqg.schema import Box, Phrase, Post
+from mnerqg.inputs.examples import Example
+from mnerqg.inputs.images import Pixels
+from mnerqg.inputs.text import TextEncoder
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A post as the model takes it, with its targets if it has any.
-
-    `pixels` is the letterboxed canvas [S, S, 3]; `spans` are (first piece, last piece, type index);
-    `boxes_canvas` [N, 4] xyxy on the canvas with `box_types` [N] type indices. `unknown_types` are the indices
-    of types of which nobody knows whether they are shown. `phrases` are the pieces of the post's own queries, by
-    which boxes are counted then, and `phrase_ids` their names.
-    """
-
-    text: EncodedText
-    pixels: Pixels | None = None
-    letterbox: Letterbox | None = None
-    spans: tuple[tuple[int, int, int], ...] = ()
-    boxes_canvas: Floats = field(default_factory=lambda: np.zeros((0, 4), np.float32))
-    box_types: tuple[int, ...] = ()
-    boxes_annotated: bool = False
-    unknown_types: tuple[int, ...] = ()
-    phrases: tuple[list[int], ...] = ()
-    phrase_ids: tuple[str, ...] = ()
-
-
-def encode_post(text: str | None, phrases: Sequence[Phrase], text_encoder: TextEncoder) -> Example:
-    """A post's text and own queries, without picture and targets."""
-    return Example(
-        text_encoder.encode(text or ""),
-        phrases=tuple(text_encoder.encode_query(phrase.phrase) for phrase in phrases),
-        phrase_ids=tuple(phrase.id for phrase in phrases),
-    )
-
-
-def make_example(
-    post: Post,
-    text_encoder: TextEncoder,
-    side: int,
-    limits: ImageLimits,
-    *,
-    region: Box | None = None,
-    unknown_types: Collection[str] = (),
-) -> Example:
-    """Encode a training post. An undecodable picture counts as none; annotations of unasked types are left out.
-
-    Args:
-        post: with the annotations to learn from.
-        text_encoder: of the model.
-        side: of the canvas, pixels.
-        limits: of the picture.
-        region: all of the picture that is to be seen; boxes are left out then, for they lie in the whole.
-        unknown_types: neither a box nor its absence is learned of these.
-    """
-    example = encode_post(post.text, post.phrases, text_encoder)
-    types = [query.type for query in text_encoder.queries]
-    spans = []
-    for span in post.entities:
-        pieces = example.text.piece_span(span)
-        if pieces is not None and span.type in types:
-            spans.append((*pieces, types.index(span.type)))
-    example = replace(example, spans=tuple(spans))
-    if post.image is None:
-        return example
-    try:
-        pixels, letterbox = decode_picture(post.image, side, limits, region)
-    except ImageProblem:
-        return example
-    if region is not None:
-        return replace(example, pixels=pixels, letterbox=letterbox)
-    types = list(example.phrase_ids) or types
-    boxes = [box for box in post.boxes if box.type in types]
-    boxes_px = np.asarray([box.xyxy_px for box in boxes], np.float32).reshape(-1, 4)
-    return replace(
-        example,
-        pixels=pixels,
-        letterbox=letterbox,
-        boxes_canvas=letterbox.to_canvas(boxes_px).astype(np.float32),
-        box_types=tuple(types.index(box.type) for box in boxes),
-        boxes_annotated=post.boxes_annotated,
-        unknown_types=tuple(types.index(kind) for kind in sorted(unknown_types) if kind in types),
-    )
-
-
-def augment_example(example: Example, augmenter: Augmenter, *, seed: int) -> Example:
-    """Augment the picture of a training example, or take it away together with its boxes."""
-    if example.pixels is None:
-        return example
-    augmented = augmenter(example.pixels, example.boxes_canvas, seed=seed)
-    if augmented is None:
-        return Example(example.text, spans=example.spans, phrases=example.phrases)
-    # The letterbox no longer describes the moved picture.
-    return replace(example, pixels=augmented[0], boxes_canvas=augmented[1], letterbox=None)
 
 
 @dataclass(frozen=True)
@@ -122,7 +28,7 @@ class Targets:
     matches: [N, 4] (post, query, start, end) of the gold spans.
     objectness: [P, K, C] 1 assigned, 0 background, -1 not to be learned from.
     box_candidates: [M, 3] (post, query, candidate) of the boxed pairs; box_targets: [M, 4].
-    tags: [P, L] of the words' first pieces, for the baselines (see `model.sequence`); else None.
+    labels: [P, L] the word labels that the baselines learn, of the words' first pieces (see `model.words`).
     """
 
     existence: Tensor
@@ -132,7 +38,7 @@ class Targets:
     objectness: Tensor
     box_candidates: Tensor
     box_targets: Tensor
-    tags: Tensor | None = None
+    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -182,7 +88,7 @@ class Collator:
         anchors: of the model's canvas.
         ignore_iou: see `boxes.assign`.
         inputs: what of a post is seen; see `ModelConfig.inputs`.
-        tags: for the baselines: no query is asked, the words are to be labelled.
+        asks: whether queries are asked; the baselines label the words of the bare sentence.
         box_targets: see `LossConfig.box_targets`.
     """
 
@@ -193,7 +99,7 @@ class Collator:
         anchors: Anchors,
         ignore_iou: float,
         inputs: str = "text_picture",
-        tags: bool = False,
+        asks: bool = True,
         box_targets: str = "largest",
     ) -> None:
         self._text = text_encoder
@@ -201,7 +107,7 @@ class Collator:
         self._ignore_iou = ignore_iou
         self._sees_text = inputs != "picture"
         self._sees_picture = inputs != "text"
-        self._tags = tags
+        self._asks = asks
         self._box_targets = box_targets
 
     def __call__(self, examples: Sequence[Example], *, with_targets: bool) -> Batch:
@@ -244,7 +150,7 @@ class Collator:
         )
 
     def _queries(self, example: Example) -> Sequence[list[int]]:
-        if self._tags:
+        if not self._asks:
             return ([],)
         return example.phrases or self._text.query_ids
 
@@ -272,7 +178,7 @@ class Collator:
         starts, ends = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         matches = []
         for p, example in enumerate(examples):
-            if self._tags or not self._tail(example):
+            if not self._asks or not self._tail(example):
                 continue
             existence[p] = 0
             for first, last, k in example.spans:
@@ -285,7 +191,7 @@ class Collator:
             ends=torch.from_numpy(ends),
             matches=torch.tensor(matches, dtype=torch.long).reshape(-1, 4),
             **self._box_targets_of(examples, shape),
-            tags=self._word_tags(examples, shape[2]) if self._tags else None,
+            labels=self._word_labels(examples, offsets, shape[2]),
         )
 
     def _box_targets_of(self, examples: Sequence[Example], shape: tuple[int, ...]) -> dict[str, Tensor]:
@@ -315,14 +221,14 @@ class Collator:
             "box_targets": torch.tensor(box_targets, dtype=torch.float32).reshape(-1, 4),
         }
 
-    def _word_tags(self, examples: Sequence[Example], pieces: int) -> Tensor:
+    def _word_labels(self, examples: Sequence[Example], offsets: np.ndarray, pieces: int) -> Tensor:
         """[P, L]: 0 outside, 1 + 2k at the first piece of an entity of type k and 2 + 2k at its further pieces."""
-        tags = np.zeros((len(examples), pieces), np.int64)
-        for row, example in zip(tags, examples, strict=True):
-            for first, last, k in example.spans:
-                row[first + 1 : last + 2] = 2 + 2 * k  # behind [CLS]
-                row[first + 1] = 1 + 2 * k
-        return torch.from_numpy(tags)
+        labels = np.zeros((len(examples), pieces), np.int64)
+        for row, example, offset in zip(labels, examples, offsets[:, 0], strict=True):
+            for first, last, k in example.spans if self._tail(example) else ():
+                row[offset + first + 1 : offset + last + 1] = 2 + 2 * k
+                row[offset + first] = 1 + 2 * k
+        return torch.from_numpy(labels)
 
 
 def _boxes_by_type(example: Example) -> dict[int, list[Floats]]:
@@ -335,60 +241,3 @@ def _boxes_by_type(example: Example) -> dict[int, list[Floats]]:
 
 def _area(box: Floats) -> float:
     return float((box[2] - box[0]) * (box[3] - box[1]))
-
-
-# Examples travel from Ray Data's tasks to the training workers as Arrow columns: no ragged tensors, no pickles.
-EXAMPLE_SCHEMA = pa.schema(
-    [
-        ("token_ids", pa.list_(pa.int32())),
-        ("starts", pa.list_(pa.int32())),
-        ("ends", pa.list_(pa.int32())),
-        ("begins_word", pa.list_(pa.bool_())),
-        ("ends_word", pa.list_(pa.bool_())),
-        ("truncated", pa.bool_()),
-        ("pixels", pa.binary()),
-        ("spans", pa.list_(pa.int32())),
-        ("boxes_canvas", pa.list_(pa.float32())),
-        ("box_types", pa.list_(pa.int32())),
-        ("boxes_annotated", pa.bool_()),
-        ("unknown_types", pa.list_(pa.int32())),
-        ("phrases", pa.list_(pa.list_(pa.int32()))),
-    ]
-)
-
-
-def examples_to_table(examples: Sequence[Example]) -> pa.Table:
-    """Examples as Arrow columns; letterbox and phrase ids stay behind (training has no use for them)."""
-    rows = []
-    for example in examples:
-        row = {entry.name: getattr(example.text, entry.name) for entry in fields(EncodedText)}
-        row["pixels"] = None if example.pixels is None else example.pixels.tobytes()
-        row["spans"] = [number for span in example.spans for number in span]
-        row["boxes_canvas"] = example.boxes_canvas.ravel().tolist()
-        row["box_types"] = list(example.box_types)
-        row["boxes_annotated"] = example.boxes_annotated
-        row["unknown_types"] = list(example.unknown_types)
-        row["phrases"] = list(example.phrases)
-        rows.append(row)
-    return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
-
-
-def table_to_examples(table: pa.Table, side: int) -> list[Example]:
-    """The inverse of `examples_to_table` for canvases of `side` pixels."""
-    examples = []
-    for row in table.select(EXAMPLE_SCHEMA.names).to_pylist():
-        pixels = row["pixels"]
-        numbers = row["spans"]
-        examples.append(
-            Example(
-                text=EncodedText(**{entry.name: row[entry.name] for entry in fields(EncodedText)}),
-                pixels=None if pixels is None else np.frombuffer(pixels, np.uint8).reshape(side, side, 3),
-                spans=tuple((a, b, k) for a, b, k in zip(*[iter(numbers)] * 3, strict=True)),
-                boxes_canvas=np.asarray(row["boxes_canvas"], np.float32).reshape(-1, 4),
-                box_types=tuple(row["box_types"]),
-                boxes_annotated=row["boxes_annotated"],
-                unknown_types=tuple(row["unknown_types"]),
-                phrases=tuple(row["phrases"]),
-            )
-        )
-    return examples

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from mnerqg.config import ImageLimits
 from mnerqg.errors import one_line
 
 CANVAS_PADDING_RGB = (123.7, 116.3, 103.5)
@@ -34,17 +35,6 @@ _UPRIGHT = {
 
 Pixels = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """The largest picture that is decoded: bytes of the encoded file, pixels of the decoded one.
-
-    Whatever `max_pixels` says, Pillow refuses more than twice `PIL.Image.MAX_IMAGE_PIXELS` (179 million).
-    """
-
-    max_bytes: int = 20_000_000
-    max_pixels: int = 50_000_000
 
 
 class ImageProblem(Exception):  # noqa: N818 - a finding about the data, kept as its status

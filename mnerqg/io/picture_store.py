@@ -24,6 +24,7 @@ import botocore.exceptions
 import urllib3
 import urllib3.exceptions
 
+from mnerqg.config import PicturesConfig
 from mnerqg.errors import StorageError, one_line
 from mnerqg.io import s3
 from mnerqg.io.s3 import BAD_CREDENTIALS, NO_CREDENTIALS, UNREACHABLE, error_answer, s3_client
@@ -34,41 +35,6 @@ _PASSING_ERRNOS = {errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN, errno
 _FORBIDDEN_ERRNOS = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR}
 
 _client_lock = threading.Lock()
-
-
-@dataclass(frozen=True)
-class PicturePolicy:
-    """What pictures may be read, and how hard to try.
-
-    roots: URIs below which pictures may lie: a directory, s3://bucket/prefix, or http(s)://host/prefix, where
-        the host may begin with `*.` for all its subdomains. A relative URI is meant below the first root.
-        Without roots nothing is read.
-    schemes: of "file", "s3", "http", "https"; one that is not here is refused even below a root.
-    max_bytes: of the encoded picture.
-    concurrency: requests in flight in `fetch_many`.
-    attempts: for failures that may pass (429, 5xx, timeouts), the first one included.
-    timeout_s: of a connection and of each read; over HTTP of the whole answer, too.
-    """
-
-    roots: tuple[str, ...] = ()
-    schemes: tuple[str, ...] = ("s3", "file")
-    max_bytes: int = 20_000_000
-    concurrency: int = 32
-    attempts: int = 4
-    timeout_s: float = 20
-
-    def __post_init__(self) -> None:
-        for name in ("max_bytes", "concurrency", "attempts", "timeout_s"):
-            if getattr(self, name) <= 0:
-                raise StorageError(f"pictures: {name} is {getattr(self, name)}; give a number above zero")
-        for scheme in self.schemes:
-            if scheme not in ("file", "s3", "http", "https"):
-                raise StorageError(f"pictures: the scheme {scheme!r} is unknown; use file, s3, http or https")
-        for root in self.roots:
-            if scheme_of(root) in ("http", "https"):
-                _check_http_root(root)
-            else:
-                locate(root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +64,25 @@ class _FetchError(Exception):
 
 
 class PictureStore:
-    """Reads pictures whose URIs come from strangers. Pickles; holds no connection itself.
+    """Reads pictures whose URIs come from strangers; without roots none. Pickles; holds no connection itself.
 
     Statuses: ok (any bytes, not looked at), none (no URI), missing, forbidden (not below a root, or the store
     refuses), too_large.
+
+    Raises:
+        StorageError: see `check_roots`.
     """
 
-    def __init__(self, policy: PicturePolicy) -> None:
-        self.policy = policy
+    def __init__(self, config: PicturesConfig) -> None:
+        check_roots(config.roots)
+        self.config = config
 
     def fetch_many(self, uris: Sequence[object]) -> list[Fetched]:
         """One result per URI, in order; `concurrency` in flight, equal URIs fetched once. Never raises."""
         distinct = list(dict.fromkeys(uri for uri in uris if isinstance(uri, str)))
         fetched: dict[str, Fetched] = {}
         if distinct:
-            with ThreadPoolExecutor(min(self.policy.concurrency, len(distinct))) as pool:
+            with ThreadPoolExecutor(min(self.config.concurrency, len(distinct))) as pool:
                 fetched = dict(zip(distinct, pool.map(self.fetch, distinct), strict=True))
         return [fetched[uri] if isinstance(uri, str) else self.fetch(uri) for uri in uris]
 
@@ -125,25 +95,25 @@ class PictureStore:
         if not uri.strip():
             return Fetched(None, "none", None)
         fetched = self._attempt(uri)
-        for attempt in range(2, self.policy.attempts + 1):
+        for attempt in range(2, self.config.attempts + 1):
             if not fetched.transient:
                 return fetched
             # Full jitter: the workers of a cluster that were throttled together must not come back together.
             time.sleep(random.uniform(0, min(5.0, 0.1 * 2**attempt)))
             fetched = self._attempt(uri)
         if fetched.transient:
-            return replace(fetched, error=f"{fetched.error} after {self.policy.attempts} attempts")
+            return replace(fetched, error=f"{fetched.error} after {self.config.attempts} attempts")
         return fetched
 
     def _attempt(self, uri: str) -> Fetched:
         try:
-            target = _allowed(uri, self.policy)
+            target = _allowed(uri, self.config)
             if isinstance(target, Path):
-                data = _fetch_local(target, self.policy)
+                data = _fetch_local(target, self.config)
             elif isinstance(target, S3Place):
-                data = _fetch_s3(target, self.policy)
+                data = _fetch_s3(target, self.config)
             else:
-                data = _fetch_http(target, self.policy)
+                data = _fetch_http(target, self.config)
         except _FetchError as failure:
             return Fetched(None, failure.status, str(failure), failure.transient)
         except Exception as error:
@@ -151,23 +121,32 @@ class PictureStore:
         return Fetched(data, "ok", None)
 
 
-def _allowed(uri: str, policy: PicturePolicy) -> Path | S3Place | _Http:
+def check_roots(roots: Sequence[str]) -> None:
+    """Raises StorageError for a root that is no place at all, so that no run begins with it."""
+    for root in roots:
+        if scheme_of(root) in ("http", "https"):
+            _check_http_root(root)
+        else:
+            locate(root)
+
+
+def _allowed(uri: str, config: PicturesConfig) -> Path | S3Place | _Http:
     """Where to read `uri`, or a _FetchError 'forbidden'."""
-    if not policy.roots:
+    if not config.roots:
         raise _FetchError("forbidden", "no picture root is configured; name the ones that pictures lie under")
     _refuse_tricks(uri)
     if not uri.startswith("/") and not scheme_of(uri):
-        uri = join(policy.roots[0], uri)
+        uri = join(config.roots[0], uri)
     scheme = scheme_of(uri) or "file"
-    if scheme not in policy.schemes:
-        raise _FetchError("forbidden", f"pictures are read over {', '.join(policy.schemes)} only")
+    if scheme not in config.schemes:
+        raise _FetchError("forbidden", f"pictures are read over {', '.join(config.schemes)} only")
     if scheme in ("http", "https"):
-        return _allowed_http(uri, policy)
+        return _allowed_http(uri, config)
     try:
         place = locate(uri)
     except StorageError as error:
         raise _FetchError("forbidden", str(error)) from error
-    roots = [locate(root) for root in policy.roots if scheme_of(root) not in ("http", "https")]
+    roots = [locate(root) for root in config.roots if scheme_of(root) not in ("http", "https")]
     if isinstance(place, Path):
         # The real path is also what is opened, so that a link inside a root cannot lead out of it.
         place = Path(os.path.realpath(place))
@@ -198,7 +177,7 @@ def _refuse_tricks(uri: str) -> None:
     raise _FetchError("forbidden", "the URI is percent-encoded over and over")
 
 
-def _fetch_local(path: Path, policy: PicturePolicy) -> bytes:
+def _fetch_local(path: Path, config: PicturesConfig) -> bytes:
     try:
         # Not blocking: opening a pipe would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -206,7 +185,7 @@ def _fetch_local(path: Path, policy: PicturePolicy) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise _FetchError("forbidden", "not a regular file")
-            return _bounded(file.read, status.st_size, policy)
+            return _bounded(file.read, status.st_size, config)
     except OSError as error:
         message = error.strerror or one_line(error)
         if error.errno in _FORBIDDEN_ERRNOS:
@@ -214,14 +193,14 @@ def _fetch_local(path: Path, policy: PicturePolicy) -> bytes:
         raise _FetchError("missing", message, transient=error.errno in _PASSING_ERRNOS) from error
 
 
-def _fetch_s3(place: S3Place, policy: PicturePolicy) -> bytes:
+def _fetch_s3(place: S3Place, config: PicturesConfig) -> bytes:
     try:
         # functools.cache alone would let every thread make a client of its own at the start.
         with _client_lock:
-            client = s3_client(attempts=1, timeout_s=policy.timeout_s, connections=policy.concurrency)
+            client = s3_client(attempts=1, timeout_s=config.timeout_s, connections=config.concurrency)
         answer = client.get_object(Bucket=place.bucket, Key=place.key)
         with answer["Body"] as body:
-            return _bounded(body.read, answer.get("ContentLength"), policy)
+            return _bounded(body.read, answer.get("ContentLength"), config)
     except botocore.exceptions.ClientError as error:
         code, http_status = error_answer(error)
         if http_status in (403, 401) or code == "AccessDenied" or code in BAD_CREDENTIALS:
@@ -237,13 +216,13 @@ def _fetch_s3(place: S3Place, policy: PicturePolicy) -> bytes:
         raise _FetchError("missing", type(error).__name__, transient=True) from error
 
 
-def _bounded(read: Callable[[int], bytes], size: int | None, policy: PicturePolicy) -> bytes:
+def _bounded(read: Callable[[int], bytes], size: int | None, config: PicturesConfig) -> bytes:
     """Reads a picture whose size is said to be `size`, but never more than one byte over the limit."""
-    too_large = f"more than {policy.max_bytes:,} bytes"
-    if size is not None and size > policy.max_bytes:
+    too_large = f"more than {config.max_bytes:,} bytes"
+    if size is not None and size > config.max_bytes:
         raise _FetchError("too_large", f"{too_large} ({size:,})")
-    data = read((policy.max_bytes if size is None else size) + 1)
-    if len(data) > policy.max_bytes:
+    data = read((config.max_bytes if size is None else size) + 1)
+    if len(data) > config.max_bytes:
         raise _FetchError("too_large", too_large)
     if size is not None and len(data) < size:
         raise _FetchError("missing", f"cut short at {len(data):,} of {size:,} bytes", transient=True)
@@ -253,7 +232,7 @@ def _bounded(read: Callable[[int], bytes], size: int | None, policy: PicturePoli
 # ---- pictures over HTTP --------------------------------------------------------------------------
 
 
-def _allowed_http(uri: str, policy: PicturePolicy) -> _Http:
+def _allowed_http(uri: str, config: PicturesConfig) -> _Http:
     try:
         asked = urllib.parse.urlsplit(uri)
         port = asked.port or _default_port(asked.scheme)
@@ -270,7 +249,7 @@ def _allowed_http(uri: str, policy: PicturePolicy) -> _Http:
             "forbidden", "the URL has user information, a backslash, white space or other characters"
         )
     matches = []
-    for root in (urllib.parse.urlsplit(root) for root in policy.roots if scheme_of(root) == asked.scheme):
+    for root in (urllib.parse.urlsplit(root) for root in config.roots if scheme_of(root) == asked.scheme):
         name = root.hostname or ""
         prefix = root.path.rstrip("/") + "/"
         same_port = port == (root.port or _default_port(root.scheme))
@@ -300,9 +279,9 @@ def _is_below(host: str, pattern: str) -> bool:
     return pattern.startswith("*.") and host.endswith(pattern[1:])
 
 
-def _fetch_http(target: _Http, policy: PicturePolicy) -> bytes:
-    deadline = time.monotonic() + policy.timeout_s
-    options: dict[str, Any] = {"timeout": policy.timeout_s, "maxsize": 1, "retries": False}
+def _fetch_http(target: _Http, config: PicturesConfig) -> bytes:
+    deadline = time.monotonic() + config.timeout_s
+    options: dict[str, Any] = {"timeout": config.timeout_s, "maxsize": 1, "retries": False}
     # Connecting to the very address that was checked: a second look-up could give another one.
     address = _checked_address(target)
     pool: urllib3.HTTPConnectionPool
@@ -330,7 +309,7 @@ def _fetch_http(target: _Http, policy: PicturePolicy) -> bytes:
             ) as response,
         ):
             _check_http_status(response.status)
-            return _bounded(lambda limit: _read_until(response, limit, deadline), _length(response), policy)
+            return _bounded(lambda limit: _read_until(response, limit, deadline), _length(response), config)
     except urllib3.exceptions.SSLError as error:
         raise _FetchError("forbidden", one_line(error)) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:

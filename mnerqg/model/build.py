@@ -11,11 +11,12 @@ from mnerqg.config import Config, ModelConfig
 from mnerqg.errors import ModelError
 from mnerqg.inputs.batch import Collator
 from mnerqg.inputs.text import TextEncoder, first_line, resolve_encoder
-from mnerqg.model.backbone import Backbone, VisualEncoder, load_pretrained
+from mnerqg.model.backbone import Backbone, VisualEncoder
 from mnerqg.model.mnerqg import MNERQG, TextFeatures
-from mnerqg.model.sequence import SequenceTagger
+from mnerqg.model.pretrained import load_pretrained
+from mnerqg.model.sequence import SequenceLabeller
 
-Network = MNERQG | SequenceTagger
+Network = MNERQG | SequenceLabeller
 
 
 def build_anchors(config: ModelConfig) -> Anchors:
@@ -30,7 +31,7 @@ def build_collator(config: Config, text_encoder: TextEncoder) -> Collator:
         anchors=build_anchors(config.model),
         ignore_iou=config.loss.ignore_iou,
         inputs=config.model.inputs,
-        tags=config.model.tagger != "mrc",
+        asks=config.model.tagger == "mrc",
         box_targets=config.loss.box_targets,
     )
 
@@ -76,7 +77,7 @@ def assemble(config: ModelConfig, encoder: nn.Module, types: int) -> Network:
     encoder_config: Any = encoder.config
     width: int = encoder_config.hidden_size
     if config.tagger != "mrc":
-        return SequenceTagger(
+        return SequenceLabeller(
             encoder=encoder,
             encoder_width=width,
             types=types,

@@ -1,4 +1,4 @@
-"""Writing and loading models and training states; what a model directory holds stands in `model_files`."""
+"""Writing and loading models and training states; what a model directory holds stands in `model.files`."""
 
 import json
 from collections.abc import Mapping

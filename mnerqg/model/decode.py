@@ -1,7 +1,7 @@
-"""From logits to entities with character offsets and boxes in pixels (DESIGN §4 "Decoding")."""
+"""From logits to answers: entities with character offsets and boxes in pixels (DESIGN §4 "Decoding")."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 import torchvision.ops
@@ -9,28 +9,15 @@ from torch import Tensor
 
 from mnerqg import boxes
 from mnerqg.config import DecodeConfig
-from mnerqg.inputs.batch import Batch, Example
+from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.examples import Example
 from mnerqg.inputs.images import Letterbox
-from mnerqg.model.build import Network
+from mnerqg.inputs.posts import attach_regions
+from mnerqg.inputs.text import EncodedText
 from mnerqg.model.losses import candidate_pairs
-from mnerqg.model.mnerqg import MNERQG, Output
-from mnerqg.model.sequence import SequenceTagger
-from mnerqg.schema import Entity, Region
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """The model's answers for one post.
-
-    `best_regions` has the most confident box of every query, whatever its score, and is empty without a
-    picture; `regions` are those above the threshold, one a query or several. A region's type is that of its query,
-    or the id of the post's own phrase. `existence` has one score a query, or none where it is not asked.
-    """
-
-    entities: tuple[Entity, ...]
-    best_regions: tuple[Region, ...] = ()
-    regions: tuple[Region, ...] = ()
-    existence: tuple[float, ...] = ()
+from mnerqg.model.output import Output, SpanLogits
+from mnerqg.model.words import WordLogits, label_runs
+from mnerqg.schema import Entity, Region, TaggedPost
 
 
 class Decoder:
@@ -40,7 +27,6 @@ class Decoder:
         config: thresholds, the overlap rule, one region a query or several.
         types: the K entity types in the order of the queries.
         anchors: of the model's canvas.
-        network: scores start-end pairs, or finds the best tags.
         answers_boxes, answers_existence: false leaves out what these heads say, where they are untrained (see
             `LossConfig`).
     """
@@ -51,67 +37,74 @@ class Decoder:
         config: DecodeConfig,
         types: Sequence[str],
         anchors: boxes.Anchors,
-        network: Network,
         answers_boxes: bool = True,
         answers_existence: bool = True,
     ) -> None:
         self.config = config
         self.types = tuple(types)
         self._table = torch.from_numpy(anchors.table())
-        self._network = network
         self._answers_boxes = answers_boxes
         self._answers_existence = answers_existence
 
-    def __call__(
-        self, output: Output, batch: Batch, examples: Sequence[Example], texts: Sequence[str]
-    ) -> list[Decoded]:
+    def __call__(self, output: Output, batch: Batch, examples: Sequence[Example]) -> list[TaggedPost]:
         """Answers of P posts, in order.
 
         Args:
             output: of the network for `batch`.
             batch: the batch of `examples`.
             examples: P examples; those with a picture have their letterbox.
-            texts: P original texts.
         """
-        return self.at_each([self.config], output, batch, examples, texts)[0]
+        return self.at_each([self.config], output, batch, examples)[0]
 
     @torch.no_grad()
     def at_each(
-        self,
-        configs: Sequence[DecodeConfig],
-        output: Output,
-        batch: Batch,
-        examples: Sequence[Example],
-        texts: Sequence[str],
-    ) -> list[list[Decoded]]:
+        self, configs: Sequence[DecodeConfig], output: Output, batch: Batch, examples: Sequence[Example]
+    ) -> list[list[TaggedPost]]:
         """As a call, with the span and match threshold of each of `configs`; all else is the decoder's own."""
-        regions = self._regions(output, examples)
-        existence: list[list[float]] = [[] for _ in examples]
-        if output.existence_logits is not None and self._answers_existence:
-            existence = output.existence_logits.float().softmax(-1)[..., 1].tolist()
+        posts = self._without_entities(output, examples)
         return [
             [
-                Decoded(self._resolve(candidates), *found, tuple(exists))
-                for candidates, found, exists in zip(
-                    self._entities(config, output, batch, examples, texts), regions, existence, strict=True
+                replace(post, entities=attach_regions(self._resolve(candidates), post.regions))
+                for post, candidates in zip(
+                    posts, self._entities(config, output, batch, examples), strict=True
                 )
             ]
             for config in configs
         ]
 
-    def _entities(
-        self,
-        config: DecodeConfig,
-        output: Output,
-        batch: Batch,
-        examples: Sequence[Example],
-        texts: Sequence[str],
-    ) -> list[list[Entity]]:
-        if isinstance(self._network, SequenceTagger):
-            return self._tagged(self._network, output, batch, examples, texts)
-        if output.start_logits is None:
+    def _without_entities(self, output: Output, examples: Sequence[Example]) -> list[TaggedPost]:
+        """All that no span or match threshold changes."""
+        return [
+            TaggedPost(
+                regions=kept,
+                best_regions=best,
+                existence=tuple(zip(self.types, existence, strict=bool(existence))),
+                image_width=example.letterbox.width if example.letterbox else None,
+                image_height=example.letterbox.height if example.letterbox else None,
+                image_status="ok" if example.letterbox else "none",
+                text_status=example.text.status,
+            )
+            for (best, kept), existence, example in zip(
+                self._regions(output, examples), self._existence(output, examples), examples, strict=True
+            )
+        ]
+
+    def _existence(self, output: Output, examples: Sequence[Example]) -> list[list[float]]:
+        """One score a query of each post, or none where existence is not answered."""
+        if output.spans is None or not self._answers_existence:
             return [[] for _ in examples]
-        return self._spans(config, output, batch, examples, texts)
+        scores: list[list[float]] = output.spans.existence_logits.float().softmax(-1)[..., 1].tolist()
+        return scores
+
+    def _entities(
+        self, config: DecodeConfig, output: Output, batch: Batch, examples: Sequence[Example]
+    ) -> list[list[Entity]]:
+        """Every candidate of every post."""
+        if output.spans is not None:
+            return self._spans(config, output.spans, batch, examples)
+        if output.words is not None:
+            return self._words(output.words, batch, examples)
+        return [[] for _ in examples]
 
     def _regions(
         self, output: Output, examples: Sequence[Example]
@@ -168,69 +161,56 @@ class Decoder:
             and region.y_max > region.y_min
         )
 
-    def _tagged(
-        self,
-        network: SequenceTagger,
-        output: Output,
-        batch: Batch,
-        examples: Sequence[Example],
-        texts: Sequence[str],
-    ) -> list[list[Entity]]:
-        """The baselines' entities: runs of B and I; a stray I begins one. The score is the words' mean [chosen]."""
-        assert output.tag_logits is not None
+    def _words(self, words: WordLogits, batch: Batch, examples: Sequence[Example]) -> list[list[Entity]]:
+        """Runs of word labels. The score of an entity is its words' mean [chosen]."""
         begins = batch.begins_word[:, 0]
-        scores = output.tag_logits.softmax(-1)
+        scores = words.labels.softmax(-1)
         found = []
-        for p, tags in enumerate(network.best_tags(output.tag_logits, begins)):
+        for p, labels in enumerate(words.best(begins)):
             text = examples[p].text
             first_pieces = [piece for piece, is_first in enumerate(text.begins_word) if is_first]
             # The last word may be cut, and then has no piece that ends it.
             last_pieces = [piece - 1 for piece in [*first_pieces[1:], len(text.ends)]]
-            word_scores = scores[p][begins[p]].gather(1, torch.tensor(tags, device=scores.device)[:, None])
-            entities = []
-            for first, last, k in tag_runs(tags):
-                start, end = text.starts[first_pieces[first]], text.ends[last_pieces[last]]
-                score = float(word_scores[first : last + 1].mean())
-                entities.append(Entity(texts[p][start:end], start, end, self.types[k], score))
-            found.append(entities)
+            word_scores = scores[p][begins[p]].gather(1, torch.tensor(labels, device=scores.device)[:, None])
+            found.append(
+                [
+                    self._entity(
+                        text,
+                        first_pieces[first],
+                        last_pieces[last],
+                        k,
+                        float(word_scores[first : last + 1].mean()),
+                    )
+                    for first, last, k in label_runs(labels)
+                ]
+            )
         return found
 
     def _spans(
-        self,
-        config: DecodeConfig,
-        output: Output,
-        batch: Batch,
-        examples: Sequence[Example],
-        texts: Sequence[str],
+        self, config: DecodeConfig, spans: SpanLogits, batch: Batch, examples: Sequence[Example]
     ) -> list[list[Entity]]:
-        """Every candidate of every post: start, end and match above their thresholds, score = product."""
-        assert output.start_logits is not None
-        assert output.end_logits is not None
-        start_scores = output.start_logits.float().softmax(-1)[..., 1]
-        end_scores = output.end_logits.float().softmax(-1)[..., 1]
+        """Start, end and match above their thresholds; the score is their product."""
+        start_scores = spans.start_logits.float().softmax(-1)[..., 1]
+        end_scores = spans.end_logits.float().softmax(-1)[..., 1]
         threshold = config.span_threshold
         pairs = candidate_pairs(
             (start_scores > threshold) & batch.begins_word, (end_scores > threshold) & batch.ends_word
         )
-        match_scores = self._match_scores(output, pairs)
+        match_scores = spans.match.at(pairs).float().sigmoid()
         post, query, start, end = pairs.unbind(-1)
         scores = start_scores[post, query, start] * end_scores[post, query, end] * match_scores
         kept = match_scores > config.match_threshold
         offsets = batch.sentence_offset.tolist()
-        spans: list[list[Entity]] = [[] for _ in examples]
+        found: list[list[Entity]] = [[] for _ in examples]
         for (p, k, i, j), score in zip(pairs[kept].tolist(), scores[kept].tolist(), strict=True):
-            text = examples[p].text
-            first, last = text.starts[i - offsets[p][k]], text.ends[j - offsets[p][k]]
-            spans[p].append(Entity(texts[p][first:last], first, last, self.types[k], score))
-        return spans
+            offset = offsets[p][k]
+            found[p].append(self._entity(examples[p].text, i - offset, j - offset, k, score))
+        return found
 
-    def _match_scores(self, output: Output, pairs: Tensor) -> Tensor:
-        assert isinstance(self._network, MNERQG)
-        assert self._network.match is not None
-        assert output.match_start is not None
-        assert output.match_end is not None
-        logits = self._network.match.pair_logits(output.match_start, output.match_end, pairs)
-        return logits.float().sigmoid()
+    def _entity(self, text: EncodedText, first: int, last: int, k: int, score: float) -> Entity:
+        """The entity of the type k from the piece `first` to the piece `last`."""
+        start, end = text.starts[first], text.ends[last]
+        return Entity(text.text[start:end], start, end, self.types[k], score)
 
     def _resolve(self, candidates: list[Entity]) -> tuple[Entity, ...]:
         """Greedy by score without overlap, within a type or, "flat", across all; in text order."""
@@ -245,16 +225,3 @@ class Decoder:
 def _region(kind: str, xyxy_px: Sequence[float], score: float) -> Region:
     x_min, y_min, x_max, y_max = xyxy_px
     return Region(kind, x_min, y_min, x_max, y_max, score)
-
-
-def tag_runs(tags: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(first word, last word, type index) of each entity that tags of words spell (see `model.sequence`)."""
-    runs: list[tuple[int, int, int]] = []
-    for word, tag in enumerate(tags):
-        if tag == 0:
-            continue
-        kind = (tag - 1) // 2
-        goes_on = tag % 2 == 0 and bool(runs) and runs[-1][1:] == (word - 1, kind)
-        first = runs.pop()[0] if goes_on else word
-        runs.append((first, word, kind))
-    return runs

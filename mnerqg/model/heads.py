@@ -1,5 +1,7 @@
 """The heads of Figure 2: existence detection, start and end, match, query grounding."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +25,26 @@ class BinaryHead(nn.Module):
         return self.project(states)
 
 
+@dataclass(frozen=True)
+class MatchLogits:
+    """The logits of start-end pairs, worked out for those that are asked: [P, K, L, L] of them are too many.
+
+    start_share, end_share: each piece's share of a pair's logit, [P, K, L, 1] or, below a hidden layer, [P, K, L, H].
+    hidden: the layer above the two shares' sum; None where the sum is the logit (eq. 5).
+    """
+
+    start_share: Tensor
+    end_share: Tensor
+    hidden: nn.Linear | None = None
+
+    def at(self, pairs: Tensor) -> Tensor:
+        """Logits [N] of `pairs` [N, 4] = (post, query, start, end)."""
+        post, query, start, end = pairs.unbind(-1)
+        # Outside autocast the shares are bf16 and the hidden layer is not.
+        both = self.start_share[post, query, start].float() + self.end_share[post, query, end].float()
+        return (self.hidden(F.gelu(both)) if self.hidden is not None else both).squeeze(-1)
+
+
 class MatchHead(nn.Module):
     """Does this start belong to this end: sigmoid(W_m [H̃_s[i]; H̃_e[j]]) (eq. 5).
 
@@ -36,16 +58,9 @@ class MatchHead(nn.Module):
         self.end = nn.Linear(width, hidden or 1, bias=False)
         self.hidden = nn.Linear(hidden, 1) if hidden else None
 
-    def forward(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-        """H̃_s, H̃_e [P, K, L, D] -> each piece's share of a pair's logit, two [P, K, L, hidden or 1]."""
-        return self.start(start), self.end(end)
-
-    def pair_logits(self, start_share: Tensor, end_share: Tensor, pairs: Tensor) -> Tensor:
-        """Logits [N] of `pairs` [N, 4] = (post, query, start, end)."""
-        post, query, start, end = pairs.unbind(-1)
-        # Outside autocast the shares are bf16 and the hidden layer is not.
-        both = start_share[post, query, start].float() + end_share[post, query, end].float()
-        return (self.hidden(F.gelu(both)) if self.hidden is not None else both).squeeze(-1)
+    def forward(self, start: Tensor, end: Tensor) -> MatchLogits:
+        """H̃_s, H̃_e [P, K, L, D] -> the logits of their pairs."""
+        return MatchLogits(self.start(start), self.end(end), self.hidden)
 
 
 class GroundingHead(nn.Module):

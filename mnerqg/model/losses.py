@@ -13,12 +13,9 @@ from torch import Tensor
 
 from mnerqg.config import LossConfig
 from mnerqg.inputs.batch import Batch, Targets
-from mnerqg.model.build import Network
-from mnerqg.model.heads import MatchHead
-from mnerqg.model.mnerqg import Output
-from mnerqg.model.sequence import SequenceTagger
+from mnerqg.model.output import Output, SpanLogits
 
-TERMS = ("box", "object_positive", "object_negative", "existence", "start", "end", "match", "tags")
+TERMS = ("box", "object_positive", "object_negative", "existence", "start", "end", "match", "words")
 
 
 @dataclass(frozen=True)
@@ -29,38 +26,36 @@ class LossTerms:
     counts: Tensor
 
 
-def loss_terms(output: Output, batch: Batch, network: Network) -> LossTerms:
+def loss_terms(output: Output, batch: Batch) -> LossTerms:
     """The terms of one worker's share of a batch; what a variant does not answer counts nothing.
 
     Args:
         output: of the network for the batch.
         batch: P posts with their targets. L_start is taken over its `begins_word`, L_end over its `ends_word`.
-        network: scores the candidate pairs, or the tags of a baseline.
+
+    Raises:
+        ValueError: the batch has no targets.
     """
     targets = batch.targets
-    assert targets is not None
+    if targets is None:
+        raise ValueError("a batch without targets has no loss; collate it with_targets=True")
     nothing = batch.input_ids.new_zeros((), dtype=torch.float32), 0
-    terms = [nothing] * len(TERMS)
+    terms = dict.fromkeys(TERMS, nothing)
     if output.box_logits is not None:
-        terms[:3] = _grounding(output.box_logits, targets)
-    if output.existence_logits is not None:
-        terms[3] = _cross_entropy(output.existence_logits, targets.existence)
-    if output.start_logits is not None and output.end_logits is not None:
-        terms[4] = _cross_entropy(output.start_logits[batch.begins_word], targets.starts[batch.begins_word])
-        terms[5] = _cross_entropy(output.end_logits[batch.ends_word], targets.ends[batch.ends_word])
-    if isinstance(network, SequenceTagger):
-        assert output.tag_logits is not None
-        assert targets.tags is not None
-        terms[7] = network.loss(output.tag_logits, targets.tags, batch.begins_word[:, 0])
-    elif network.match is not None:
-        terms[6] = _match(output, batch, targets, network.match)
+        terms |= _grounding(output.box_logits, targets)
+    if output.spans is not None:
+        terms |= _spans(output.spans, batch, targets)
+    if output.words is not None:
+        terms["words"] = output.words.loss(targets.labels, batch.begins_word[:, 0])
     return LossTerms(
-        torch.stack([total for total, _ in terms]),
-        torch.tensor([count for _, count in terms], dtype=torch.float32, device=batch.input_ids.device),
+        torch.stack([total for total, _ in terms.values()]),
+        torch.tensor(
+            [count for _, count in terms.values()], dtype=torch.float32, device=batch.input_ids.device
+        ),
     )
 
 
-def _grounding(box_logits: Tensor, targets: Targets) -> list[tuple[Tensor, int]]:
+def _grounding(box_logits: Tensor, targets: Targets) -> dict[str, tuple[Tensor, int]]:
     """L_bbox (MSE on σ(tx), σ(ty), tw, th) and L_object (BCE), as the paper says.
 
     FA-VG has a softmax over all candidates in the place of the BCE. Positives and negatives are apart [chosen].
@@ -75,11 +70,23 @@ def _grounding(box_logits: Tensor, targets: Targets) -> list[tuple[Tensor, int]]
     positive = confidence[targets.objectness == 1]
     background = targets.objectness == 0
     negative = confidence[background]
-    return [
-        (box, len(assigned)),
-        (F.softplus(-positive).sum(), len(positive)),
-        ((negative.sigmoid().square() * F.softplus(negative)).sum(), int(background.any(-1).sum())),
-    ]
+    missed = (negative.sigmoid().square() * F.softplus(negative)).sum()
+    return {
+        "box": (box, len(assigned)),
+        "object_positive": (F.softplus(-positive).sum(), len(positive)),
+        "object_negative": (missed, int(background.any(-1).sum())),
+    }
+
+
+def _spans(spans: SpanLogits, batch: Batch, targets: Targets) -> dict[str, tuple[Tensor, int]]:
+    """L_ED, and the three parts of L_ESP."""
+    begins, ends = batch.begins_word, batch.ends_word
+    return {
+        "existence": _cross_entropy(spans.existence_logits, targets.existence),
+        "start": _cross_entropy(spans.start_logits[begins], targets.starts[begins]),
+        "end": _cross_entropy(spans.end_logits[ends], targets.ends[ends]),
+        "match": _match(spans, batch, targets),
+    }
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
@@ -87,16 +94,14 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
     return F.cross_entropy(logits[known].float(), labels[known], reduction="sum"), int(known.sum())
 
 
-def _match(output: Output, batch: Batch, targets: Targets, match_head: MatchHead) -> tuple[Tensor, int]:
+def _match(spans: SpanLogits, batch: Batch, targets: Targets) -> tuple[Tensor, int]:
     """BCE over gold starts x gold ends and predicted starts x predicted ends, start ≤ end."""
-    assert output.start_logits is not None
-    assert output.end_logits is not None
     pairs = torch.cat(
         [
             candidate_pairs(targets.starts > 0, targets.ends > 0),
             candidate_pairs(
-                (output.start_logits.argmax(-1) > 0) & batch.begins_word,
-                (output.end_logits.argmax(-1) > 0) & batch.ends_word,
+                (spans.start_logits.argmax(-1) > 0) & batch.begins_word,
+                (spans.end_logits.argmax(-1) > 0) & batch.ends_word,
             ),
         ]
     ).unique(dim=0)
@@ -104,9 +109,7 @@ def _match(output: Output, batch: Batch, targets: Targets, match_head: MatchHead
     labels = torch.tensor(
         [tuple(pair) in gold for pair in pairs.tolist()], dtype=torch.float32, device=pairs.device
     )
-    assert output.match_start is not None
-    assert output.match_end is not None
-    logits = match_head.pair_logits(output.match_start, output.match_end, pairs).float()
+    logits = spans.match.at(pairs).float()
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum"), len(pairs)
 
 
@@ -165,8 +168,8 @@ class LossBalance:
         return JointLoss(total, *everywhere, balance=balance)
 
     def _losses(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        box, positive, negative, existence, start, end, match, tags = means.unbind()
-        return self.config.box_weight * box + positive + negative, existence, start + end + match + tags
+        box, positive, negative, existence, start, end, match, words = means.unbind()
+        return self.config.box_weight * box + positive + negative, existence, start + end + match + words
 
     def _balance(self, losses: tuple[Tensor, Tensor, Tensor]) -> float:
         config = self.config

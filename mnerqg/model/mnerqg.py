@@ -3,7 +3,6 @@
 Shapes: P posts, K queries a post, L pieces, D width, I pictures, R grid side, C box candidates.
 """
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,24 +13,7 @@ from mnerqg.model.backbone import VisualEncoder
 from mnerqg.model.heads import RARE, BinaryHead, GroundingHead, MatchHead
 from mnerqg.model.interaction import CrossModality, ExistenceAware
 from mnerqg.model.norm import synchronize_batch_norms
-
-
-@dataclass(frozen=True)
-class Output:
-    """What the heads say, all before softmax or sigmoid; None where a variant has no such head.
-
-    existence_logits [P, K, 2], start_logits and end_logits [P, K, L, 2], match_start and match_end
-    [P, K, L, H] (a pair's two shares, see `MatchHead`), box_logits [P, K, C, 5]; of the baselines
-    tag_logits [P, L, 2K + 1].
-    """
-
-    existence_logits: Tensor | None = None
-    start_logits: Tensor | None = None
-    end_logits: Tensor | None = None
-    match_start: Tensor | None = None
-    match_end: Tensor | None = None
-    box_logits: Tensor | None = None
-    tag_logits: Tensor | None = None
+from mnerqg.model.output import Output, SpanLogits
 
 
 class TextFeatures(nn.Module):
@@ -53,6 +35,44 @@ class TextFeatures(nn.Module):
         return self.project(self.dropout(states)).unflatten(0, input_ids.shape[:2])
 
 
+class SpanHeads(nn.Module):
+    """The left of Figure 2 above H_u: existence-aware interaction, then existence, start, end and match."""
+
+    def __init__(self, *, width: int, match_hidden: int | None) -> None:
+        super().__init__()
+        self.existence_summary = AttentivePooling(width=width)
+        self.existence_aware = ExistenceAware(width=width)
+        self.existence = BinaryHead(width=width)
+        self.start = BinaryHead(width=width, prior=RARE)
+        self.end = BinaryHead(width=width, prior=RARE)
+        self.match = MatchHead(width=width, hidden=match_hidden)
+
+    def forward(self, text: Tensor, fused: Tensor, mask: Tensor) -> SpanLogits:
+        """H' and H_u [P, K, L, D], padding mask [P, K, L] -> the answers of every query."""
+        existence = self.existence_summary(text, mask)  # H_g [P, K, D]
+        start, end, existence = self.existence_aware(fused, existence, mask)  # H̃_s, H̃_e, H̃_g
+        return SpanLogits(
+            existence_logits=self.existence(existence),
+            start_logits=self.start(start),
+            end_logits=self.end(end),
+            match=self.match(start, end),
+        )
+
+
+class Grounding(nn.Module):
+    """The right of Figure 2: the query's summary q, and the box that it is answered by."""
+
+    def __init__(self, *, width: int, anchors_per_scale: int) -> None:
+        super().__init__()
+        self.query_summary = AttentivePooling(width=width)
+        self.head = GroundingHead(width=width, anchors_per_scale=anchors_per_scale)
+
+    def forward(self, text: Tensor, query_mask: Tensor, maps: tuple[Tensor, ...], picture: Tensor) -> Tensor:
+        """H' [P, K, L, D], the queries' own pieces [P, K, L], U_1 to U_3, [P] row of the picture -> [P, K, C, 5]."""
+        query = self.query_summary(text, query_mask)  # q [P, K, D]
+        return self.head(maps, query, picture)
+
+
 class MNERQG(nn.Module):
     """The end-to-end model of the paper: K queries a post, each answered by spans and one box.
 
@@ -65,9 +85,9 @@ class MNERQG(nn.Module):
         heads: attention heads of the cross-modality attention.
         match_hidden: see `MatchHead`.
         anchors_per_scale: A.
-        grounding: whether there is a query grounding head.
-        spans: whether there are span heads and the existence detection; without them the grounding is all there is
-            (FA-VG).
+        grounding: whether queries are grounded in the picture.
+        spans: whether they are answered by spans, with the existence detection; without them the grounding is all there
+            is (FA-VG).
     """
 
     def __init__(
@@ -85,17 +105,9 @@ class MNERQG(nn.Module):
         super().__init__()
         self.text = text
         self.visual = visual
-        self.query_summary = AttentivePooling(width=width) if grounding else None
-        self.grounding = (
-            GroundingHead(width=width, anchors_per_scale=anchors_per_scale) if grounding else None
-        )
+        self.grounding = Grounding(width=width, anchors_per_scale=anchors_per_scale) if grounding else None
         self.cross_modality = CrossModality(width=width, heads=heads) if spans and visual else None
-        self.existence_summary = AttentivePooling(width=width) if spans else None
-        self.existence_aware = ExistenceAware(width=width) if spans else None
-        self.existence = BinaryHead(width=width) if spans else None
-        self.start = BinaryHead(width=width, prior=RARE) if spans else None
-        self.end = BinaryHead(width=width, prior=RARE) if spans else None
-        self.match = MatchHead(width=width, hidden=match_hidden) if spans else None
+        self.spans = SpanHeads(width=width, match_hidden=match_hidden) if spans else None
         synchronize_batch_norms(self)
 
     @property
@@ -106,29 +118,9 @@ class MNERQG(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Answer every query of every post; targets of the batch are not looked at."""
         text = self.text(batch.input_ids, batch.token_type_ids, batch.attention_mask)  # H' [P, K, L, D]
-        maps = self.visual(batch.pixels) if self.visual else None  # U_1, U_2, U_3, each [I, D, R, R]
-        output = self._answer_spans(text, maps, batch) if self.start else Output()
-        if self.grounding and self.query_summary:
-            query = self.query_summary(text, batch.query_mask)  # q [P, K, D]
-            output = replace(output, box_logits=self.grounding(maps, query, batch.picture))
-        return output
-
-    def _answer_spans(self, text: Tensor, maps: Any, batch: Batch) -> Output:
-        """The left of Figure 2, from H' to existence, start, end and match."""
-        assert self.start
-        assert self.end
-        assert self.match
-        assert self.existence_summary
-        assert self.existence_aware
-        assert self.existence
+        maps = self.visual(batch.pixels) if self.visual else ()  # U_1, U_2, U_3, each [I, D, R, R]
         fused = self.cross_modality(text, maps, batch.picture) if self.cross_modality else text  # H_u
-        existence = self.existence_summary(text, batch.attention_mask)  # H_g [P, K, D]
-        start, end, existence = self.existence_aware(fused, existence, batch.attention_mask)
-        match_start, match_end = self.match(start, end)
-        return Output(
-            existence_logits=self.existence(existence),
-            start_logits=self.start(start),
-            end_logits=self.end(end),
-            match_start=match_start,
-            match_end=match_end,
-        )
+        # Existence-aware interaction, then existence, start, end and match; beside them the query grounding.
+        spans = self.spans(text, fused, batch.attention_mask) if self.spans else None
+        boxes = self.grounding(text, batch.query_mask, maps, batch.picture) if self.grounding else None
+        return Output(spans=spans, box_logits=boxes)

@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 
 class _SumOverWorkers(torch.autograd.Function):
-    """All-reduce whose gradient is the sum of the workers' gradients."""
+    """All-reduce whose gradient is the sum of the workers' gradients.
+
+    torch.distributed.nn.functional.all_reduce does the same, but torch 2.15 warns at each call that it is deprecated
+    and names a private module in its place.
+    """
 
     @staticmethod
     def forward(_context: Any, values: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mnerqg.config import ImageLimits
 from mnerqg.datasets import flickr30k
 from mnerqg.datasets.twitter import SplitSummary, parse_conll, read_split
 from mnerqg.demo import world
 from mnerqg.demo.texts import make_names
 from mnerqg.errors import DataError
-from mnerqg.inputs.images import ImageLimits, ImageProblem, decode
+from mnerqg.inputs.images import ImageProblem, decode
 
 
 def digest(directory: Path) -> str:

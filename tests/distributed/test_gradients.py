@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from mnerqg.config import LossConfig
-from mnerqg.inputs.batch import Example
+from mnerqg.inputs.examples import Example
 from mnerqg.model.losses import LossBalance, loss_terms
 from mnerqg.model.mnerqg import MNERQG
 from tests.builders import annotated_examples, collator, example, small_model
@@ -34,7 +34,7 @@ SHARES = {"uneven": ([0, 1, 2], [3, 4]), "one without pictures": ([0, 1, 2, 4], 
 def _backward(model: MNERQG, network: torch.nn.Module, examples: list[Example], workers: int) -> float:
     batch = collator()(examples, with_targets=True)
     output = network(batch)
-    terms = loss_terms(output, batch, model)
+    terms = loss_terms(output, batch)
 
     def reduce(values: torch.Tensor) -> torch.Tensor:
         if workers > 1:

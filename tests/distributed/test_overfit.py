@@ -9,17 +9,17 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from mnerqg.config import Config
+from mnerqg.config import Config, ImageLimits
 from mnerqg.config_files import load_config
 from mnerqg.errors import ModelError
-from mnerqg.inputs.batch import make_example
-from mnerqg.inputs.images import ImageLimits
+from mnerqg.inputs.examples import make_example
 from mnerqg.model.build import build_collator
 from mnerqg.model.checkpoint import save_model
 from mnerqg.model.losses import LossBalance, loss_terms
 from mnerqg.model.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Box, Post, Span
+from mnerqg.scoring.score import score
 from mnerqg.tagger import Tagger
 from tests.builders import QUERIES, small_config, small_model, small_network, text_encoder
 
@@ -81,13 +81,13 @@ def _learn(posts: list[Post], queries: tuple[EntityQuery, ...]) -> tuple[Tagger,
     scores: dict[str, float] = {}
     for step in range(STEPS):
         set_learning_rates(optimizer, learning_rate_factor((step + 1) / STEPS, warmup=0.1))
-        terms = loss_terms(model(batch), batch, model)
+        terms = loss_terms(model(batch), batch)
         optimizer.zero_grad()
         balance(terms).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 20 == 19:
-            scores = tagger.score(posts).scores()
+            scores = score(tagger, posts).scores()
             if scores["f1"] == scores["accuracy_50"] == 1.0:
                 break
     return tagger, scores
@@ -116,7 +116,7 @@ def test_a_type_that_was_never_trained_can_be_asked(
     asked = Tagger.load(tmp_path / "model", "cpu", queries=QUERIES)
     assert asked.types == (*own.types, unknown.type)
     assert asked.model_id != own.model_id
-    measured = asked.score(posts).scores()
+    measured = score(asked, posts).scores()
     for query in known:
         assert measured[f"f1_{query.type}"] == scores[f"f1_{query.type}"] == 1.0
     assert measured["entities"] == 32

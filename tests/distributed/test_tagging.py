@@ -544,14 +544,14 @@ class OneAtATime:
             import torch
 
             raise torch.OutOfMemoryError("no room")
-        return [TaggedPost(post.post_id) for post in posts]
+        return [TaggedPost(error=post.text) for post in posts]
 
 
 def test_out_of_memory_halves_the_batch() -> None:
     tagger = OneAtATime()
-    posts = [PreparedPost(str(number), "x") for number in range(5)]
+    posts = [PreparedPost(str(number)) for number in range(5)]
     tagged = tag_each(tagger, posts)  # type: ignore[arg-type]
-    assert [one.post_id for one in tagged] == ["0", "1", "2", "3", "4"]
+    assert [one.error for one in tagged] == ["0", "1", "2", "3", "4"]
     assert tagger.sizes == [5, 2, 1, 1, 3, 1, 2, 1, 1]
     assert tag_each(tagger, []) == []  # type: ignore[arg-type]
 

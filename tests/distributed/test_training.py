@@ -18,11 +18,12 @@ from mnerqg.datasets.prepared import read_posts, write_split
 from mnerqg.distributed.train_worker import TrainingJob
 from mnerqg.distributed.training import _trainer, check_boxes, train
 from mnerqg.errors import ConfigError, DataError, ModelError, RunError, StorageError
-from mnerqg.inputs.batch import table_to_examples
+from mnerqg.inputs.examples import table_to_examples
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io.lock import LOCK_FILE, locked
 from mnerqg.queries import dump_queries, load_queries
 from mnerqg.schema import Box, Post, Span
+from mnerqg.scoring.score import score
 from mnerqg.tagger import Tagger
 from tests.tiny_training import write_dataset, write_recipe
 
@@ -122,13 +123,13 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
     assert all(record["workers"] == 2 for record in history)
     assert best["f1"] == max(record["f1"] for record in history)
     for name in ("best", "best_grounding", "last"):
-        assert Tagger.load(output / name).tag([Post("x", "Ada")])[0].post_id == "x"
+        assert Tagger.load(output / name).tag([Post("x", "Ada")])[0].text_status == "ok"
     assert not list((output / "best").glob("training_state*"))
     chosen = Tagger.load(output / "best", device="cpu")
     assert (
         chosen.config.decode.span_threshold == chosen.config.decode.match_threshold == best["span_threshold"]
     )
-    assert chosen.score(read_posts(data, "valid")).scores()["f1"] == pytest.approx(best["f1"])
+    assert score(chosen, read_posts(data, "valid")).scores()["f1"] == pytest.approx(best["f1"])
 
     # The same command again returns at once and writes nothing, not even a lock; other settings are refused, another
     # placement is not.

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mnerqg.errors import ModelError
-from mnerqg.inputs.text import EncodedText, TextEncoder, load_tokenizer
+from mnerqg.inputs.text import EncodedText, TextEncoder, load_tokenizer, resolve_encoder
 from mnerqg.queries import QUERY_STYLES, EntityQuery
 from mnerqg.schema import Span
 from tests.builders import text_encoder, tokenizer, unicode_text
@@ -215,3 +215,13 @@ def test_a_library_may_fail_without_a_word(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("mnerqg.inputs.text.AutoTokenizer.from_pretrained", fail)
     with pytest.raises(ModelError, match=r"^no tokenizer at some/name: RuntimeError: no reason given"):
         load_tokenizer("some/name")
+
+
+def test_an_encoder_is_a_name_or_a_folder_or_lies_in_a_package() -> None:
+    assert resolve_encoder("bert-base-uncased") == "bert-base-uncased"
+    with pytest.raises(ModelError, match=r"model\.encoder is 'package:', "):
+        resolve_encoder("package:")
+    with pytest.raises(
+        ModelError, match=r"model\.encoder is 'package:json', which is no model folder: .* config\.json"
+    ):
+        resolve_encoder("package:json")

@@ -12,6 +12,7 @@ from mnerqg.datasets.prepared import read_posts, write_split
 from mnerqg.distributed.evaluation import PER_POST_SCHEMA
 from mnerqg.errors import DataError, ModelError, StorageError
 from mnerqg.schema import Box, Post, Span
+from mnerqg.scoring.score import score
 from mnerqg.tagger import Tagger
 from tests.builders import image_bytes
 
@@ -39,9 +40,9 @@ def test_every_row_is_scored_exactly_once(
     evaluate.main([*arguments, *outputs, "--actors", "2", "--batch_posts", "4"])
 
     scores = json.loads((tmp_path / "scores.json").read_text())
-    expected = (
-        Tagger.load(tiny_model, device="cpu").score(read_posts(str(tmp_path / "data"), "test")).scores()
-    )
+    expected = score(
+        Tagger.load(tiny_model, device="cpu"), read_posts(str(tmp_path / "data"), "test")
+    ).scores()
     assert scores["posts"] == 37
     assert scores["grounded_queries"] == 37
     assert {key: scores[key] for key in expected} == pytest.approx(expected)

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnerqg.errors import ModelError
-from mnerqg.model.backbone import Backbone, FeaturePyramid, load_pretrained
+from mnerqg.model.backbone import Backbone, FeaturePyramid
 from mnerqg.model.darknet_weights import (
     DARKNET53_FLOATS,
     YOLOV3_FLOATS,
     darknet53_shapes,
     yolov3_level_shapes,
 )
+from mnerqg.model.pretrained import load_pretrained
 
 HEADER = np.array([0, 2, 0, 32_013_312, 0], dtype="<i4").tobytes()
 DETECTION_FLOATS = 255 * (1024 + 512 + 256) + 3 * 255

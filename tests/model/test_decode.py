@@ -1,5 +1,4 @@
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -9,23 +8,24 @@ from hypothesis import strategies as st
 
 from mnerqg import boxes
 from mnerqg.config import DecodeConfig
-from mnerqg.inputs.batch import Batch, Example
+from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.examples import Example
 from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import attach_regions
 from mnerqg.inputs.text import TextEncoder
 from mnerqg.model.build import build_collator
-from mnerqg.model.decode import Decoded, Decoder, tag_runs
-from mnerqg.model.mnerqg import MNERQG, Output
+from mnerqg.model.decode import Decoder
+from mnerqg.model.heads import MatchLogits
+from mnerqg.model.output import Output, SpanLogits
+from mnerqg.model.words import WordLogits
 from mnerqg.queries import EntityQuery
-from mnerqg.schema import Entity, Region
+from mnerqg.schema import Entity, Region, TaggedPost
 from tests.builders import (
     SIDE,
     TYPES,
     anchors,
     collator,
     small_config,
-    small_model,
-    small_network,
     text_encoder,
     tokenizer,
     unicode_text,
@@ -34,17 +34,11 @@ from tests.builders import (
 NO, YES = -9.0, 9.0
 
 
-@cache
-def network() -> MNERQG:
-    return small_model()
-
-
 def decoder(**config: object) -> Decoder:
     return Decoder(
         config=DecodeConfig(**config),
         types=TYPES,
         anchors=anchors(),
-        network=network(),
     )
 
 
@@ -52,12 +46,17 @@ def silent(batch: Batch) -> Output:
     """An output that answers nothing."""
     posts, queries, pieces = batch.input_ids.shape
     none = torch.tensor([YES, NO])
-    return Output(
+    spans = SpanLogits(
         existence_logits=none.expand(posts, queries, 2).clone(),
         start_logits=none.expand(posts, queries, pieces, 2).clone(),
         end_logits=none.expand(posts, queries, pieces, 2).clone(),
-        match_start=torch.zeros(posts, queries, pieces, 1),
-        match_end=torch.full((posts, queries, pieces, 1), YES),
+        match=MatchLogits(
+            start_share=torch.zeros(posts, queries, pieces, 1),
+            end_share=torch.full((posts, queries, pieces, 1), YES),
+        ),
+    )
+    return Output(
+        spans=spans,
         box_logits=torch.full((posts, queries, anchors().candidates, 5), NO),
     )
 
@@ -66,26 +65,26 @@ class Sheet:
     """One post whose answers a test writes down by word."""
 
     def __init__(self, text: str = "one two three four", letterbox: Letterbox | None = None) -> None:
-        self.text = text
         self.examples = [Example(text_encoder().encode(text), letterbox=letterbox)]
         self.batch = collator()(self.examples, with_targets=False)
         self.output = silent(self.batch)
+        self.spans = self.output.spans
 
     def place(self, query: int, piece: int) -> tuple[int, int, int]:
         return 0, query, int(self.batch.sentence_offset[0, query]) + piece
 
     def start(self, query: int, piece: int, yes: float = YES) -> None:
-        self.output.start_logits[self.place(query, piece)] = torch.tensor([0, yes])
+        self.spans.start_logits[self.place(query, piece)] = torch.tensor([0, yes])
 
     def end(self, query: int, piece: int, yes: float = YES) -> None:
-        self.output.end_logits[self.place(query, piece)] = torch.tensor([0, yes])
+        self.spans.end_logits[self.place(query, piece)] = torch.tensor([0, yes])
 
     def answer(self, query: int, first: int, last: int, yes: float = YES) -> None:
         self.start(query, first, yes)
         self.end(query, last, yes)
 
-    def decode(self, **config: object) -> Decoded:
-        (decoded,) = decoder(**config)(self.output, self.batch, self.examples, [self.text])
+    def decode(self, **config: object) -> TaggedPost:
+        (decoded,) = decoder(**config)(self.output, self.batch, self.examples)
         return decoded
 
     def found(self, **config: object) -> list[tuple[str, str]]:
@@ -99,15 +98,15 @@ def sigmoid(logit: float) -> float:
 def test_silence() -> None:
     decoded = Sheet().decode()
     assert (decoded.entities, decoded.best_regions) == ((), ())
-    assert decoded.existence == pytest.approx([sigmoid(-18)] * 4)
+    assert dict(decoded.existence) == pytest.approx(dict.fromkeys(TYPES, sigmoid(-18)))
 
 
 def test_an_entity_and_its_score() -> None:
     sheet = Sheet()
     sheet.start(1, 1, 2.0)
     sheet.end(1, 2, 1.0)
-    sheet.output.match_start[sheet.place(1, 1)] = 1.5
-    sheet.output.match_end[sheet.place(1, 2)] = -0.5
+    sheet.spans.match.start_share[sheet.place(1, 1)] = 1.5
+    sheet.spans.match.end_share[sheet.place(1, 2)] = -0.5
     (entity,) = sheet.decode().entities
     assert (entity.text, entity.start, entity.end, entity.type) == ("two three", 4, 13, "LOC")
     assert entity.score == pytest.approx(sigmoid(2.0) * sigmoid(1.0) * sigmoid(1.0))
@@ -124,7 +123,7 @@ def test_span_threshold(threshold: float, count: int) -> None:
 def test_match_threshold(threshold: float, count: int) -> None:
     sheet = Sheet()
     sheet.answer(0, 0, 0)
-    sheet.output.match_end[:] = 1.0
+    sheet.spans.match.end_share[:] = 1.0
     assert len(sheet.decode(match_threshold=threshold).entities) == count
 
 
@@ -143,8 +142,8 @@ def test_an_end_before_its_start_is_nothing() -> None:
 
 def test_padding_query_and_inner_pieces_are_never_entities() -> None:
     sheet = Sheet("Pneumonoultramicroscopic x")
-    sheet.output.start_logits[:] = torch.tensor([NO, YES])
-    sheet.output.end_logits[:] = torch.tensor([NO, YES])
+    sheet.spans.start_logits[:] = torch.tensor([NO, YES])
+    sheet.spans.end_logits[:] = torch.tensor([NO, YES])
     whole = {"Pneumonoultramicroscopic", "x", "Pneumonoultramicroscopic x"}
     assert {text for text, _ in sheet.found(overlap="across_types")} <= whole
 
@@ -174,17 +173,17 @@ def test_neighbours_do_not_overlap() -> None:
     sheet = Sheet("北京東京")
     sheet.answer(1, 0, 1, 3.0)
     sheet.answer(0, 2, 3, 4.0)
-    sheet.output.match_end[:] = YES
+    sheet.spans.match.end_share[:] = YES
     assert sheet.found() == [("北京", "LOC"), ("東京", "PER")]
 
 
 def test_existence_is_reported_and_is_no_gate() -> None:
     sheet = Sheet()
     sheet.answer(0, 0, 0)
-    sheet.output.existence_logits[0, 1] = torch.tensor([0.0, 2.0])
+    sheet.spans.existence_logits[0, 1] = torch.tensor([0.0, 2.0])
     decoded = sheet.decode()
     assert len(decoded.entities) == 1
-    assert decoded.existence[1] == pytest.approx(sigmoid(2.0))
+    assert decoded.existence[1] == ("LOC", pytest.approx(sigmoid(2.0)))
 
 
 @settings(max_examples=50, deadline=None)
@@ -195,14 +194,12 @@ def test_offsets_reproduce_the_text_whatever_it_is(texts: list[str], seed: int, 
     examples = [Example(text_encoder().encode(text)) for text in texts]
     batch = collator()(examples, with_targets=False)
     torch.manual_seed(seed)
-    blank = silent(batch)
-    output = Output(
-        **{name: scale * torch.randn_like(value) for name, value in vars(blank).items() if value is not None}
-    )
+    output = silent(batch)
+    spans = output.spans
+    for logits in (spans.start_logits, spans.end_logits, spans.match.start_share, spans.match.end_share):
+        logits.normal_(std=scale)
     for overlap in ("flat", "across_types"):
-        for text, decoded in zip(
-            texts, decoder(overlap=overlap)(output, batch, examples, texts), strict=True
-        ):
+        for text, decoded in zip(texts, decoder(overlap=overlap)(output, batch, examples), strict=True):
             taken: list[Entity] = []
             for entity in decoded.entities:
                 assert 0 <= entity.start < entity.end <= len(text)
@@ -293,25 +290,6 @@ def test_a_post_with_phrases_is_answered_by_phrase() -> None:
     assert [region.type for region in decoded.regions] == ["8"]
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.integers(0, 2)), max_size=6))
-def test_tag_runs_are_the_entities_that_tags_spell(entities: list[tuple[int, int, int]]) -> None:
-    """(type, words, words outside behind it) -> tags -> the same entities."""
-    tags: list[int] = []
-    expected = []
-    for kind, words, behind in entities:
-        expected.append((len(tags), len(tags) + words - 1, kind))
-        tags += [1 + 2 * kind, *[2 + 2 * kind] * (words - 1), *[0] * behind]
-    assert tag_runs(tags) == expected
-
-
-@pytest.mark.parametrize(
-    ("tags", "runs"),
-    [([2, 2], [(0, 1, 0)]), ([0, 4, 2], [(1, 1, 1), (2, 2, 0)]), ([1, 4], [(0, 0, 0), (1, 1, 1)]), ([], [])],
-)
-def test_a_stray_inside_begins_an_entity(tags: list[int], runs: list[tuple[int, int, int]]) -> None:
-    assert tag_runs(tags) == runs
-
-
 def test_a_baseline_finds_an_entity_in_a_word_that_was_cut() -> None:
     encoder = TextEncoder(tokenizer=tokenizer(), queries=(EntityQuery(type="PER", query="x"),), max_length=32)
     text = "a " * (encoder.budget - 1) + "Schwarzenegger"
@@ -324,8 +302,8 @@ def test_a_baseline_finds_an_entity_in_a_word_that_was_cut() -> None:
     logits = torch.zeros(*batch.input_ids[:, 0].shape, 9)
     logits[0, : encoder.budget, 0] = 9.0  # O
     logits[0, encoder.budget, 1] = 9.0  # B-PER at the last word's first piece: [CLS] is the piece 0
-    baseline = Decoder(config=DecodeConfig(), types=TYPES, anchors=anchors(), network=small_network(config))
-    (decoded,) = baseline(Output(tag_logits=logits), batch, examples, [text])
+    baseline = Decoder(config=DecodeConfig(), types=TYPES, anchors=anchors())
+    (decoded,) = baseline(Output(words=WordLogits(logits)), batch, examples)
     (entity,) = decoded.entities
     assert (entity.start, entity.end) == (2 * (encoder.budget - 1), cut.ends[-1])
     assert text[entity.start : entity.end] == entity.text

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,7 @@ def test_the_match_head_is_its_plain_form(hidden: int | None) -> None:
     head = MatchHead(width=WIDTH, hidden=hidden)
     start, end = noise(2, 3, 4, WIDTH), noise(2, 3, 4, WIDTH) + 1
     every = torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(4), torch.arange(4))
-    found = head.pair_logits(*head(start, end), every)
+    found = head(start, end).at(every)
     weight = torch.cat([head.start.weight, head.end.weight], 1)  # W_m [hidden or 1, 2D]
     for logit, (p, k, i, j) in zip(found, every.tolist(), strict=True):
         plain = weight @ torch.cat([start[p, k, i], end[p, k, j]]) + head.start.bias
@@ -38,17 +40,19 @@ def test_the_match_head_is_its_plain_form(hidden: int | None) -> None:
 @pytest.mark.parametrize("hidden", [None, 5])
 def test_no_pairs(hidden: int | None) -> None:
     head = MatchHead(width=WIDTH, hidden=hidden)
-    shares = head(noise(1, 1, 4, WIDTH), noise(1, 1, 4, WIDTH))
-    assert head.pair_logits(*shares, torch.zeros(0, 4, dtype=torch.long)).shape == (0,)
+    logits = head(noise(1, 1, 4, WIDTH), noise(1, 1, 4, WIDTH))
+    assert logits.at(torch.zeros(0, 4, dtype=torch.long)).shape == (0,)
 
 
 @pytest.mark.parametrize("hidden", [None, 5])
 def test_pairs_of_bf16_shares(hidden: int | None) -> None:
     head = MatchHead(width=WIDTH, hidden=hidden)
-    shares = head(noise(1, 1, 4, WIDTH), noise(1, 1, 4, WIDTH))
+    logits = head(noise(1, 1, 4, WIDTH), noise(1, 1, 4, WIDTH))
     pairs = torch.tensor([[0, 0, 1, 2]])
-    exact = head.pair_logits(*shares, pairs)
-    rough = head.pair_logits(*(share.bfloat16() for share in shares), pairs)
+    exact = logits.at(pairs)
+    rough = replace(
+        logits, start_share=logits.start_share.bfloat16(), end_share=logits.end_share.bfloat16()
+    ).at(pairs)
     torch.testing.assert_close(rough.float(), exact, atol=0.05, rtol=0.05)
 
 

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from mnerqg import boxes
 from mnerqg.config import LossConfig
-from mnerqg.inputs.batch import Batch, Example, Targets
+from mnerqg.inputs.batch import Batch, Targets
+from mnerqg.inputs.examples import Example
 from mnerqg.model.build import build_collator
+from mnerqg.model.heads import MatchLogits
 from mnerqg.model.losses import TERMS, LossBalance, LossTerms, candidate_pairs, loss_terms
-from mnerqg.model.mnerqg import Output
+from mnerqg.model.output import Output, SpanLogits
 from tests.builders import (
     anchors,
     annotated_examples,
@@ -24,7 +26,7 @@ from tests.builders import (
 )
 
 
-def random_output(batch: Batch, width: int = 3, seed: int = 0) -> Output:
+def random_output(batch: Batch, seed: int = 0) -> Output:
     """Random logits that carry gradients, of the shapes of `batch`."""
     torch.manual_seed(seed)
     posts, queries, pieces = batch.input_ids.shape
@@ -33,11 +35,12 @@ def random_output(batch: Batch, width: int = 3, seed: int = 0) -> Output:
         return torch.randn(posts, queries, *shape).requires_grad_()
 
     return Output(
-        existence_logits=leaf(2),
-        start_logits=leaf(pieces, 2),
-        end_logits=leaf(pieces, 2),
-        match_start=leaf(pieces, width),
-        match_end=leaf(pieces, width),
+        spans=SpanLogits(
+            existence_logits=leaf(2),
+            start_logits=leaf(pieces, 2),
+            end_logits=leaf(pieces, 2),
+            match=MatchLogits(leaf(pieces, 1), leaf(pieces, 1)),
+        ),
         box_logits=leaf(anchors().candidates, 5),
     )
 
@@ -45,7 +48,7 @@ def random_output(batch: Batch, width: int = 3, seed: int = 0) -> Output:
 def case(examples: list[Example] | None = None, seed: int = 0) -> tuple[Output, Batch, Targets]:
     batch = collator()(examples or annotated_examples(), with_targets=True)
     assert batch.targets is not None
-    return random_output(batch, 1, seed), batch, batch.targets
+    return random_output(batch, seed), batch, batch.targets
 
 
 def cross_entropy(logits: Tensor, label: int) -> float:
@@ -61,6 +64,7 @@ def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tupl
         sums[term] += value
         counts[term] += 1
 
+    spans = output.spans
     posts, queries, pieces = batch.input_ids.shape
     for (p, k, c), target in zip(targets.box_candidates.tolist(), targets.box_targets.tolist(), strict=True):
         tx, ty, tw, th, _ = output.box_logits[p, k, c].tolist()
@@ -69,7 +73,7 @@ def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tupl
     gold = {tuple(row) for row in targets.matches.tolist()}
     for p in range(posts):
         for k in range(queries):
-            add("existence", cross_entropy(output.existence_logits[p, k], int(targets.existence[p, k])))
+            add("existence", cross_entropy(spans.existence_logits[p, k], int(targets.existence[p, k])))
             background_seen = False
             for c in range(anchors().candidates):
                 kind, logit = int(targets.objectness[p, k, c]), float(output.box_logits[p, k, c, 4])
@@ -82,16 +86,16 @@ def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tupl
             counts["object_negative"] += background_seen
             for i in range(pieces):
                 if batch.begins_word[p, k, i]:
-                    add("start", cross_entropy(output.start_logits[p, k, i], int(targets.starts[p, k, i])))
+                    add("start", cross_entropy(spans.start_logits[p, k, i], int(targets.starts[p, k, i])))
                 if batch.ends_word[p, k, i]:
-                    add("end", cross_entropy(output.end_logits[p, k, i], int(targets.ends[p, k, i])))
+                    add("end", cross_entropy(spans.end_logits[p, k, i], int(targets.ends[p, k, i])))
             for i in range(pieces):
                 for j in range(i, pieces):
                     said = bool(batch.begins_word[p, k, i] and batch.ends_word[p, k, j]) and bool(
-                        output.start_logits[p, k, i].argmax() and output.end_logits[p, k, j].argmax()
+                        spans.start_logits[p, k, i].argmax() and spans.end_logits[p, k, j].argmax()
                     )
                     if said or (targets.starts[p, k, i] and targets.ends[p, k, j]):
-                        logit = float(output.match_start[p, k, i, 0] + output.match_end[p, k, j, 0])
+                        logit = float(spans.match.start_share[p, k, i, 0] + spans.match.end_share[p, k, j, 0])
                         right = (p, k, i, j) in gold
                         add("match", math.log1p(math.exp(-logit if right else logit)))
     return {term: (sums[term], counts[term]) for term in TERMS}
@@ -100,27 +104,27 @@ def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tupl
 @pytest.mark.parametrize("seed", [0, 1])
 def test_terms_are_their_definitions(seed: int) -> None:
     output, batch, targets = case(seed=seed)
-    terms = loss_terms(output, batch, small_model())
+    terms = loss_terms(output, batch)
     for index, (term, (total, count)) in enumerate(slow_terms(output, batch, targets).items()):
         assert int(terms.counts[index]) == count, term
-        assert count > 0 or term == "tags"
+        assert count > 0 or term == "words"
         assert float(terms.sums[index].detach()) == pytest.approx(total, rel=1e-4), term
 
 
 def test_padding_and_query_pieces_are_not_learned_from() -> None:
     output, batch, _ = case()
-    terms = loss_terms(output, batch, small_model())
+    terms = loss_terms(output, batch)
     (terms.sums / terms.counts.clamp(min=1)).sum().backward()
-    assert output.start_logits.grad is not None
-    assert output.end_logits.grad is not None
-    assert (output.start_logits.grad[~batch.begins_word] == 0).all()
-    assert (output.end_logits.grad[~batch.ends_word] == 0).all()
+    assert output.spans.start_logits.grad is not None
+    assert output.spans.end_logits.grad is not None
+    assert (output.spans.start_logits.grad[~batch.begins_word] == 0).all()
+    assert (output.spans.end_logits.grad[~batch.ends_word] == 0).all()
 
 
 def test_ignored_and_unknown_candidates_are_not_learned_from() -> None:
     output, batch, targets = case()
     assert (targets.objectness == -1).any()
-    terms = loss_terms(output, batch, small_model())
+    terms = loss_terms(output, batch)
     terms.sums.sum().backward()
     assert output.box_logits.grad is not None
     touched = output.box_logits.grad[..., 4] != 0
@@ -146,7 +150,7 @@ def test_whatever_is_missing_every_parameter_gets_a_finite_gradient(name: str, h
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     batch = collator()(BARE[name], with_targets=True)
     assert batch.targets is not None
-    terms = loss_terms(model(batch), batch, model)
+    terms = loss_terms(model(batch), batch)
     loss = LossBalance(LossConfig())(terms)
     assert math.isfinite(float(loss.total.detach()))
     loss.total.backward()
@@ -166,9 +170,9 @@ def test_bf16_trains_with_a_hidden_match_layer() -> None:
     assert batch.targets is not None
     with torch.autocast("cpu", torch.bfloat16):
         output = model(batch)
-    terms = loss_terms(output, batch, model)
+    terms = loss_terms(output, batch)
     LossBalance(LossConfig())(terms).total.backward()
-    assert model.match.start.weight.grad is not None
+    assert model.spans.match.start.weight.grad is not None
 
 
 def test_candidate_pairs() -> None:
@@ -191,10 +195,9 @@ def test_gradient_descent_on_the_logits_reaches_the_box() -> None:
         random_output(batch), box_logits=torch.zeros(1, 4, anchors().candidates, 5).requires_grad_()
     )
     optimizer = torch.optim.Adam([output.box_logits], lr=0.2)
-    model = small_model(small_config(match_hidden=3))
     for _ in range(200):
         optimizer.zero_grad()
-        terms = loss_terms(output, batch, model)
+        terms = loss_terms(output, batch)
         LossBalance(LossConfig(balance="constant"))(terms).grounding.item()
         LossBalance(LossConfig(balance="constant"))(terms).total.backward()
         optimizer.step()
@@ -206,7 +209,7 @@ def test_gradient_descent_on_the_logits_reaches_the_box() -> None:
 
 
 def terms_of(means: list[float]) -> LossTerms:
-    """Terms with the given means over two elements each; no tags."""
+    """Terms with the given means over two elements each; no word labels."""
     return LossTerms(
         2 * torch.tensor([*means, 0.0], dtype=torch.float32, requires_grad=True), torch.full((8,), 2.0)
     )
@@ -287,8 +290,8 @@ ANSWERED = {  # terms with a count
     "text": {"existence", "start", "end", "match"},
     "without grounding": {"existence", "start", "end", "match"},
     "grounding alone": {"box", "object_positive", "object_negative"},
-    "bio": {"tags"},
-    "crf": {"tags"},
+    "bio": {"words"},
+    "crf": {"words"},
 }
 
 
@@ -297,7 +300,7 @@ def test_a_variant_learns_with_all_it_has_and_only_what_it_answers(name: str) ->
     config = small_config(**VARIANTS[name])
     network = small_network(config)
     batch = build_collator(config, text_encoder())(annotated_examples(), with_targets=True)
-    terms = loss_terms(network(batch), batch, network)
+    terms = loss_terms(network(batch), batch)
     assert {term for term, count in zip(TERMS, terms.counts.tolist(), strict=True) if count} == ANSWERED[name]
     LossBalance(LossConfig(balance="constant"))(terms).total.backward()
     for key, parameter in network.named_parameters():
@@ -356,6 +359,6 @@ def test_phrases_teach_where_and_nothing_else() -> None:
     assert (targets.objectness[0, 2:] == -1).all()
     assert (targets.objectness[0, 0] == 0).all()
     assert int((targets.objectness[0, 1] == 1).sum()) == 1
-    terms = loss_terms(small_model()(batch), batch, small_model())
+    terms = loss_terms(small_model()(batch), batch)
     assert terms.counts[TERMS.index("existence")] == 4
     assert terms.sums.isfinite().all()

@@ -3,8 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mnerqg.inputs.batch import Batch, Collator, Example
-from mnerqg.model.mnerqg import MNERQG, Output
+from mnerqg.inputs.batch import Batch, Collator
+from mnerqg.inputs.examples import Example
+from mnerqg.model.mnerqg import MNERQG
+from mnerqg.model.output import Output
 from tests.builders import (
     QUERIES,
     anchors,
@@ -23,7 +25,9 @@ def model() -> MNERQG:
     built = small_model().eval()
     with torch.no_grad():
         for name, parameter in built.named_parameters():
-            if name.startswith(("start", "end", "match", "existence.", "grounding.outputs")):
+            if name.startswith(
+                ("spans.start", "spans.end", "spans.match", "spans.existence.", "grounding.head.outputs")
+            ):
                 parameter.normal_(std=0.5)
     return built
 
@@ -37,6 +41,12 @@ def close(one: torch.Tensor, other: torch.Tensor) -> None:
     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+def piece_logits(output: Output) -> tuple[torch.Tensor, ...]:
+    """What is said of each piece, [P, K, L, ...]."""
+    spans = output.spans
+    return spans.start_logits, spans.end_logits, spans.match.start_share, spans.match.end_share
+
+
 def examples() -> list[Example]:
     return [
         example("Ada Lovelace visits London", picture=0),
@@ -48,18 +58,18 @@ def examples() -> list[Example]:
 def test_four_queries_at_once_are_four_runs_of_one(model: MNERQG) -> None:
     batch = collator()(examples(), with_targets=False)
     together = run(model, batch)
-    assert together.existence_logits.shape == (3, 4, 2)
+    assert together.spans.existence_logits.shape == (3, 4, 2)
     assert together.box_logits.shape == (3, 4, anchors().candidates, 5)
     for k, query in enumerate(QUERIES):
         alone_batch = collator((query,))(examples(), with_targets=False)
         alone = run(model, alone_batch)
-        close(alone.existence_logits[:, 0], together.existence_logits[:, k])
+        close(alone.spans.existence_logits[:, 0], together.spans.existence_logits[:, k])
         close(alone.box_logits[:, 0], together.box_logits[:, k])
         for p in range(3):
             real = int(alone_batch.attention_mask[p, 0].sum())
             assert real == int(batch.attention_mask[p, k].sum())
-            for name in ("start_logits", "end_logits", "match_start", "match_end"):
-                close(getattr(alone, name)[p, 0, :real], getattr(together, name)[p, k, :real])
+            for one, all_of_them in zip(piece_logits(alone), piece_logits(together), strict=True):
+                close(one[p, 0, :real], all_of_them[p, k, :real])
 
 
 def test_each_post_alone_is_the_same_as_in_the_batch(model: MNERQG) -> None:
@@ -68,11 +78,11 @@ def test_each_post_alone_is_the_same_as_in_the_batch(model: MNERQG) -> None:
     together = run(model, batch)
     for p, one in enumerate(examples()):
         alone = run(model, collator()([one], with_targets=False))
-        close(alone.existence_logits[0], together.existence_logits[p])
+        close(alone.spans.existence_logits[0], together.spans.existence_logits[p])
         close(alone.box_logits[0], together.box_logits[p])
         for k in range(4):
             real = int(batch.attention_mask[p, k].sum())
-            close(alone.start_logits[0, k, :real], together.start_logits[p, k, :real])
+            close(alone.spans.start_logits[0, k, :real], together.spans.start_logits[p, k, :real])
 
 
 def test_the_content_of_padding_does_not_matter(model: MNERQG) -> None:
@@ -80,9 +90,9 @@ def test_the_content_of_padding_does_not_matter(model: MNERQG) -> None:
     ids = batch.input_ids.clone()
     ids[~batch.attention_mask] = 1234
     one, other = run(model, batch), run(model, replace(batch, input_ids=ids))
-    close(one.existence_logits, other.existence_logits)
+    close(one.spans.existence_logits, other.spans.existence_logits)
     close(one.box_logits, other.box_logits)
-    close(one.start_logits[batch.attention_mask], other.start_logits[batch.attention_mask])
+    close(one.spans.start_logits[batch.attention_mask], other.spans.start_logits[batch.attention_mask])
 
 
 def test_a_picture_is_encoded_once(model: MNERQG) -> None:
@@ -97,16 +107,16 @@ def test_the_picture_matters_and_only_where_it_is(model: MNERQG) -> None:
     one = run(model, collator()(examples(), with_targets=False))
     changed = [example("Ada Lovelace visits London", picture=7), *examples()[1:]]
     other = run(model, collator()(changed, with_targets=False))
-    assert not torch.allclose(one.start_logits[0], other.start_logits[0])
+    assert not torch.allclose(one.spans.start_logits[0], other.spans.start_logits[0])
     assert not torch.allclose(one.box_logits[0], other.box_logits[0])
-    close(one.start_logits[1:], other.start_logits[1:])
+    close(one.spans.start_logits[1:], other.spans.start_logits[1:])
     close(one.box_logits[1:], other.box_logits[1:])
     assert (one.box_logits[1] == 0).all()
 
 
 def test_targets_are_not_looked_at(model: MNERQG) -> None:
     batch = collator()(annotated_examples(), with_targets=True)
-    close(run(model, batch).start_logits, run(model, replace(batch, targets=None)).start_logits)
+    close(run(model, batch).spans.start_logits, run(model, replace(batch, targets=None)).spans.start_logits)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -114,14 +124,14 @@ def test_a_batch_without_any_picture(training: bool) -> None:
     model = small_model().train(training)
     output = model(collator()([example(picture=None), example("", picture=None)], with_targets=False))
     assert (output.box_logits == 0).all()
-    assert output.start_logits.isfinite().all()
+    assert output.spans.start_logits.isfinite().all()
 
 
 @pytest.mark.parametrize("hidden", [None, 6])
 def test_the_match_shares_have_the_heads_width(hidden: int | None) -> None:
     model = small_model(small_config(match_hidden=hidden)).eval()
     output = run(model, collator()([example()], with_targets=False))
-    assert output.match_start.shape[-1] == output.match_end.shape[-1] == (hidden or 1)
+    assert output.spans.match.start_share.shape[-1] == output.spans.match.end_share.shape[-1] == (hidden or 1)
 
 
 def test_a_larger_canvas(model: MNERQG) -> None:

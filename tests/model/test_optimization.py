@@ -73,8 +73,8 @@ def test_rates_are_scaled_from_their_base_each_time() -> None:
 def test_a_step_moves_the_parameters() -> None:
     model = small_model(small_config(width=8))
     optimizer = build_optimizer(model, CONFIG)
-    before = model.start.project.weight.detach().clone()
+    before = model.spans.start.project.weight.detach().clone()
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    assert not torch.equal(before, model.start.project.weight)
+    assert not torch.equal(before, model.spans.start.project.weight)

@@ -1,0 +1,59 @@
+"""Scores of the small model, whose thresholds let its random weights say much."""
+
+import pytest
+
+from mnerqg.schema import Box, Post, Span
+from mnerqg.scoring.metrics import Counts
+from mnerqg.scoring.score import score, score_at, score_each
+from mnerqg.tagger import Tagger
+from tests.builders import TYPES, photo
+
+
+def test_no_posts(talkative: Tagger) -> None:
+    assert score(talkative, []) == Counts(TYPES)
+    assert score_at(talkative, [], [0.1, 0.2]) == [Counts(TYPES), Counts(TYPES)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_every_post_is_scored_once(talkative: Tagger, batch_size: int) -> None:
+    posts = [
+        Post(str(number), "Ada in Oslo", photo() if number % 2 else None, (Span(0, 3, "PER"),),
+             (Box("PER", 0, 0, 40, 40),), boxes_annotated=True)
+        for number in range(9)
+    ]  # fmt: skip
+    scores = score(talkative, iter(posts), batch_size=batch_size).scores()
+    assert (scores["posts"], scores["entities"], scores["grounded_queries"]) == (9, 9, 9)
+
+
+def test_scores_at_several_thresholds(talkative: Tagger) -> None:
+    """As those of so many models that have one of the thresholds each."""
+    posts = [Post(str(number), "Ada in Oslo", photo(), (Span(0, 3, "PER"),)) for number in range(3)]
+    thresholds = [0.005, 0.012, 0.9]
+    found = score_at(talkative, posts, thresholds)
+    for counts, threshold in zip(found, thresholds, strict=True):
+        decode = talkative.config.decode.at(threshold)
+        alone = Tagger(
+            model=talkative.model,
+            text_encoder=talkative.text_encoder,
+            config=talkative.config.model_copy(update={"decode": decode}),
+            model_id=talkative.model_id,
+        )
+        assert counts == score(alone, posts)
+    assert found[0] != found[2]
+
+
+def test_scores_agree_with_tags(talkative: Tagger) -> None:
+    post = Post("1", "Ada in Oslo", photo())
+    (tagged,) = talkative.tag([post])
+    assert tagged.entities
+    gold = tuple(Span(entity.start, entity.end, entity.type) for entity in tagged.entities)
+    assert score(talkative, [Post("1", "Ada in Oslo", photo(), gold)]).scores()["f1"] == 1
+
+
+def test_the_scores_of_each_post_add_up(talkative: Tagger) -> None:
+    posts = [
+        Post(str(number), "Ada in Oslo", photo(), (Span(0, 3, "PER"),) * (number % 2)) for number in range(3)
+    ]
+    each = score_each(talkative, posts)
+    assert [counts.posts for counts in each] == [1, 1, 1]
+    assert sum(each, Counts(TYPES)) == score(talkative, posts)
