@@ -16,8 +16,8 @@ import pyarrow as pa
 import ray
 
 from mnerqg.cli import job_parser, run
-from mnerqg.config import TagConfig
 from mnerqg.config_files import load_file
+from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
 from mnerqg.errors import ConfigError

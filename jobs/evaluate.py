@@ -7,8 +7,8 @@ writes what every post adds to the scores, for tests of one system against anoth
 from typing import Any
 
 from mnerqg.cli import format_table, job_parser, run
-from mnerqg.config import ActorsConfig
 from mnerqg.config_files import load_config
+from mnerqg.config_jobs import ActorsConfig
 from mnerqg.io import storage
 
 

@@ -8,8 +8,8 @@ only is asked for the dataset's types by --queries. The output is a dataset for 
 from typing import Any
 
 from mnerqg.cli import format_columns, job_parser, run
-from mnerqg.config import ActorsConfig
 from mnerqg.config_files import load_config
+from mnerqg.config_jobs import ActorsConfig
 
 
 def main(argv: list[str]) -> None:

@@ -15,8 +15,8 @@ import ray
 
 from mnerqg.archive.run import MANIFEST_FILE
 from mnerqg.cli import format_table, job_parser, run
-from mnerqg.config import TagConfig
 from mnerqg.config_files import load_file
+from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
 from mnerqg.distributed.tagging_resources import Resources, plan_resources

@@ -7,7 +7,8 @@ from typing import Self
 
 import torch
 
-from mnerqg.config import Config, DecodeConfig, ImageLimits
+from mnerqg.config import Config, DecodeConfig
+from mnerqg.config_jobs import ImageLimits
 from mnerqg.errors import ModelError
 from mnerqg.inputs.annotations import best_region
 from mnerqg.inputs.examples import Example, encode_post

@@ -17,8 +17,8 @@ import ray
 import ray.data
 
 from mnerqg import cli
-from mnerqg.config import TagConfig
 from mnerqg.config_files import load_config
+from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import plan_tagging
 from tests.cheap_tagger import CheapTagger

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mnerqg.config import ImageLimits, PicturesConfig
+from mnerqg.config_jobs import ImageLimits, PicturesConfig
 from mnerqg.inputs.posts import PreparedPost, prepare_post
 from mnerqg.io.picture_store import PictureStore
 from mnerqg.schema import Post, TaggedPost

@@ -8,18 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from mnerqg.config import (
-    AugmentConfig,
-    ColumnsConfig,
-    Config,
-    DecodeConfig,
-    LossConfig,
-    ModelConfig,
-    PicturesConfig,
-    TagConfig,
-    TrainConfig,
-)
+from mnerqg.config import AugmentConfig, Config, DecodeConfig, LossConfig, ModelConfig, TrainConfig
 from mnerqg.config_files import dump_config, load_config, load_file, load_files
+from mnerqg.config_jobs import ColumnsConfig, PicturesConfig, TagConfig
 from mnerqg.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "jobs" / "configs").glob("*.yaml"))

@@ -17,6 +17,7 @@ ORDER = (
     "schema",
     "config_types",
     "config",
+    "config_jobs",
     "config_files",
     "queries",
     "boxes",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from mnerqg.config import ColumnType
+from mnerqg.config_jobs import ColumnType
 
 Picture = Literal["image", "image_uris", "image_uri"]
 Kind = Literal["post_id", "text", Picture, ColumnType]

@@ -28,7 +28,7 @@ from mnerqg.archive.json_values import (
     described,
     values_as_written,
 )
-from mnerqg.config import ColumnsConfig
+from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError, one_line
 from mnerqg.io import storage
 from mnerqg.schema import ROW_HASH

@@ -13,7 +13,7 @@ from fsspec.utils import glob_translate
 from mnerqg.archive import jsonlines
 from mnerqg.archive.json_values import Picture
 from mnerqg.archive.jsonlines import LINE_ERROR, Layout, Scan
-from mnerqg.config import ColumnsConfig
+from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError
 from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet

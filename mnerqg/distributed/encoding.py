@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mnerqg.config import Config, ImageLimits
+from mnerqg.config import Config
+from mnerqg.config_jobs import ImageLimits
 from mnerqg.datasets.prepared import post_from_row
 from mnerqg.inputs.annotations import best_region, choose_annotations, draw_phrases
 from mnerqg.queries import EntityQuery

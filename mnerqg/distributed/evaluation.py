@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from mnerqg.config import ActorsConfig, Config
+from mnerqg.config import Config
+from mnerqg.config_jobs import ActorsConfig
 from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, post_from_row
 from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.sources import read_split

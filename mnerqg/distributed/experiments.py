@@ -20,8 +20,9 @@ from typing import Any
 
 import yaml
 
-from mnerqg.config import ActorsConfig, Config
+from mnerqg.config import Config
 from mnerqg.config_files import load_files
+from mnerqg.config_jobs import ActorsConfig
 from mnerqg.datasets.prepared import LABELS_FILE, count_posts, fingerprint, is_labelled
 from mnerqg.distributed.evaluation import evaluate, write_per_post, write_scores
 from mnerqg.distributed.labelling import label

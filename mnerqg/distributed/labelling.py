@@ -19,7 +19,8 @@ from typing import Any
 
 import ray.data
 
-from mnerqg.config import ActorsConfig, TrainConfig
+from mnerqg.config import TrainConfig
+from mnerqg.config_jobs import ActorsConfig
 from mnerqg.datasets.prepared import (
     LABELS_FILE,
     SPLITS,

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from mnerqg.archive.reading import text_values
-from mnerqg.config import ColumnsConfig, ImageLimits, PicturesConfig
+from mnerqg.config_jobs import ColumnsConfig, ImageLimits, PicturesConfig
 from mnerqg.errors import one_line
 from mnerqg.inputs.images import ImageProblem, decode_letterbox
 from mnerqg.io.picture_store import Fetched, PictureStore

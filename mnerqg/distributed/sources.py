@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 
 from mnerqg.archive.jsonlines import Layout, Scan, read_tables, scan
 from mnerqg.archive.reading import Archive
-from mnerqg.config import ColumnsConfig
+from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.datasets.prepared import split_files
 from mnerqg.distributed.failures import first_cause
 from mnerqg.errors import MnerqgError, RunError

@@ -5,7 +5,7 @@ from typing import Any
 
 from mnerqg.archive import run as tag_run
 from mnerqg.archive.reading import Archive, open_archive
-from mnerqg.config import PicturesConfig, TagConfig
+from mnerqg.config_jobs import PicturesConfig, TagConfig
 from mnerqg.distributed.sources import scan_in_tasks
 from mnerqg.errors import ModelError, StorageError
 from mnerqg.io import storage

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mnerqg.config import TagConfig
+from mnerqg.config_jobs import TagConfig
 from mnerqg.errors import ConfigError
 
 _SMALL_CLUSTER_CPUS = 4

@@ -17,7 +17,7 @@ import ray.util.metrics
 from mnerqg.archive.counts import MODEL_RAISED
 from mnerqg.archive.jsonlines import LINE_ERROR
 from mnerqg.archive.reading import text_values
-from mnerqg.config import ColumnsConfig
+from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.distributed.picture_stages import PICTURES
 from mnerqg.errors import one_line
 from mnerqg.inputs.images import Letterbox

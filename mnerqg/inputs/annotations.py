@@ -4,7 +4,8 @@ import hashlib
 import random
 from dataclasses import dataclass, replace
 
-from mnerqg.config import ImageLimits, TrainConfig
+from mnerqg.config import TrainConfig
+from mnerqg.config_jobs import ImageLimits
 from mnerqg.inputs.images import Letterbox, Pixels, decode_letterbox, decode_region
 from mnerqg.schema import Box, Post
 

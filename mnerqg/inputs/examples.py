@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from mnerqg.boxes import Floats
-from mnerqg.config import ImageLimits
+from mnerqg.config_jobs import ImageLimits
 from mnerqg.inputs.annotations import decode_picture
 from mnerqg.inputs.augment import Augmenter
 from mnerqg.inputs.images import ImageProblem, Letterbox, Pixels

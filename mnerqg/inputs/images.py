@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from mnerqg.config import ImageLimits
+from mnerqg.config_jobs import ImageLimits
 from mnerqg.errors import one_line
 
 CANVAS_PADDING_RGB = (123.7, 116.3, 103.5)

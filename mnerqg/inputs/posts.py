@@ -6,7 +6,7 @@ Nothing here imports torch: the driver of a run and its picture workers do witho
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mnerqg.config import ImageLimits
+from mnerqg.config_jobs import ImageLimits
 from mnerqg.inputs.annotations import decode_picture
 from mnerqg.inputs.images import ImageProblem, Letterbox, Pixels
 from mnerqg.schema import Box, Entity, ImageStatus, Post, Region, TaggedPost

@@ -24,7 +24,7 @@ import botocore.exceptions
 import urllib3
 import urllib3.exceptions
 
-from mnerqg.config import PicturesConfig
+from mnerqg.config_jobs import PicturesConfig
 from mnerqg.errors import StorageError, one_line
 from mnerqg.io import s3
 from mnerqg.io.s3 import BAD_CREDENTIALS, NO_CREDENTIALS, UNREACHABLE, error_answer, s3_client

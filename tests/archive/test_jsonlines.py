@@ -27,7 +27,7 @@ from mnerqg.archive.jsonlines import (
     row_hashes,
     scan,
 )
-from mnerqg.config import ColumnsConfig
+from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError
 from mnerqg.io import storage
 

@@ -15,7 +15,7 @@ from backports import zstd
 from mnerqg.archive import reading
 from mnerqg.archive.jsonlines import Scan, read_tables, scan
 from mnerqg.archive.reading import Archive, open_archive
-from mnerqg.config import ColumnsConfig
+from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError, StorageError
 from mnerqg.io import storage
 from tests.servers import FaultyProxy, ScriptedServer, faults, s3_error

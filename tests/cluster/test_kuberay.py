@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from cluster.one_night import one_night
-from mnerqg.config import Config, TagConfig
+from mnerqg.config import Config
 from mnerqg.config_files import load_config, load_files
+from mnerqg.config_jobs import TagConfig
 from tests.cluster.filled import CLUSTER, VALUES, fill
 
 SCHEMAS = CLUSTER.parents[1] / "shared" / "kuberay"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mnerqg.config import ImageLimits
+from mnerqg.config_jobs import ImageLimits
 from mnerqg.datasets import flickr30k
 from mnerqg.datasets.twitter import SplitSummary, parse_conll, read_split
 from mnerqg.demo import world

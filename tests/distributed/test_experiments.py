@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from mnerqg.config import ActorsConfig, Config
+from mnerqg.config import Config
+from mnerqg.config_jobs import ActorsConfig
 from mnerqg.datasets.prepared import LABELS_FILE
 from mnerqg.distributed import experiments
 from mnerqg.distributed.evaluation import per_post_table

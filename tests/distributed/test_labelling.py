@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mnerqg.config import ActorsConfig, LossConfig
+from mnerqg.config import LossConfig
+from mnerqg.config_jobs import ActorsConfig
 from mnerqg.datasets.prepared import LABELS_FILE, is_labelled, read_posts, write_split
 from mnerqg.distributed.labelling import label, summarise
 from mnerqg.errors import ConfigError, RunError, StorageError

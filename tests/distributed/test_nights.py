@@ -14,7 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from mnerqg.archive.run import SUCCESS_FILE
-from mnerqg.config import ColumnsConfig, TagConfig
+from mnerqg.config_jobs import ColumnsConfig, TagConfig
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import plan_tagging
 from mnerqg.errors import RunError

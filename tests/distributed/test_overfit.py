@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from mnerqg.config import Config, ImageLimits
+from mnerqg.config import Config
 from mnerqg.config_files import load_config
+from mnerqg.config_jobs import ImageLimits
 from mnerqg.errors import ModelError
 from mnerqg.inputs.examples import make_example
 from mnerqg.model.build import build_collator

@@ -14,7 +14,7 @@ from ray.data._internal.datasource_v2.common.synthesized_columns import _compute
 from mnerqg.archive import reading
 from mnerqg.archive.jsonlines import LINE_ERROR, read_tables, row_hashes
 from mnerqg.archive.reading import open_archive, scan_here
-from mnerqg.config import ColumnsConfig
+from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.datasets.prepared import split_files, write_split
 from mnerqg.distributed import sources
 from mnerqg.distributed.sources import JsonLinesDatasource, read_archive, read_split, scan_in_tasks

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mnerqg.archive import reading
-from mnerqg.config import ColumnsConfig, PicturesConfig, TagConfig
+from mnerqg.config_jobs import ColumnsConfig, PicturesConfig, TagConfig
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import plan_tagging
 from mnerqg.distributed.tagging_resources import plan_resources

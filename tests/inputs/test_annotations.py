@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnerqg.config import ImageLimits, TrainConfig
+from mnerqg.config import TrainConfig
+from mnerqg.config_jobs import ImageLimits
 from mnerqg.inputs.annotations import best_region, choose_annotations, decode_picture, draw_phrases
 from mnerqg.schema import Box, Phrase, Post, Span
 from tests.builders import image_bytes

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnerqg.config import AugmentConfig, ImageLimits
+from mnerqg.config import AugmentConfig
+from mnerqg.config_jobs import ImageLimits
 from mnerqg.inputs.augment import Augmenter
 from mnerqg.inputs.examples import (
     Example,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from mnerqg.config import ImageLimits
+from mnerqg.config_jobs import ImageLimits
 from mnerqg.inputs.images import (
     CANVAS_PADDING_RGB,
     ImageProblem,

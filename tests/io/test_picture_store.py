@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 
-from mnerqg.config import PicturesConfig
+from mnerqg.config_jobs import PicturesConfig
 from mnerqg.errors import StorageError
 from mnerqg.io import storage
 from mnerqg.io.picture_store import Fetched, PictureStore

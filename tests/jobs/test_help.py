@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from mnerqg.config import ActorsConfig, Config, TagConfig
+from mnerqg.config import Config
+from mnerqg.config_jobs import ActorsConfig, TagConfig
 from tests.commands import call
 
 JOBS = Path(__file__).parents[2] / "jobs"
