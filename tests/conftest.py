@@ -77,8 +77,11 @@ def ray_cluster(s3_endpoint: str) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        # Ray's workers are nice to others (15), and stand still where a machine does other things, too.
+        patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
         ray.init(
+            address="local",
             num_cpus=4,
             num_gpus=0,
             object_store_memory=200_000_000,

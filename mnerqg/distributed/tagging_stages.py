@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -79,14 +78,8 @@ class TagPosts:
         load_tagger: "Callable[[str], Tagger] | None",
         report: Callable[[float, float], object],
     ) -> None:
-        import torch
-
-        from mnerqg.tagger import Tagger
-
-        torch.set_num_threads(settings.threads)
         self._settings = settings
-        load = load_tagger or partial(Tagger.load, device=settings.device, queries=settings.queries)
-        self._tagger = load(settings.model)
+        self._tagger = load_tagger(settings.model) if load_tagger else _load(settings)
         self._side = self._tagger.config.model.image_side
         self._tagger.tag_prepared([self._warm_up_post()])
         self._report = report
@@ -230,6 +223,16 @@ def _complete(post: TaggedPost, pictures: Sequence[dict[str, Any]], errors: list
     )
 
 
+def _load(settings: TagSettings) -> "Tagger":
+    # Imported here: the picture workers do without, as does a tagger of another kind.
+    import torch
+
+    from mnerqg.tagger import Tagger
+
+    torch.set_num_threads(settings.threads)
+    return Tagger.load(settings.model, device=settings.device, queries=settings.queries)
+
+
 def tag_each(tagger: "Tagger", posts: Sequence[PreparedPost]) -> list[TaggedPost]:
     """One answer for every post, whatever the model raises.
 
@@ -239,15 +242,15 @@ def tag_each(tagger: "Tagger", posts: Sequence[PreparedPost]) -> list[TaggedPost
     Raises:
         torch.AcceleratorError: the device is lost, and with it every later batch.
     """
-    import torch
-
     if not posts:
         return []
     try:
         return tagger.tag_prepared(posts)
-    except torch.AcceleratorError:
-        raise
     except Exception as error:
+        import torch
+
+        if isinstance(error, torch.AcceleratorError):
+            raise
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
         if len(posts) == 1:

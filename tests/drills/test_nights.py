@@ -1,6 +1,6 @@
 """The nightly job over many nights, with all that happens in a month: in the end every night is complete, exactly once.
 
-Six nights by default; `MNERQG_TEST_NIGHTS=30 pytest tests/distributed/test_nights.py` is the whole month.
+Six nights by default; `MNERQG_TEST_NIGHTS=30 pytest tests/drills/test_nights.py` is the whole month.
 """
 
 import os
