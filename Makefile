@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo_output
+NIGHTS ?= 30
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test drills lint clean
 
 setup: $(VENV)/.installed
 
@@ -19,8 +20,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python jobs/demo.py --output $(DEMO)
 
+# The suite of daily work.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow and not real_s3"
+
+# What takes long, a month of nights among it.
+drills: setup
+	MNERQG_TEST_NIGHTS=$(NIGHTS) $(BIN)/python -m pytest -m "slow or real_s3"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -95,7 +95,8 @@ def _group(section: type[BaseModel], prefix: str) -> Iterator[str]:
 
 def _setting(key: str, field: FieldInfo) -> Iterator[str]:
     default = "required" if field.is_required() else f"default: {_as_yaml(field.get_default())}"
-    yield f"  --{key}  ({type_in_words(field.annotation, field.metadata)}; {default})"
+    head = f"--{key}  ({type_in_words(field.annotation, field.metadata)}; {default})"
+    yield textwrap.fill(head, WIDTH, initial_indent=" " * 2, subsequent_indent=" " * 6)
     yield textwrap.fill(field.description or "", WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 

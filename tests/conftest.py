@@ -22,6 +22,10 @@ from tests.servers import (
 if TYPE_CHECKING:
     from mnerqg.tagger import Tagger
 
+# Ray's workers are nice to other processes (15) and stand still where a machine does other things, too. All clusters of
+# the tests take it from here.
+os.environ["RAY_worker_niceness"] = "0"
+
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
@@ -77,8 +81,6 @@ def ray_cluster(s3_endpoint: str) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        # Ray's workers are nice to others (15), and stand still where a machine does other things, too.
-        patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
         ray.init(
             address="local",

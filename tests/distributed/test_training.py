@@ -141,6 +141,7 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
         train(_config(recipe, "--train.lr", "0.1"), data, str(output))
 
 
+@pytest.mark.slow
 def test_a_killed_driver_resumes_with_the_same_command(recipe: Path, data: str, tmp_path: Path) -> None:
     output = tmp_path / "run"
     command = [

@@ -310,11 +310,11 @@ def test_a_variant_learns_with_all_it_has_and_only_what_it_answers(name: str) ->
 
 # What nothing but the loss looks at. The existence state itself goes into the spans.
 ONLY_FOR = {
-    "grounding_weight": ("grounding.", "query_summary."),
+    "grounding_weight": ("grounding.",),
     "existence_weight": (
-        "existence.",
-        "existence_aware.existence_attention.",
-        "existence_aware.existence_norm.",
+        "spans.existence.",
+        "spans.existence_aware.existence_attention.",
+        "spans.existence_aware.existence_norm.",
     ),
 }
 
@@ -333,7 +333,7 @@ def taught_parts(**weights: float) -> set[str]:
     config = small_config()
     network = small_model(config)
     batch = build_collator(config, text_encoder())(annotated_examples(), with_targets=True)
-    terms = loss_terms(network(batch), batch, network)
+    terms = loss_terms(network(batch), batch)
     LossBalance(LossConfig(balance="constant", **weights))(terms).total.backward()
     gradients = {key: parameter.grad for key, parameter in network.named_parameters()}
     # One that is None would be waited for by data-parallel workers.
