@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Ray's workers are nice to other processes (15) and stand still where a machine does other things, too. All clusters of
 # the tests take it from here.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ.update(RAY_worker_niceness="0")
 
 
 @pytest.fixture(scope="session")

@@ -57,9 +57,9 @@ def test_the_help_of_a_job(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(map(len, text.splitlines())) <= 100
     section = SETTINGS[job]
     expected = dict(fields(section)) if section is not None else {}
-    shown = re.findall(
-        r"^  --(\S+)  \(.+; default: (.*)\)\n {6}\S", text, re.MULTILINE
-    )  # with a meaning below
+    shown = re.findall(  # with a meaning below
+        r"^  --(\S+)  \([^()]+; default:\s+(.*?)\)\n {6}\S", text, re.MULTILINE | re.DOTALL
+    )
     assert sorted(key for key, _ in shown) == sorted(expected)
     for key, default in shown:
         value = expected[key]
