@@ -201,7 +201,8 @@ class TrainConfig(Section):
     clip_norm: PositiveFloat = 1.0
     """Length to which the gradient of a step is cut back."""
     precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16 is autocast; on a CPU without AVX-512 it is fp32: with AVX2 alone torch only imitates bf16."""
+    """bf16 is autocast; on a CPU without AVX-512 and a GPU before NVIDIA's Ampere, where torch only imitates it, it is
+    fp32."""
     max_posts: PositiveInt | None = None
     """Train on the first so many posts of the split; null: on all."""
     max_valid_posts: PositiveInt | None = None

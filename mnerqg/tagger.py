@@ -17,6 +17,7 @@ from mnerqg.inputs.text import TextEncoder
 from mnerqg.model.build import Network, build_anchors, build_collator
 from mnerqg.model.checkpoint import ModelDirectory, load_model
 from mnerqg.model.decode import Decoder
+from mnerqg.model.precision import multiplies_bf16
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Phrase, Post, Region, TaggedPost
 
@@ -143,7 +144,11 @@ class Tagger:
         was_training = self.model.training
         self.model.eval()
         batch = self._collate(examples, with_targets=False).to(self.device)
-        bf16 = self.device.type == "cuda" and self.config.train.precision == "bf16"
+        bf16 = (
+            self.device.type == "cuda"
+            and self.config.train.precision == "bf16"
+            and multiplies_bf16(self.device)
+        )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             output = self.model(batch)
         answers = self._decode.at_each(configs, output, batch, examples)

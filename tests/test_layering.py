@@ -63,6 +63,7 @@ ORDER = (
     "model.losses",
     "model.decode",
     "model.optimization",
+    "model.precision",
     "model.files",
     "model.checkpoint",
     "tagger",

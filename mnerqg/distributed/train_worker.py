@@ -32,7 +32,13 @@ from mnerqg.model.checkpoint import (
 )
 from mnerqg.model.files import WEIGHTS_FILE, publish_model
 from mnerqg.model.losses import JointLoss, LossBalance, loss_terms
-from mnerqg.model.optimization import build_optimizer, learning_rate_factor, set_learning_rates
+from mnerqg.model.optimization import (
+    build_optimizer,
+    learning_rate_factor,
+    progress_at,
+    set_learning_rates,
+)
+from mnerqg.model.precision import multiplies_bf16
 from mnerqg.queries import parse_queries
 from mnerqg.scoring.metrics import Counts
 from mnerqg.scoring.score import score, score_at
@@ -93,7 +99,7 @@ class _Worker:
         self.config, self.job = config, job
         self.decode = config.decode
         self.device = ray.train.torch.get_device()
-        self.bf16 = config.train.precision == "bf16" and _multiplies_bf16(self.device)
+        self.bf16 = config.train.precision == "bf16" and multiplies_bf16(self.device)
         torch.manual_seed(config.train.seed)
         queries = parse_queries(job.queries, source="queries")
         self.text_encoder = load_text_encoder(config.model, queries)
@@ -162,11 +168,11 @@ class _Worker:
         # Of a resumed epoch the rest, in a new order: its first steps cannot be told from the others any more.
         batches = islice(self._batches(epoch), self.steps - done if done else None)
         for step, examples in enumerate(batches, start=done + 1):
-            progress = (epoch + min(step / self.steps, 1.0)) / settings.epochs
+            progress = progress_at(epoch, step, self.steps, settings.epochs)
             set_learning_rates(self.optimizer, learning_rate_factor(progress, settings.warmup))
             loss, gradient_norm = self._step(examples)
             balance = loss.balance
-            losses = (loss.total.detach(), loss.grounding, loss.existence, loss.spans)
+            losses = (loss.value, loss.grounding, loss.existence, loss.spans)
             totals += torch.tensor([*map(float, losses), balance, gradient_norm])
             if step == done + 1:
                 started = said = time.monotonic()  # the first step waits for Ray Data to start
@@ -352,11 +358,6 @@ class _Worker:
     def _say(self, line: str) -> None:
         if self.rank == 0:
             _log.info(line)
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    """On a CPU with AVX2 alone torch imitates bf16: a step took 20 times as long as in fp32. Others were not tried."""
-    return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _sum_over_workers(values: torch.Tensor) -> torch.Tensor:

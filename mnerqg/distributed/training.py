@@ -12,6 +12,7 @@ its output:
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io import storage
 from mnerqg.io.run_folder import RunFolder
 from mnerqg.model.build import build_pretrained
-from mnerqg.model.files import check_model, is_model
+from mnerqg.model.files import MANIFEST_FILE, check_model, is_model
 from mnerqg.queries import EntityQuery, dump_queries, load_queries
 
 # What decides the shapes of the weights, beside the encoder.
@@ -219,22 +220,40 @@ def _trainer(
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
-        datasets={"train": _train_dataset(config, queries, job)},
+        # Called whenever workers start.
+        datasets={"train": partial(_train_dataset, config, queries, job, name)},
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=in_order),
     )
 
 
-def _train_dataset(config: Config, queries: tuple[EntityQuery, ...], job: TrainingJob) -> ray.data.Dataset:
-    """Shuffled, augmented, tokenised examples; another order and other augmentations each epoch."""
+def _train_dataset(
+    config: Config, queries: tuple[EntityQuery, ...], job: TrainingJob, name: str
+) -> ray.data.Dataset:
+    """Shuffled, augmented, tokenised examples; another order and other augmentations each epoch and each start."""
     dataset = read_split(job.data, "train")
     # They are hundreds of lines in a log, about a buffer. The worker says how far the run is.
     dataset.context.enable_progress_bars = False
     if config.train.max_posts is not None:
         dataset = dataset.limit(config.train.max_posts)
-    seed = ray.data.RandomSeedConfig(seed=config.train.seed, reseed_after_execution=True)
+    seed = ray.data.RandomSeedConfig(
+        seed=_order_seed(config.train, storage.join(job.output, name)), reseed_after_execution=True
+    )
     return dataset.random_shuffle(seed=seed).map_batches(
         EncodePosts(config, queries), batch_format="pyarrow", batch_size=32, zero_copy_batch=True
     )
+
+
+def _order_seed(settings: TrainConfig, checkpoints: str) -> int:
+    """The run's own seed, but for a start that goes on from one of `checkpoints`: by their names one from [0, 2**32).
+
+    Ray counts the epochs of each start from 0. With one seed a run that goes on would see the orders and augmentations
+    of its first epochs again, and of an epoch begun before the same posts in the place of the rest.
+    """
+    saved = storage.list_files(checkpoints, MANIFEST_FILE) if storage.exists(checkpoints) else []
+    if not saved:
+        return settings.seed
+    names = "\n".join(entry.uri.removeprefix(checkpoints) for entry in saved)
+    return int.from_bytes(hashlib.sha256(f"{settings.seed}\n{names}".encode()).digest()[:4], "little")
 
 
 def _best(config: Config, output: str) -> dict[str, float]:

@@ -205,13 +205,15 @@ class Collator:
             objectness[p, list(example.unknown_types)] = -1
             for k, boxes in _boxes_by_type(example).items():
                 assigned = [assign(box, self._anchors, self._ignore_iou) for box in boxes]
-                known = [one for one in assigned[: 1 if self._box_targets == "largest" else None] if one]
-                if not known:
+                on_canvas = [one for one in assigned if one]
+                if not on_canvas:
                     objectness[p, k] = -1
-                for one in known:
-                    objectness[p, k, list(one.ignored)] = -1
+                # A box that is not learned is no background either: any of a query's boxes is a right answer.
+                for one in on_canvas:
+                    objectness[p, k, [one.candidate, *one.ignored]] = -1
+                learned = on_canvas[:1] if self._box_targets == "largest" else on_canvas
                 # The larger box keeps a candidate that two would take.
-                for candidate, one in {one.candidate: one for one in reversed(known)}.items():
+                for candidate, one in {one.candidate: one for one in reversed(learned)}.items():
                     objectness[p, k, candidate] = 1
                     box_candidates.append((p, k, candidate))
                     box_targets.append(one.target)

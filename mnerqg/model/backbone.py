@@ -2,9 +2,9 @@
 
 I pictures, S canvas side (256), D width. Maps are ordered coarse to fine, strides 32, 16, 8, everywhere.
 
-Choices: any timm backbone by name [chosen]; ImageNet mean and deviation of that backbone, where Darknet only
-divides by 255 [chosen]; stages are frozen by their stride, so that a count means the same for every
-backbone [chosen].
+Choices: any timm backbone by name [chosen]; pixels by the mean and deviation that its weights were trained
+with: timm's for the name, for Darknet-53 those of its files, which know pixels / 255 alone; stages are frozen by
+their stride, so that a count means the same for every backbone [chosen].
 """
 
 from contextlib import nullcontext
@@ -28,8 +28,10 @@ class Backbone(nn.Module):
     `darknet53` is the original: timm's has its convolutions and blocks but a leak of 0.01, which we set to
     the original's 0.1. For weights that timm trained, take timm's own by its tag, `darknet53.c2ns_in1k`.
 
-    Pictures are scaled by timm's mean and deviation for the name. Darknet's published weights saw plain
-    pixels / 255; the difference is an affine map of each colour, left to training to take up [chosen].
+    Pictures are scaled by timm's mean and deviation for the name, tag included. Darknet's published weights saw plain
+    pixels / 255, and `darknet53` takes no weights but those, so it has mean 0 and deviation 1. Scaled so, and not by
+    folding another scale into the first convolution, its zero padding is exact too. The name decides, so a saved
+    model sees what it was trained with.
 
     frozen_stages: n freezes the stem and all stages up to stride 2**n, without gradient and with the forward
     pass outside autograd; 0 freezes nothing, -1 everything. Frozen parts stay in eval mode.
@@ -47,7 +49,8 @@ class Backbone(nn.Module):
         self.frozen_stages = frozen_stages
         self.frozen_statistics = frozen_statistics
         self.net = _feature_net(name)
-        if name == "darknet53":
+        is_original = name == "darknet53"
+        if is_original:
             for module in self.net.modules():
                 if isinstance(module, nn.LeakyReLU):
                     module.negative_slope = LEAK
@@ -66,8 +69,9 @@ class Backbone(nn.Module):
         self.channels = cast(tuple[int, int, int], tuple(widths[level] for level in self._levels))
 
         config = cast(dict[str, Any], self.net.pretrained_cfg)
-        self.register_buffer("mean", torch.tensor(config["mean"], dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(config["std"], dtype=torch.float32), persistent=False)
+        mean, std = ((0, 0, 0), (1, 1, 1)) if is_original else (config["mean"], config["std"])
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
         self._frozen_parts = self._freeze(reductions)
         # Convolutions over NHWC are the faster ones, on the CPU as on a GPU.

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
@@ -44,9 +45,13 @@ def build_pretrained(config: ModelConfig, types: int) -> Network:
     """
     name = resolve_encoder(config.encoder)
     try:
-        encoder = AutoModel.from_pretrained(name, add_pooling_layer=False, **_encoder_options(config))
+        # Where the checkpoint is of half precision, it would be trained in that.
+        encoder = AutoModel.from_pretrained(
+            name, add_pooling_layer=False, dtype=torch.float32, **_encoder_options(config)
+        )
     except (OSError, ValueError) as error:
         raise ModelError(f"no encoder at {name}: {first_line(error)}") from None
+    _check_length(config, encoder)
     network = assemble(config, encoder, types)
     if isinstance(network, MNERQG) and network.visual is not None and config.backbone_weights is not None:
         load_pretrained(network.visual.backbone, config.backbone_weights, pyramid=network.visual.pyramid)
@@ -62,7 +67,10 @@ def build_empty(config: ModelConfig, encoder_directory: Path, types: int) -> Net
     try:
         encoder_config = AutoConfig.from_pretrained(encoder_directory)
         encoder = AutoModel.from_config(
-            encoder_config, add_pooling_layer=False, attn_implementation=config.encoder_attention
+            encoder_config,
+            add_pooling_layer=False,
+            dtype=torch.float32,
+            attn_implementation=config.encoder_attention,
         )
     except Exception as error:  # what the library raises depends on what the file says
         raise ModelError(
@@ -94,6 +102,19 @@ def assemble(config: ModelConfig, encoder: nn.Module, types: int) -> Network:
         grounding=config.grounding,
         spans=config.answers_entities,
     )
+
+
+def _check_length(config: ModelConfig, encoder: nn.Module) -> None:
+    """Raises ModelError where `max_length` pieces are more than the encoder has positions for."""
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings":
+            # RoBERTa and its kin count from behind the padding's position.
+            before = 0 if module.padding_idx is None else module.padding_idx + 1
+            if config.max_length > (positions := module.num_embeddings - before):
+                raise ModelError(
+                    f"model.max_length is {config.max_length}, but {config.encoder} has positions for {positions} "
+                    f"pieces; set it to {positions} or less"
+                )
 
 
 def _visual(config: ModelConfig) -> VisualEncoder:

@@ -26,7 +26,7 @@ from mnerqg.io import storage
 from mnerqg.io.downloads import download_directory
 from mnerqg.queries import EntityQuery, dump_queries, parse_queries
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"

@@ -123,9 +123,10 @@ def candidate_pairs(starts: Tensor, ends: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class JointLoss:
-    """One step's loss: `total` to go backward from, and what to log (global values, no gradient)."""
+    """One step's loss: `total` to go backward from, of one worker's share, and what to log (global, no gradient)."""
 
     total: Tensor
+    value: Tensor
     grounding: Tensor
     existence: Tensor
     spans: Tensor
@@ -136,13 +137,16 @@ class LossBalance:
     """ω_f and the weighted sum (eq. 6).
 
     The paper says that ω_f is dynamic and leaves how to its appendix. "dynamic" is stop-gradient
-    clamp(EMA(λ1 L_ED + λ2 L_ESP) / EMA(L_QG), min, max) [chosen]. Its two averages are part of the training state.
-    L_QG also has a weight of its own, 1 but in the ablation "w/o QG loss".
+    clamp(EMA(λ1 L_ED + λ2 L_ESP) / EMA(L_QG), min, max) [chosen]. The averages are kept term by term, and a step
+    moves those alone of which it has a count: one without annotated pictures says nothing of L_QG. They are part of
+    the training state. L_QG also has a weight of its own, 1 but in the ablation "w/o QG loss".
     """
 
     def __init__(self, config: LossConfig) -> None:
         self.config = config
-        self.running: list[float] | None = None  # EMA of λ1 L_ED + λ2 L_ESP, EMA of L_QG
+        self.running: list[float | None] = [None] * len(
+            TERMS
+        )  # EMA of each term's mean; None before its first count
 
     def __call__(
         self, terms: LossTerms, reduce: Callable[[Tensor], Tensor] = lambda x: x, workers: int = 1
@@ -154,35 +158,37 @@ class LossBalance:
             reduce: sums a tensor over all workers (no gradient needed).
             workers: how many; gradients are averaged over them afterwards, as DDP does.
         """
-        config = self.config
         sums, counts = reduce(torch.stack([terms.sums.detach(), terms.counts])).unbind()
-        counts = counts.clamp(min=1)
-        everywhere = self._losses(sums / counts)
-        balance = self._balance(everywhere)
-        grounding, existence, spans = self._losses(workers * terms.sums / counts)
-        total = (
+        means = sums / counts.clamp(min=1)
+        balance = self._balance(means, counts) if self.config.balance == "dynamic" else 1.0
+        everywhere = self._losses(means)
+        mine = self._losses(workers * terms.sums / counts.clamp(min=1))
+        return JointLoss(
+            self._weighted(mine, balance), self._weighted(everywhere, balance), *everywhere, balance=balance
+        )
+
+    def _weighted(self, losses: tuple[Tensor, Tensor, Tensor], balance: float) -> Tensor:
+        config = self.config
+        grounding, existence, spans = losses
+        return (
             balance * config.grounding_weight * grounding
             + config.existence_weight * existence
             + config.span_weight * spans
         )
-        return JointLoss(total, *everywhere, balance=balance)
 
     def _losses(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         box, positive, negative, existence, start, end, match, words = means.unbind()
         return self.config.box_weight * box + positive + negative, existence, start + end + match + words
 
-    def _balance(self, losses: tuple[Tensor, Tensor, Tensor]) -> float:
+    def _balance(self, means: Tensor, counts: Tensor) -> float:
         config = self.config
-        if config.balance == "constant":
-            return 1.0
-        grounding, existence, spans = (float(loss) for loss in losses)
-        # A loss that is taken away (λ1 = 0) does not steer the others either.
-        now = [config.existence_weight * existence + config.span_weight * spans, grounding]
-        if self.running is None:
-            self.running = now
         momentum = config.balance_momentum
         self.running = [
-            momentum * old + (1 - momentum) * new for old, new in zip(self.running, now, strict=True)
+            before if count == 0 else mean if before is None else momentum * before + (1 - momentum) * mean
+            for before, mean, count in zip(self.running, means.tolist(), counts.tolist(), strict=True)
         ]
-        ratio = self.running[0] / max(self.running[1], 1e-6)
+        known = torch.tensor([0.0 if average is None else average for average in self.running])
+        grounding, existence, spans = (float(loss) for loss in self._losses(known))
+        # A loss that is taken away (λ1 = 0) does not steer the others either.
+        ratio = (config.existence_weight * existence + config.span_weight * spans) / max(grounding, 1e-6)
         return min(max(ratio, config.balance_min), config.balance_max)

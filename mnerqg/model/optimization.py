@@ -32,6 +32,18 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     )
 
 
+def progress_at(epoch: int, step: int, steps: int, epochs: int) -> float:
+    """The share of the whole training that is done in the middle of a step.
+
+    At its beginning the first step of a warm-up would have the rate 0, at its end the last step of the decay.
+
+    Args:
+        epoch: from 0 on, of `epochs`.
+        step: from 1 on, of `steps` an epoch; a step more, as another number of workers may make it, counts as the last.
+    """
+    return (epoch + (min(step, steps) - 0.5) / steps) / epochs
+
+
 def learning_rate_factor(progress: float, warmup: float) -> float:
     """Linear warm-up, then linear decay to zero, at `progress` in [0, 1] of the whole training.
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from mnerqg.config import Config
+from mnerqg.config import Config, TrainConfig
 from mnerqg.config_files import dump_config, load_config
 from mnerqg.datasets.prepared import read_posts, write_split
 from mnerqg.distributed.train_worker import TrainingJob
-from mnerqg.distributed.training import _trainer, check_boxes, train
+from mnerqg.distributed.training import _order_seed, _trainer, check_boxes, train
 from mnerqg.errors import ConfigError, DataError, ModelError, RunError, StorageError
 from mnerqg.inputs.examples import table_to_examples
 from mnerqg.inputs.text import load_text_encoder
@@ -82,22 +82,37 @@ def _own_processes(title: str) -> list[int]:
     return [pid for pid in found if descends(pid)]
 
 
-def test_max_posts_are_the_first_ones(ray_cluster: None, recipe: Path, tmp_path: Path) -> None:
+def test_max_posts_are_the_first_ones_in_another_order_after_each_start(
+    ray_cluster: None, recipe: Path, tmp_path: Path
+) -> None:
     """Ray by itself takes those that are read first."""
     posts = [Post(str(number), f"post {number:03}") for number in range(100)]
     write_split(posts, str(tmp_path / "train"), rows_per_file=7)
     config = _config(recipe, "--train.max_posts=40", "--augment.drop_picture=0")
     queries = load_queries(config.queries)
     job = TrainingJob(dump_config(config), dump_queries(queries), str(tmp_path), str(tmp_path / "run"), 40)
-    trainer = _trainer(config, queries, job, "run")
-    shards = trainer.data_config.configure(
-        trainer.datasets, world_size=1, worker_handles=None, worker_node_ids=None
-    )
-    batches = shards[0]["train"].iter_batches(batch_format="pyarrow", batch_size=None)
+    trainer = _trainer(config, queries, job, "checkpoints")
     side = config.model.image_side
-    found = [example.text.token_ids for batch in batches for example in table_to_examples(batch, side)]
+
+    def order() -> list[list[int]]:
+        """In which the workers get the posts after a start."""
+        datasets = {name: make() for name, make in trainer.datasets.items()}
+        shards = trainer.data_config.configure(
+            datasets, world_size=1, worker_handles=None, worker_node_ids=None
+        )
+        batches = shards[0]["train"].iter_batches(batch_format="pyarrow", batch_size=None)
+        return [example.text.token_ids for batch in batches for example in table_to_examples(batch, side)]
+
+    found = order()
     encoder = load_text_encoder(config.model, queries)
     assert sorted(found) == sorted(encoder.encode(post.text or "").token_ids for post in posts[:40])
+    assert order() == found
+    checkpoint = tmp_path / "run" / "checkpoints" / "epoch_001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.json").write_text("{}")
+    resumed = order()  # before, it was the first epoch's again
+    assert resumed != found
+    assert sorted(resumed) == sorted(found)
 
 
 def test_a_killed_worker_costs_no_more_than_the_epoch(
@@ -178,6 +193,19 @@ def test_a_dataset_without_a_split_is_one_line(recipe: Path, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
+def test_the_order_follows_from_the_seed_and_from_what_was_saved(tmp_path: Path) -> None:
+    """Within an epoch too: before, a start after epoch 2 had the orders of epochs 1 and 2 again."""
+    seeds = [_order_seed(TrainConfig(seed=3), str(tmp_path / "none"))]
+    for name in ("epoch_001", "epoch_002_step_000010", "epoch_002_step_000020", "epoch_002"):
+        (tmp_path / name).mkdir()
+        assert _order_seed(TrainConfig(seed=3), str(tmp_path)) == seeds[-1]  # a checkpoint half saved is none
+        (tmp_path / name / "model.json").touch()
+        seeds.append(_order_seed(TrainConfig(seed=3), str(tmp_path)))
+    assert seeds[0] == 3
+    assert len(set(seeds)) == 5
+    assert _order_seed(TrainConfig(seed=4), str(tmp_path)) not in seeds
+
+
 def test_what_training_cannot_start_from_is_refused_at_once(
     recipe: Path, data: str, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -229,16 +257,6 @@ def test_a_run_that_cannot_begin_leaves_nothing_behind(
     with pytest.raises((ConfigError, ModelError), match=message):
         train(_config(recipe, setting), data, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
-
-
-def test_bf16_is_left_to_processors_that_multiply_in_it() -> None:
-    code = (
-        "import torch; from mnerqg.distributed.train_worker import _multiplies_bf16 as multiplies; "
-        "print(multiplies(torch.device('cpu')), multiplies(torch.device('cuda')))"
-    )
-    older = os.environ | {"ATEN_CPU_CAPABILITY": "avx2"}  # torch uses no more than that then
-    told = subprocess.run([sys.executable, "-c", code], env=older, check=True, capture_output=True, text=True)
-    assert told.stdout.split() == ["False", "True"]
 
 
 @pytest.mark.parametrize(

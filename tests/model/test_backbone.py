@@ -63,6 +63,16 @@ def test_scaling_is_no_part_of_the_weights() -> None:
     assert not {"mean", "std"} & backbone.state_dict().keys()
 
 
+def test_darknet_knows_pixels_by_255_alone_and_timm_s_own_weights_timm_s_scale(darknet53: Backbone) -> None:
+    """Before, both saw ImageNet's mean and deviation."""
+    assert (darknet53.mean.tolist(), darknet53.std.tolist()) == ([0, 0, 0], [1, 1, 1])
+    with torch.device("meta"):
+        tagged = timm.create_model("darknet53.c2ns_in1k", features_only=True)
+    own = Backbone(name="darknet53.c2ns_in1k")
+    torch.testing.assert_close(own.mean, torch.tensor(tagged.pretrained_cfg["mean"]))
+    assert own.mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
 def test_darknet53_is_the_original(darknet53: Backbone) -> None:
     """Its 52 convolutions are compared to the cfg in test_darknet_weights."""
     slopes = {module.negative_slope for module in darknet53.modules() if isinstance(module, nn.LeakyReLU)}

@@ -164,6 +164,9 @@ def test_shapes_add_up_to_the_published_files() -> None:
 
 
 def test_yolov3_file_fills_backbone_and_pyramid(yolov3_file: Path, darknet53: Backbone) -> None:
+    """With Darknet's maps of pixels / 255, up to the border. Before, they were those of pixels on ImageNet's scale, an
+    error that leaves a cosine of 0.38 to 0.52 to the right features of EfficientNet-Lite0.
+    """
     assert yolov3_file.stat().st_size == 20 + 4 * 62_001_757
     pyramid = FeaturePyramid(in_channels=darknet53.channels).eval()
     report = load_pretrained(darknet53, str(yolov3_file), pyramid=pyramid)
@@ -174,9 +177,8 @@ def test_yolov3_file_fills_backbone_and_pyramid(yolov3_file: Path, darknet53: Ba
     assert report.loaded == sum(tensor.numel() for tensor in held if tensor.is_floating_point())
 
     pixels = torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8)
-    scaled = (pixels / 255 - darknet53.mean.view(3, 1, 1)) / darknet53.std.view(3, 1, 1)
     stream = StreamReader(np.memmap(yolov3_file, dtype="<f4", mode="r", offset=20))
-    expected = run_darknet(yolov3_cfg(), stream, scaled)
+    expected = run_darknet(yolov3_cfg(), stream, pixels / 255)
     assert stream.offset == 62_001_757
     with torch.no_grad():
         maps = darknet53(pixels)

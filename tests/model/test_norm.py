@@ -1,13 +1,20 @@
 """Two workers see the statistics of one worker on the whole batch."""
 
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from timm.layers import BatchNormAct2d
 
-from mnerqg.model.norm import SynchronizedBatchNorm2d, synchronize_batch_norms
+from mnerqg.model.norm import (
+    SynchronizedBatchNorm1d,
+    SynchronizedBatchNormAct2d,
+    synchronize_batch_norms,
+)
 
 CHANNELS = 4
 SHARES = {
@@ -19,17 +26,27 @@ SHARES = {
 }
 
 
-def inputs(name: str) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
-    """The whole batch [N, C, H, W], weights of a loss over it, and how many rows each worker has."""
+def inputs(name: str, kind: str = "BatchNorm2d") -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
+    """The whole batch [N, C, H, W] or [N, C, L], weights of a loss over it, and how many rows each worker has."""
     shares = SHARES[name]
     generator = torch.Generator().manual_seed(len(name))
     shape = (sum(shares), CHANNELS, *((1, 1) if name == "one value" else (3, 2)))
     states = torch.randn(shape, generator=generator) * 2 + 0.5
-    return states, torch.randn(shape, generator=generator), shares
+    weights = torch.randn(shape, generator=generator)
+    if kind == "BatchNorm1d":
+        states, weights = states.flatten(2), weights.flatten(2)
+    return states, weights, shares
 
 
-def norm() -> torch.nn.BatchNorm2d:
-    module = torch.nn.BatchNorm2d(CHANNELS)
+KINDS = {
+    "BatchNorm1d": torch.nn.BatchNorm1d,
+    "BatchNorm2d": torch.nn.BatchNorm2d,
+    "BatchNormAct2d": partial(BatchNormAct2d, act_layer=torch.nn.SiLU),
+}
+
+
+def norm(kind: str = "BatchNorm2d") -> torch.nn.Module:
+    module = KINDS[kind](CHANNELS)
     with torch.no_grad():
         module.weight.copy_(torch.linspace(0.5, 2, CHANNELS))
         module.bias.copy_(torch.linspace(-1, 1, CHANNELS))
@@ -59,13 +76,12 @@ def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     results = {}
-    for name in SHARES:
-        states, weights, shares = inputs(name)
+    for kind, name in product(KINDS, SHARES):
+        states, weights, shares = inputs(name, kind)
         mine = slice(0, shares[0]) if rank == 0 else slice(shares[0], None)
-        module = torch.nn.Sequential(norm())
+        module = torch.nn.Sequential(norm(kind))
         synchronize_batch_norms(module)
-        assert type(module[0]) is SynchronizedBatchNorm2d
-        results[name] = run(module[0], states[mine], weights[mine])
+        results[f"{name} {kind}"] = run(module[0], states[mine], weights[mine])
     torch.save(results, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -77,11 +93,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["equal", "unequal", "empty"])
-def test_two_workers_are_one(found: list[dict[str, dict[str, torch.Tensor]]], name: str) -> None:
-    states, weights, _ = inputs(name)
-    expected = run(norm(), states, weights)
-    parts = [results[name] for results in found]
+def test_two_workers_are_one(found: list[dict[str, dict[str, torch.Tensor]]], name: str, kind: str) -> None:
+    states, weights, _ = inputs(name, kind)
+    expected = run(norm(kind), states, weights)
+    parts = [results[f"{name} {kind}"] for results in found]
     for key in ("output", "input gradient", "evaluated"):
         torch.testing.assert_close(
             torch.cat([part[key] for part in parts]), expected[key], atol=1e-5, rtol=1e-5
@@ -96,17 +113,18 @@ def test_two_workers_are_one(found: list[dict[str, dict[str, torch.Tensor]]], na
 def test_a_step_without_anything_leaves_the_statistics(
     found: list[dict[str, dict[str, torch.Tensor]]],
 ) -> None:
-    for results in found:
-        assert torch.equal(results["nothing anywhere"]["mean"], torch.zeros(CHANNELS))
-        assert torch.equal(results["nothing anywhere"]["variance"], torch.ones(CHANNELS))
-        assert results["nothing anywhere"]["weight gradient"].isfinite().all()
+    for results, kind in product(found, KINDS):
+        of_nothing = results[f"nothing anywhere {kind}"]
+        assert torch.equal(of_nothing["mean"], torch.zeros(CHANNELS))
+        assert torch.equal(of_nothing["variance"], torch.ones(CHANNELS))
+        assert of_nothing["weight gradient"].isfinite().all()
 
 
 def test_a_single_value_does_not_break_the_statistics(
     found: list[dict[str, dict[str, torch.Tensor]]],
 ) -> None:
-    for results in found:
-        assert all(tensor.isfinite().all() for tensor in results["one value"].values())
+    for results, kind in product(found, KINDS):
+        assert all(tensor.isfinite().all() for tensor in results[f"one value {kind}"].values())
 
 
 def test_alone_it_is_batch_norm() -> None:
@@ -115,6 +133,20 @@ def test_alone_it_is_batch_norm() -> None:
     synchronize_batch_norms(module)
     for key, tensor in run(module[0], states, weights).items():
         torch.testing.assert_close(tensor, run(norm(), states, weights)[key])
+
+
+def test_every_kind_of_timm_s_backbones_is_turned_and_keeps_what_it_has() -> None:
+    """Before, timm's BatchNormAct2d and BatchNorm1d stayed what they were: a worker's own statistics."""
+    act = BatchNormAct2d(CHANNELS, act_layer=torch.nn.LeakyReLU, act_kwargs={"negative_slope": 0.1})
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(CHANNELS), act)
+    synchronize_batch_norms(module)
+    assert [type(child) for child in module] == [SynchronizedBatchNorm1d, SynchronizedBatchNormAct2d]
+    states, _, _ = inputs("equal")
+    expected = torch.nn.functional.leaky_relu(torch.nn.BatchNorm2d(CHANNELS)(states), 0.1)
+    torch.testing.assert_close(module[1](states), expected)
+    torch.testing.assert_close(
+        module[0](states.flatten(2)), torch.nn.BatchNorm1d(CHANNELS)(states.flatten(2))
+    )
 
 
 def test_only_batch_norms_are_turned_and_their_state_is_kept() -> None:

@@ -2,7 +2,12 @@ import pytest
 import torch
 
 from mnerqg.config import TrainConfig
-from mnerqg.model.optimization import build_optimizer, learning_rate_factor, set_learning_rates
+from mnerqg.model.optimization import (
+    build_optimizer,
+    learning_rate_factor,
+    progress_at,
+    set_learning_rates,
+)
 from tests.builders import small_config, small_model
 
 CONFIG = TrainConfig(lr=1e-3, encoder_lr=1e-4, backbone_lr=0.0, weight_decay=0.05)
@@ -57,6 +62,15 @@ def test_one_rate_where_no_other_is_given() -> None:
 )
 def test_warm_up_then_linear_decay(progress: float, warmup: float, factor: float) -> None:
     assert learning_rate_factor(progress, warmup) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 1.0])
+def test_the_first_step_and_the_last_one_teach(warmup: float) -> None:
+    """Before, the last one had the rate 0."""
+    progress = [progress_at(epoch, step, 5, 2) for epoch in range(2) for step in range(1, 6)]
+    assert progress == pytest.approx([0.05 + 0.1 * step for step in range(10)])
+    assert min(learning_rate_factor(at, warmup) for at in progress) > 0.04
+    assert progress_at(1, 6, 5, 2) == progress[-1]
 
 
 def test_rates_are_scaled_from_their_base_each_time() -> None:
