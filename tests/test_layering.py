@@ -28,6 +28,7 @@ ORDER = (
     "io.picture_store",
     "io.lock",
     "io.run_folder",
+    "io.slices",
     "io.packages",
     "inputs.images",
     "inputs.borders",
