@@ -10,21 +10,33 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModel, PreTrainedTokenizerFast
 
+from tests.builders import QUERIES
+
 WORDS = (
     "Person Location Organization Other: names of people, places and firms. Ada Lovelace and Grace Hopper met Linus in "
     "London, (London), #London @London London's Oslo New York's BBC NASA iPhone Linux the city of Lisbon word "
 )
 # Pieces that span the border of a word, which a tokenizer learns from texts that have them often.
 LETTERS = "".join(chr(code) for code in range(33, 127))
-_CORPUS = [*WORDS.split(), *LETTERS, "(London)", "London,", "#London", "@London", "London's"] * 20
+_CORPUS = [
+    *WORDS.split(),
+    *" ".join(query.query for query in QUERIES).split(),
+    *LETTERS,
+    "(London)",
+    "London,",
+    "#London",
+    "@London",
+    "London's",
+] * 20
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+_SMALL |= {"initializer_range": 0.1}
 
 
 def _wordpiece(special: list[str]) -> dict[str, int]:
     tokenizer = Tokenizer(models.WordPiece(unk_token=special[1]))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return _trained(tokenizer, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special))
+    return _trained(tokenizer, trainers.WordPieceTrainer(vocab_size=500, special_tokens=special))
 
 
 def _trained(tokenizer: Tokenizer, trainer: Any) -> dict[str, int]:
@@ -73,7 +85,7 @@ def _unigram(special: list[str]) -> list[tuple[str, float]]:
     """Pieces with their log-probabilities; some of them span the border of a word, as in real ones."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>")
+    trainer = trainers.UnigramTrainer(vocab_size=400, special_tokens=special, unk_token="<unk>")
     tokenizer.train_from_iterator([" ".join(_CORPUS)], trainer)
     pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
     spanning = [
@@ -109,7 +121,7 @@ FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "electra": (_bert_like("ElectraTokenizerFast"), {"embedding_size": 16}),
     "distilbert": (
         _bert_like("DistilBertTokenizerFast"),
-        {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32},
+        {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "initializer_range": 0.1},
     ),
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Eight families of encoders, from tokenizer to answer: each learns posts by heart, is saved, loaded, and tags."""
 
 import logging
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,14 @@ from mnerqg.model.build import Network, build_collator, build_pretrained, try_ou
 from mnerqg.model.checkpoint import save_model
 from mnerqg.model.encoder import encoder_states
 from mnerqg.model.losses import LossBalance, loss_terms
-from mnerqg.model.optimization import build_optimizer
-from mnerqg.queries import QUERY_STYLES
+from mnerqg.model.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from mnerqg.schema import Post, Span
 from mnerqg.scoring.score import score
 from mnerqg.tagger import Tagger
 from tests.archives import TEXTS
-from tests.builders import AWKWARD, small_config
+from tests.builders import AWKWARD, QUERIES, small_config
 from tests.encoders import FAMILIES, write_encoder
 
-QUERIES = QUERY_STYLES["keyword"]
 GLUED = (
     "(London)",
     "#London",
@@ -44,7 +43,7 @@ HARD = [
     " ".join(AWKWARD),
     *(f"Ada met  {text}\n in Zu\u0308rich" for text in GLUED),
 ]
-STEPS = 30
+STEPS = 100  # at most; most families know the posts after 30
 
 
 def _post(number: int, marked: str) -> Post:
@@ -77,10 +76,20 @@ POSTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost more than such small matrices gain by them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @cache
 def _config(folder: Path, **model: Any) -> Config:
     """A recipe for the text alone."""
-    settings = {"inputs": "text", "grounding": False, "width": 32, "heads": 2, "encoder": str(folder)} | model
+    settings = {"inputs": "text", "grounding": False, "width": 64, "heads": 4, "max_length": 128}
+    settings |= {"encoder": str(folder), "encoder_dropout": 0.0} | model
     recipe = small_config(**settings)
     train = recipe.train.model_copy(update={"lr": 5e-3, "weight_decay": 0.0, "precision": "fp32"})
     return recipe.model_copy(update={"train": train})
@@ -108,12 +117,16 @@ def _learn(config: Config) -> tuple[Network, Tagger]:
     optimizer = build_optimizer(network, config.train)
     balance = LossBalance(config.loss)
     network.train()
-    for _ in range(STEPS):
+    tagger = Tagger(model=network, text_encoder=encoder, config=config, model_id="x")
+    for step in range(STEPS):
+        set_learning_rates(optimizer, learning_rate_factor((step + 1) / STEPS, warmup=0.05))
         optimizer.zero_grad()
         balance(loss_terms(network(batch), batch)).total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-    return network, Tagger(model=network, text_encoder=encoder, config=config, model_id="x")
+        if step % 10 == 9 and score(tagger, POSTS).scores()["f1"] == 1.0:
+            break
+    return network, tagger
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -128,7 +141,11 @@ def test_a_family_learns_and_answers_exactly(family: str, folders: Any, tmp_path
     loaded = Tagger.load(tmp_path, device="cpu")
     assert loaded.tag(POSTS) == tagger.tag(POSTS)
     open_to_all = config.decode.model_copy(update={"span_threshold": 0.0, "match_threshold": 0.0})
-    for posts in (POSTS, [Post(str(number), text) for number, text in enumerate(HARD)]):
+    hard = [Post(str(number), text) for number, text in enumerate(HARD)]
+    assert [answer.text_status for answer in loaded.tag(hard)][: len(TEXTS)] == [
+        status for _, status in TEXTS
+    ]
+    for posts in (POSTS, [post for post in hard if len(post.text or "") < 200]):
         (answers,) = loaded.answers_at(posts, [open_to_all])
         assert any(answer.entities for answer in answers)
         for post, answer in zip(posts, answers, strict=True):
