@@ -24,13 +24,15 @@ class ModelConfig(Section):
     """The network, which is Figure 2 of the paper."""
 
     encoder: str = "bert-base-uncased"
-    """A BERT-type encoder: hub name, directory, or `package:NAME/PATH` inside an installed package."""
+    """A text encoder that reads both ways (of BERT's, RoBERTa's, MPNet's, DeBERTa's, ModernBERT's family ...) and has a
+    fast tokenizer: hub name, directory, or `package:NAME/PATH` inside an installed package."""
     encoder_dropout: Probability | None = None
     """Overrides the encoder's own hidden and attention dropout; null keeps what its config says."""
     encoder_attention: Literal["sdpa", "eager"] = "sdpa"
-    """The encoder's attention kernel; on a CPU in bf16 eager takes half the time of sdpa, in fp32 as much."""
+    """The encoder's attention kernel; one that does not have it runs with the other one, and the log says so. On a CPU
+    in bf16 eager takes half the time of sdpa, in fp32 as much."""
     max_length: Annotated[int, Field(ge=32, le=512)] = 128
-    """Pieces of `[CLS] query [SEP] sentence [SEP]`; only the sentence is cut [chosen]."""
+    """Pieces of query, sentence and the tokenizer's own around and between them; only the sentence is cut [chosen]."""
     backbone: str = "darknet53"
     """Any timm feature backbone with maps at strides 8, 16 and 32."""
     backbone_weights: str | None = None

@@ -33,7 +33,7 @@ from mnerqg.inputs.annotations import choose_annotations
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io import storage
 from mnerqg.io.run_folder import RunFolder
-from mnerqg.model.build import build_pretrained
+from mnerqg.model.build import build_pretrained, try_out
 from mnerqg.model.files import MANIFEST_FILE, check_model, is_model
 from mnerqg.queries import EntityQuery, dump_queries, load_queries
 
@@ -69,7 +69,7 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     queries = load_queries(config.queries)
     posts = min(count_posts(data, "train"), config.train.max_posts or 10**12)
     count_posts(data, "valid")
-    load_text_encoder(config.model, queries)  # refuses an encoder that cannot be had
+    text_encoder = load_text_encoder(config.model, queries)  # refuses an encoder that cannot be had
     _check_annotations(config, data)
     check_boxes(config, data)
     _check_start(config)
@@ -80,7 +80,7 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     if not folder.check(asked):
         # What is wrong with encoder, backbone or weights is the user's to change; in a worker it would be a failure
         # of the run, tried again and again.
-        build_pretrained(config.model, len(queries))
+        try_out(build_pretrained(config.model, len(queries)), config, text_encoder)
     elif _is_finished(output):
         print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
         return _best(config, output)

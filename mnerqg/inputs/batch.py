@@ -45,7 +45,8 @@ class Targets:
 class Batch:
     """Dense inputs of P posts. K is the most queries that a post of the batch has.
 
-    input_ids, token_type_ids, attention_mask: [P, K, L] of `[CLS] query [SEP] sentence [SEP]`.
+    input_ids, token_type_ids, attention_mask: [P, K, L] of query and sentence as the tokenizer lays pairs: of BERT's
+        `[CLS] query [SEP] sentence [SEP]`.
     query_mask: [P, K, L] true on the query's own pieces.
     begins_word, ends_word: [P, K, L] true where an entity may start or end.
     sentence_offset: [P, K] position of the sentence's first piece behind each query.
@@ -112,29 +113,32 @@ class Collator:
 
     def __call__(self, examples: Sequence[Example], *, with_targets: bool) -> Batch:
         """Collate P examples; sequences are padded to the longest of them, in steps of 8."""
-        heads = [[self._head(ids) for ids in self._queries(example)] for example in examples]
-        asked = [len(post) for post in heads]
+        rows = [
+            [self._text.lay(query, self._sentence(example)) for query in self._queries(example)]
+            for example in examples
+        ]
+        asked = [len(post) for post in rows]
         # A post with fewer queries than others asks its first one again, unheard. The batch normalisation of the
         # grounding counts it: with phrases the statistics depend a little on which posts come together.
-        heads = [[*post, *[post[0]] * (max(asked) - len(post))] for post in heads]
-        tails = [self._tail(example) for example in examples]
-        longest = max(len(head) for post in heads for head in post) + max(map(len, tails))
+        rows = [[*post, *[post[0]] * (max(asked) - len(post))] for post in rows]
+        longest = max(len(row.ids) for post in rows for row in post)
         shape = (len(examples), max(asked), -(-longest // 8) * 8)
         input_ids = np.full(shape, self._text.pad_id, np.int64)
         token_type_ids = np.zeros(shape, np.int64)
         attention_mask, query_mask, begins, ends = (np.zeros(shape, bool) for _ in range(4))
         offsets = np.zeros(shape[:2], np.int64)
-        for p, (example, tail) in enumerate(zip(examples, tails, strict=True)):
-            for k, head in enumerate(heads[p]):
-                start, stop = len(head), len(head) + len(tail)
-                offsets[p, k] = start
-                input_ids[p, k, :stop] = [*head, *tail]
-                attention_mask[p, k, :stop] = True
-                query_mask[p, k, slice(1, start - 1) if start > 1 else 0] = True
-                token_type_ids[p, k, start:stop] = start > 1
-                if tail and k < asked[p]:
-                    begins[p, k, start : stop - 1] = example.text.begins_word
-                    ends[p, k, start : stop - 1] = example.text.ends_word
+        for p, example in enumerate(examples):
+            for k, row in enumerate(rows[p]):
+                size = len(row.ids)
+                offsets[p, k] = row.sentence.start
+                input_ids[p, k, :size] = row.ids
+                token_type_ids[p, k, :size] = row.types
+                attention_mask[p, k, :size] = True
+                # Of a query without a piece it is the first piece of all: a mean over nothing is no number.
+                query_mask[p, k, row.query if row.query.start < row.query.stop else 0] = True
+                if k < asked[p] and self._sentence(example) is not None:
+                    begins[p, k, row.sentence] = example.text.begins_word
+                    ends[p, k, row.sentence] = example.text.ends_word
         pixels, picture = self._pictures(examples)
         return Batch(
             input_ids=torch.from_numpy(input_ids),
@@ -154,13 +158,9 @@ class Collator:
             return ([],)
         return example.phrases or self._text.query_ids
 
-    def _tail(self, example: Example) -> list[int]:
-        """`sentence [SEP]`, or nothing where only the queries are read."""
-        return [*example.text.token_ids, self._text.sep_id] if self._sees_text and not example.phrases else []
-
-    def _head(self, query: list[int]) -> list[int]:
-        """What stands before the sentence: `[CLS] query [SEP]`, or `[CLS]` where nothing is asked."""
-        return [self._text.cls_id, *query, self._text.sep_id] if query else [self._text.cls_id]
+    def _sentence(self, example: Example) -> list[int] | None:
+        """The pieces of the sentence, or None where only the queries are read."""
+        return example.text.token_ids if self._sees_text and not example.phrases else None
 
     def _pictures(self, examples: Sequence[Example]) -> tuple[Pixels, np.ndarray]:
         """[I, 3, S, S] pictures and [P] their row."""
@@ -178,7 +178,7 @@ class Collator:
         starts, ends = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         matches = []
         for p, example in enumerate(examples):
-            if not self._asks or not self._tail(example):
+            if not self._asks or self._sentence(example) is None:
                 continue
             existence[p] = 0
             for first, last, k in example.spans:
@@ -227,7 +227,7 @@ class Collator:
         """[P, L]: 0 outside, 1 + 2k at the first piece of an entity of type k and 2 + 2k at its further pieces."""
         labels = np.zeros((len(examples), pieces), np.int64)
         for row, example, offset in zip(labels, examples, offsets[:, 0], strict=True):
-            for first, last, k in example.spans if self._tail(example) else ():
+            for first, last, k in example.spans if self._sentence(example) is not None else ():
                 row[offset + first + 1 : offset + last + 1] = 2 + 2 * k
                 row[offset + first] = 1 + 2 * k
         return torch.from_numpy(labels)

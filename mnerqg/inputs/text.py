@@ -1,11 +1,10 @@
 """From a post's text to word pieces with character offsets, and back from gold spans to pieces.
 
-A sentence is tokenised once a post; the K queries are laid before it when a batch is built
-(`[CLS] query [SEP] sentence [SEP]`). Offsets are code points of the original text.
+A sentence is tokenised once a post; the K queries are laid before it when a batch is built, as the tokenizer lays
+pairs (`inputs.pairs`). Offsets are code points of the original text.
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,8 @@ from transformers import AutoTokenizer
 
 from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
+from mnerqg.inputs.borders import split_at_borders, with_marks, without_blanks, word_borders
+from mnerqg.inputs.pairs import PairTemplate, Row
 from mnerqg.io.packages import is_package, package_path
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Span, TextStatus
@@ -29,7 +30,8 @@ class EncodedText:
     """One sentence and its pieces, cut to what fits beside the longest query; `text` is whole.
 
     All lists have one entry a piece. `starts` and `ends` are code points of the text, end exclusive;
-    `begins_word` and `ends_word` mark the only places where an entity may begin or end.
+    `begins_word` and `ends_word` mark the only places where an entity may begin or end. A piece that is nothing but
+    blanks is empty, stands at the end of the piece before it, and neither begins nor ends a word.
     """
 
     text: str
@@ -60,29 +62,24 @@ class EncodedText:
 
 
 class TextEncoder:
-    """Tokenises sentences and queries with a fast BERT-type tokenizer of `transformers`.
+    """Tokenises sentences and queries with a fast tokenizer of an encoder of `transformers`.
 
     Args:
-        tokenizer: a fast tokenizer with [CLS] and [SEP].
+        tokenizer: as `load_tokenizer` gives it.
         queries: the K queries.
-        max_length: pieces of query, sentence and the three special tokens together.
+        max_length: pieces of query, sentence and the tokenizer's special ones together.
 
     Raises:
-        ModelError: a tokenizer without offsets or special tokens, or queries that leave no room for text.
+        ModelError: a tokenizer without offsets or without a way to lay pairs, or queries that leave no room for text.
     """
 
     def __init__(self, *, tokenizer: Any, queries: Sequence[EntityQuery], max_length: int) -> None:
-        if not tokenizer.is_fast or tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-            raise ModelError(
-                f"tokenizer {tokenizer.name_or_path} has no offsets or no [CLS]/[SEP]; use a fast BERT-type tokenizer"
-            )
+        self._template = PairTemplate.of(tokenizer)
         self._tokenizer = tokenizer
         self.queries = tuple(queries)
         self.max_length = max_length
-        self.cls_id: int = tokenizer.cls_token_id
-        self.sep_id: int = tokenizer.sep_token_id
         self.pad_id: int = tokenizer.pad_token_id or 0
-        self.budget = max_length - 3 - max(len(ids) for ids in self.query_ids)
+        self.budget = self._template.room(max_length) - max(len(ids) for ids in self.query_ids)
         if self.budget < 16:
             raise ModelError(
                 f"the longest query leaves {self.budget} pieces for the sentence; "
@@ -99,7 +96,7 @@ class TextEncoder:
         ids: list[int] = self._tokenizer(
             query, add_special_tokens=False, split_special_tokens=True, verbose=False
         )["input_ids"]
-        return ids[: self.max_length - 2]
+        return ids[: self._template.room_alone(self.max_length)]
 
     def encode(self, text: str) -> EncodedText:
         """Tokenise one sentence; never fails, whatever the text."""
@@ -110,14 +107,31 @@ class TextEncoder:
             return_offsets_mapping=True,
             verbose=False,
         )
+        cut = slice(self.budget + 1)  # one more, for it says whether a word ends before it
         ids: list[int] = encoding["input_ids"]
-        words: list[int] = encoding.word_ids()
-        offsets: list[tuple[int, int]] = encoding["offset_mapping"]
-        starts = [start for start, _ in offsets]
-        limits = [*starts[1:], len(text)] if starts else []
-        ends = [_with_marks(text, end, limit) for (_, end), limit in zip(offsets, limits, strict=True)]
-        begins = [index == 0 or words[index - 1] != word for index, word in enumerate(words)]
-        finishes = [*begins[1:], True] if begins else []
+        words: list[int] = encoding.word_ids()[cut]
+        offsets: list[tuple[int, int]] = encoding["offset_mapping"][cut]
+        limits = [*(start for start, _ in offsets[1:]), len(text)]
+        starts: list[int] = []
+        ends: list[int] = []
+        filled: list[int] = []
+        for index, ((raw_start, raw_end), limit) in enumerate(zip(offsets, limits, strict=False)):
+            start, end = without_blanks(text, raw_start, with_marks(text, raw_end, limit))
+            if start < end:
+                filled.append(index)
+            else:
+                start = end = ends[-1] if ends else 0
+            starts.append(start)
+            ends.append(end)
+        borders = word_borders(
+            text,
+            [starts[index] for index in filled],
+            [ends[index] for index in filled],
+            [words[index] for index in filled],
+        )
+        begins, finishes = [False] * len(starts), [False] * len(starts)
+        for index, begins_here, ends_here in zip(filled, borders, borders[1:], strict=False):
+            begins[index], finishes[index] = begins_here, ends_here
         cut = slice(self.budget)
         return EncodedText(
             text,
@@ -129,16 +143,13 @@ class TextEncoder:
             truncated=len(ids) > self.budget,
         )
 
+    def lay(self, query: list[int], sentence: list[int] | None) -> Row:
+        """What the encoder reads of the pieces of a query and a sentence; see `PairTemplate.lay`."""
+        return self._template.lay(query, sentence)
+
     def save(self, directory: Path) -> None:
         """Write the tokenizer files."""
         self._tokenizer.save_pretrained(directory)
-
-
-def _with_marks(text: str, end: int, limit: int) -> int:
-    """`end` moved over combining marks, which the normaliser drops from the piece they belong to."""
-    while end < limit and unicodedata.category(text[end]).startswith("M"):
-        end += 1
-    return end
 
 
 def load_text_encoder(config: ModelConfig, queries: Sequence[EntityQuery]) -> TextEncoder:
@@ -168,13 +179,16 @@ def resolve_encoder(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The fast tokenizer of an encoder (hub name or directory).
+    """The fast tokenizer of an encoder (hub name or directory), none of whose pieces span the border of a word.
 
     Raises:
         ModelError: it cannot be read.
     """
     try:
-        return AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if tokenizer.is_fast:
+            split_at_borders(tokenizer)
+        return tokenizer
     except Exception as error:  # a damaged tokenizer.json is a KeyError, a TypeError or a bare Exception
         raise ModelError(
             f"no tokenizer at {name}: {first_line(error)}; give the name or the undamaged folder of an encoder"

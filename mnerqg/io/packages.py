@@ -1,9 +1,13 @@
-"""`package:NAME/PATH`: a file or folder inside an installed Python package, which is not imported for it."""
+"""`package:NAME/PATH`: a file or folder inside an installed Python package, which is not imported for it.
+
+`package:NAME` is also a model that several packages carry together (`io.slices`).
+"""
 
 import importlib.util
 from pathlib import Path, PurePosixPath
 
 from mnerqg.errors import ModelError
+from mnerqg.io.slices import SLICED_MODELS, joined
 
 PREFIX = "package:"
 
@@ -17,13 +21,16 @@ def package_path(value: str, *, key: str) -> Path:
     """The place that `value` names; without a PATH it is the package's folder.
 
     Args:
-        value: `package:NAME` or `package:NAME/PATH`. NAME is what one imports, PATH leads down from its folder.
+        value: `package:NAME` or `package:NAME/PATH`. NAME is what one imports, PATH leads down from its folder; or
+            it is one of `io.slices.SLICED_MODELS`.
         key: the setting that has this value, for the errors.
 
     Raises:
         ModelError: no such name, a package that is not installed, or a path that it does not have.
     """
     name, _, inside = value.removeprefix(PREFIX).partition("/")
+    if name in SLICED_MODELS and not inside:
+        return joined(name, key=key, value=value)
     # A name with a dot would import the package above it.
     if not name.isidentifier():
         raise ModelError(

@@ -3,16 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
 
 from mnerqg.boxes import Anchors
 from mnerqg.config import Config, ModelConfig
 from mnerqg.errors import ModelError
 from mnerqg.inputs.batch import Collator
-from mnerqg.inputs.text import TextEncoder, first_line, resolve_encoder
+from mnerqg.inputs.examples import Example
+from mnerqg.inputs.text import TextEncoder, first_line
 from mnerqg.model.backbone import Backbone, VisualEncoder
+from mnerqg.model.encoder import empty_encoder, encoder_states, load_encoder
 from mnerqg.model.mnerqg import MNERQG, TextFeatures
 from mnerqg.model.pretrained import load_pretrained
 from mnerqg.model.sequence import SequenceLabeller
@@ -43,14 +45,7 @@ def build_pretrained(config: ModelConfig, types: int) -> Network:
     Raises:
         ModelError: weights that cannot be had or do not fit.
     """
-    name = resolve_encoder(config.encoder)
-    try:
-        # Where the checkpoint is of half precision, it would be trained in that.
-        encoder = AutoModel.from_pretrained(
-            name, add_pooling_layer=False, dtype=torch.float32, **_encoder_options(config)
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"no encoder at {name}: {first_line(error)}") from None
+    encoder = load_encoder(config)
     _check_length(config, encoder)
     network = assemble(config, encoder, types)
     if isinstance(network, MNERQG) and network.visual is not None and config.backbone_weights is not None:
@@ -64,20 +59,53 @@ def build_empty(config: ModelConfig, encoder_directory: Path, types: int) -> Net
     Raises:
         ModelError: no encoder can be made of that file.
     """
+    return assemble(config, empty_encoder(config, encoder_directory), types)
+
+
+@torch.inference_mode()
+def try_out(network: Network, config: Config, text_encoder: TextEncoder) -> None:
+    """Pass a made-up post through a network that is to be trained, as long as one may be.
+
+    Raises:
+        ModelError: its encoder cannot work with its tokenizer, or with posts of that length, or the network cannot.
+    """
+    name = config.model.encoder
+    was_training = network.training
+    network.eval()
+    side = config.model.image_side
+    collate = build_collator(config, text_encoder)
+    for words in (1, config.model.max_length):
+        text = text_encoder.encode("word " * words)
+        batch = collate([Example(text, pixels=np.zeros((side, side, 3), np.uint8))], with_targets=False)
+        ids = batch.input_ids.flatten(0, 1)
+        try:
+            states = encoder_states(
+                network.encoder,
+                ids,
+                batch.token_type_ids.flatten(0, 1),
+                batch.attention_mask.flatten(0, 1),
+            )
+        except Exception as error:  # whatever a family of encoders does with texts that it was not made for
+            remedy = (
+                "name another encoder" if words == 1 else "lower model.max_length, or name another encoder"
+            )
+            raise ModelError(
+                f"model.encoder is {name}, which cannot read a post of {ids.shape[1]} pieces: {first_line(error)}; "
+                f"{remedy}"
+            ) from None
+        if states.shape[:2] != ids.shape or not states.isfinite().all():
+            raise ModelError(
+                f"model.encoder is {name}, which does not answer each of {ids.shape[1]} pieces with a number; "
+                "name another encoder"
+            )
     try:
-        encoder_config = AutoConfig.from_pretrained(encoder_directory)
-        encoder = AutoModel.from_config(
-            encoder_config,
-            add_pooling_layer=False,
-            dtype=torch.float32,
-            attn_implementation=config.encoder_attention,
-        )
-    except Exception as error:  # what the library raises depends on what the file says
+        network(batch)
+    except Exception as error:  # the same of backbones
         raise ModelError(
-            f"no encoder can be built from {encoder_directory}: {first_line(error)}; copy the model directory again "
-            "or install the release that wrote it"
+            f"the network of {name} and {config.model.backbone} cannot read a post: {first_line(error)}; "
+            "name another model.backbone or model.image_side"
         ) from None
-    return assemble(config, encoder, types)
+    network.train(was_training)
 
 
 def assemble(config: ModelConfig, encoder: nn.Module, types: int) -> Network:
@@ -129,12 +157,3 @@ def _visual(config: ModelConfig) -> VisualEncoder:
         pyramid_width=config.pyramid_width,
         pyramid_depth=config.pyramid_depth,
     )
-
-
-def _encoder_options(config: ModelConfig) -> dict[str, Any]:
-    options: dict[str, Any] = {"attn_implementation": config.encoder_attention}
-    if config.encoder_dropout is not None:
-        options |= dict.fromkeys(
-            ("hidden_dropout_prob", "attention_probs_dropout_prob"), config.encoder_dropout
-        )
-    return options

@@ -3,13 +3,12 @@
 Shapes: P posts, K queries a post, L pieces, D width, I pictures, R grid side, C box candidates.
 """
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from mnerqg.inputs.batch import Batch
 from mnerqg.model.attention import AttentivePooling
 from mnerqg.model.backbone import VisualEncoder
+from mnerqg.model.encoder import encoder_states
 from mnerqg.model.heads import RARE, BinaryHead, GroundingHead, MatchHead
 from mnerqg.model.interaction import CrossModality, ExistenceAware
 from mnerqg.model.norm import synchronize_batch_norms
@@ -17,7 +16,7 @@ from mnerqg.model.output import Output, SpanLogits
 
 
 class TextFeatures(nn.Module):
-    """H': a BERT-type encoder, dropout, and a projection to D."""
+    """H': a text encoder, dropout, and a projection to D."""
 
     def __init__(self, *, encoder: nn.Module, encoder_width: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -27,11 +26,9 @@ class TextFeatures(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Three [P, K, L] -> [P, K, L, D]."""
-        states: Any = self.encoder(
-            input_ids=input_ids.flatten(0, 1),
-            token_type_ids=token_type_ids.flatten(0, 1),
-            attention_mask=attention_mask.flatten(0, 1),
-        ).last_hidden_state
+        states = encoder_states(
+            self.encoder, input_ids.flatten(0, 1), token_type_ids.flatten(0, 1), attention_mask.flatten(0, 1)
+        )
         return self.project(self.dropout(states)).unflatten(0, input_ids.shape[:2])
 
 

@@ -1,11 +1,10 @@
 """The baselines a reader compares with: an encoder that labels words (BERT), and one with a CRF above (BERT-CRF)."""
 
-from typing import Any
-
 from torch import nn
 from torchcrf import CRF
 
 from mnerqg.inputs.batch import Batch
+from mnerqg.model.encoder import encoder_states
 from mnerqg.model.output import Output
 from mnerqg.model.words import WordLogits
 
@@ -14,7 +13,7 @@ class SequenceLabeller(nn.Module):
     """Token classification: the first piece of a word says its label.
 
     Args:
-        encoder: a BERT-type encoder.
+        encoder: a text encoder of `transformers`.
         encoder_width: its width.
         types: K.
         dropout: on the encoder's states.
@@ -32,9 +31,7 @@ class SequenceLabeller(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Label logits of every piece; the batch holds one empty query a post."""
-        states: Any = self.encoder(
-            input_ids=batch.input_ids[:, 0],
-            token_type_ids=batch.token_type_ids[:, 0],
-            attention_mask=batch.attention_mask[:, 0],
-        ).last_hidden_state
+        states = encoder_states(
+            self.encoder, batch.input_ids[:, 0], batch.token_type_ids[:, 0], batch.attention_mask[:, 0]
+        )
         return Output(words=WordLogits(self.project(self.dropout(states)).float(), self.crf))

@@ -1,0 +1,102 @@
+"""The text encoder of any family of `transformers` that reads a text both ways: made, and asked for its states."""
+
+import inspect
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel
+
+from mnerqg.config import ModelConfig
+from mnerqg.errors import ModelError
+from mnerqg.inputs.text import first_line, resolve_encoder
+
+_log = logging.getLogger(__name__)
+
+
+def load_encoder(config: ModelConfig) -> nn.Module:
+    """The pretrained encoder of a configuration, in float32 whatever type its file has.
+
+    Raises:
+        ModelError: it cannot be had or made.
+    """
+    name = resolve_encoder(config.encoder)
+    try:
+        encoder_config = AutoConfig.from_pretrained(name)
+        _set_dropout(encoder_config, config.encoder_dropout)
+
+        def make(**options: Any) -> nn.Module:
+            return AutoModel.from_pretrained(name, config=encoder_config, **options)
+
+        return _with_attention(make, encoder_config, config.encoder_attention, name)
+    except Exception as error:  # what the library raises depends on what the files say
+        raise ModelError(
+            f"no encoder at {name}: {first_line(error)}; name the model.encoder of a family that transformers has"
+        ) from None
+
+
+def empty_encoder(config: ModelConfig, directory: Path) -> nn.Module:
+    """An encoder of random weights, shaped by `directory/config.json`; needs no hub.
+
+    Raises:
+        ModelError: none can be made of that file.
+    """
+    try:
+        encoder_config = AutoConfig.from_pretrained(directory)
+
+        def make(**options: Any) -> nn.Module:
+            return AutoModel.from_config(encoder_config, **options)
+
+        return _with_attention(make, encoder_config, config.encoder_attention, str(directory))
+    except Exception as error:  # what the library raises depends on what the file says
+        raise ModelError(
+            f"no encoder can be built from {directory}: {first_line(error)}; copy the model directory again "
+            "or install the release that wrote it"
+        ) from None
+
+
+def encoder_states(
+    encoder: nn.Module, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor
+) -> Tensor:
+    """The states of B texts: three [B, L] -> [B, L, encoder width]. Type ids only for an encoder that has several."""
+    encoder_config: Any = encoder.config
+    types = {"token_type_ids": token_type_ids} if getattr(encoder_config, "type_vocab_size", 0) > 1 else {}
+    # As numbers: some families subtract the mask from one.
+    states: Tensor = encoder(
+        input_ids=input_ids, attention_mask=attention_mask.long(), **types
+    ).last_hidden_state
+    return states
+
+
+def _with_attention(
+    make: Callable[..., nn.Module], encoder_config: Any, attention: str, name: str
+) -> nn.Module:
+    """An encoder with the kernel that is asked for, or with the other one, which the log then says."""
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if _takes_pooling(encoder_config):
+        options["add_pooling_layer"] = False  # its weights would never be learned
+    other = "eager" if attention == "sdpa" else "sdpa"
+    try:
+        return make(attn_implementation=attention, **options)
+    except (ValueError, ImportError):  # not the kernel's fault, if the other one fails alike
+        encoder = make(attn_implementation=other, **options)
+    _log.warning("the encoder %s has no %s attention; it runs with %s", name, attention, other)
+    return encoder
+
+
+def _takes_pooling(encoder_config: Any) -> bool:
+    model = MODEL_MAPPING[type(encoder_config)]
+    model = model[0] if isinstance(model, (tuple, list)) else model
+    return "add_pooling_layer" in inspect.signature(model.__init__).parameters
+
+
+def _set_dropout(encoder_config: Any, dropout: float | None) -> None:
+    """Every family has names of its own for the dropout of its states and attention."""
+    if dropout is None:
+        return
+    for name, value in encoder_config.to_dict().items():
+        if "dropout" in name and isinstance(value, float | int):
+            setattr(encoder_config, name, dropout)
