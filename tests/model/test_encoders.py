@@ -43,7 +43,7 @@ HARD = [
     " ".join(AWKWARD),
     *(f"Ada met  {text}\n in Zu\u0308rich" for text in GLUED),
 ]
-STEPS = 100  # at most; most families know the posts after 30
+STEPS = 200  # at most; most families know the posts after 30
 
 
 def _post(number: int, marked: str) -> Post:
