@@ -84,7 +84,6 @@ def plan_tagging(
             f"{model} is the second of two stages (model.picture is region): it needs another model's boxes, "
             "which an archive does not have; tag with a model whose model.picture is whole"
         )
-    storage.check_writable(output)  # before the posts are counted
     opened = open_archive(archive, config.columns, scan_in_tasks)
     _check_place(output, opened, base)
     pictures = _pictures(config.pictures, opened.folder)
@@ -101,6 +100,7 @@ def plan_tagging(
     asked = tag_run.asked(files.model_id, opened, settings, base)
     if base is not None:
         tag_run.check_base(base, asked)
+    storage.check_writable(output)
     folder = tag_run.tags_folder(output)
     folder.check(asked, restart=restart)
     return TagPlan(
