@@ -249,8 +249,10 @@ def test_wrong_credentials_are_one_line(ceph_s3: str, tiny_model: Path) -> None:
 
 
 def test_memory_stays_flat(tiny_model: Path, tmp_path: Path) -> None:
-    """With 100,000 rows, in files of the same size, neither driver nor model takes a tenth more than with 20,000. The heaps
-    of the tasks' workers grow a little with their tasks (190 to 233 MiB was seen)."""
+    """With 100,000 rows, in files of the same size, neither driver nor model takes a tenth more than with 20,000.
+
+    The heaps of the tasks' workers grow a little with their tasks: 190 to 233 MiB was seen.
+    """
     few, many = (memory_peaks(str(tiny_model), tmp_path / str(rows), rows) for rows in (20_000, 100_000))
     for name, most in (("driver", 1.1), ("ray::MapWorker(MapBatches(TagPosts))", 1.1), ("ray::", 1.5)):
         before, after = (
