@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -152,11 +153,16 @@ class _Worker:
             f"Accu@0.5 {scores['accuracy_50']:.4f}, GMNER F1 {scores['gmner_f1']:.4f} | "
             f"{record['train_seconds']:.0f} + {record['valid_seconds']:.0f} s"
         )
-        last = epoch + 1 == self.config.train.epochs
         directory = self._model_directory(record)
+        self._report(record, directory, f"epoch_{epoch + 1:03d}", wait=True)
         if directory is not None:
-            self._publish(directory, last)
-        self._report(record, directory, f"epoch_{epoch + 1:03d}", wait=last)
+            # Only what a start would go on from is shown: an epoch that it would make anew must not be in
+            # metrics.jsonl, nor in best/, which another outcome of that epoch might not replace.
+            ray.train.get_all_reported_checkpoints(
+                consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED
+            )
+            self._publish(directory)
+            shutil.rmtree(directory)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         settings = self.config.train
@@ -276,7 +282,10 @@ class _Worker:
         record = {"epoch": epoch + 1, "step": step}
         name = f"epoch_{epoch + 1:03d}_step_{step:06d}"
         share = step / self.steps
-        self._report(record, self._model_directory(record), name, share_of_epoch=share, wait=reclaimed)
+        directory = self._model_directory(record)
+        self._report(record, directory, name, share_of_epoch=share, wait=reclaimed)
+        if directory is not None and reclaimed:
+            shutil.rmtree(directory)
         return True
 
     def _report(
@@ -295,7 +304,8 @@ class _Worker:
             directory: the first worker's with the model; what resuming takes is added to it. None on the others.
             name: of the checkpoint's folder.
             share_of_epoch: how much is done of an epoch under way.
-            wait: until the checkpoint is uploaded; else training goes on meanwhile.
+            wait: until the checkpoint is uploaded, and leave the directory; else training goes on meanwhile and the
+                directory goes with the end of the upload.
         """
         checkpoint = None
         if directory is not None:
@@ -313,7 +323,7 @@ class _Worker:
             checkpoint,
             checkpoint_dir_name=name,
             checkpoint_upload_mode=mode.SYNC if wait else mode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
+            delete_local_checkpoint_after_upload=not wait,
         )
 
     def _model_directory(self, metrics: dict[str, Any]) -> Path | None:
@@ -330,8 +340,8 @@ class _Worker:
         )
         return directory
 
-    def _publish(self, directory: Path, last: bool) -> None:
-        """Update best, best_grounding and, at the end, last, which marks the run as finished.
+    def _publish(self, directory: Path) -> None:
+        """Update metrics.jsonl, best, best_grounding and, at the end, last, which marks the run as finished.
 
         Without boxes to answer (`Config.answers_boxes`) there is no best grounding.
         """
@@ -344,15 +354,17 @@ class _Worker:
         for name, metric in bests.items():
             if all(record[metric] < self.history[-1][metric] for record in self.history[:-1]):
                 publish_model(directory, storage.join(output, name))
-        if last:
+        if len(self.history) == self.config.train.epochs:
             publish_model(directory, storage.join(output, "last"))
 
     def _restore(self, checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
         with checkpoint.as_directory() as directory:
             load_weights(self.model, Path(directory) / WEIGHTS_FILE)
             state: dict[str, Any] = load_training_state(Path(directory) / _STATE_FILE)
-        self.balance.running = state["balance"]
-        self.history = state["history"]
+            self.balance.running = state["balance"]
+            self.history = state["history"]
+            if self.rank == 0 and not state["share_of_epoch"]:
+                self._publish(Path(directory))  # it may have been lost between its checkpoint and this
         return state
 
     def _say(self, line: str) -> None:

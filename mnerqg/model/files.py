@@ -83,12 +83,14 @@ def is_model(uri: str) -> bool:
 
 
 def publish_model(directory: Path, uri: str) -> None:
-    """Copy a model directory to `uri`, the manifest last; what was there before stops being a model first."""
+    """Copy the model of a directory to `uri`, the manifest last; what was there before stops being a model first.
+
+    A training state that lies beside the model is not copied.
+    """
     storage.delete_directory(uri)
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.name != MANIFEST_FILE:
-            storage.write_bytes(storage.join(uri, path.relative_to(directory).as_posix()), path.read_bytes())
-    storage.write_bytes(storage.join(uri, MANIFEST_FILE), (directory / MANIFEST_FILE).read_bytes())
+    metrics = [METRICS_FILE] if (directory / METRICS_FILE).is_file() else []
+    for name in (*_DIGESTED, *_encoder_files(directory), *metrics, MANIFEST_FILE):
+        storage.write_bytes(storage.join(uri, name), (directory / name).read_bytes())
 
 
 def _check_manifest(uri: str, directory: Path) -> str:
