@@ -95,6 +95,7 @@ ORDER = (
     "demo.texts",
     "demo.drawings",
     "demo.world",
+    "demo.ambiguous",
 )
 MODULES = {
     ".".join(path.relative_to(ROOT / "mnerqg").with_suffix("").parts): path
