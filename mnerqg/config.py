@@ -213,6 +213,10 @@ class TrainConfig(Section):
     """After each epoch `decode.span_threshold` and `match_threshold` become the one of ten values, from 0.05 to 0.5,
     with the best F1 on the validation posts [chosen]. At 0.5 precision is far above recall: an entity needs start,
     end and match above it."""
+    check_pictures: Literal["never", "last", "always"] = "last"
+    """After which epochs the validation posts are scored with the pictures of other posts and with none, too
+    (f1_shuffled and f1_none in metrics.jsonl): a model that reads pictures is the worse for it. It takes the time of
+    two more validations [chosen]."""
     start_from: str | None = None
     """URI of a model directory of the same network, whose weights training begins with (transfer)."""
     boxes: Literal["manual", "weak", "manual_where_present"] = "manual"

@@ -41,8 +41,9 @@ from mnerqg.model.optimization import (
 )
 from mnerqg.model.precision import multiplies_bf16
 from mnerqg.queries import parse_queries
+from mnerqg.schema import Post
 from mnerqg.scoring.metrics import Counts
-from mnerqg.scoring.score import score, score_at
+from mnerqg.scoring.score import score, score_at, with_pictures
 from mnerqg.tagger import Tagger
 
 _log = logging.getLogger(__name__)  # of a worker's print() Ray Train shows every line twice
@@ -136,7 +137,7 @@ class _Worker:
         started = time.monotonic()
         losses = self._train_epoch(epoch)
         trained = time.monotonic()
-        scores = self._validate()
+        scores = self._validate() | self._check_pictures(last=epoch + 1 == self.config.train.epochs)
         record = {
             "epoch": epoch + 1,
             **losses,
@@ -235,20 +236,7 @@ class _Worker:
 
         The workers' shares of the split are disjoint and complete.
         """
-        tagger = Tagger(
-            model=self.model,
-            text_encoder=self.text_encoder,
-            config=self.config,
-            model_id="in training",
-            device=self.device,
-        )
-        posts = read_posts(
-            self.job.data,
-            "valid",
-            share=self.rank,
-            shares=self.world,
-            limit=self.config.train.max_valid_posts,
-        )
+        tagger, posts = self._tagger(), self._valid_posts()
         if not (self.config.train.fit_span_thresholds and self.config.model.answers_spans):
             return self._scores(tagger.types, score(tagger, posts))
         at_each = score_at(tagger, posts, _SPAN_THRESHOLDS)
@@ -257,6 +245,37 @@ class _Worker:
         threshold = _SPAN_THRESHOLDS[best]
         self.decode = self.config.decode.at(threshold)
         return {**scores[best], "span_threshold": threshold}
+
+    def _check_pictures(self, *, last: bool) -> dict[str, float]:
+        """F1 of the validation posts with others' pictures and with none, at the threshold that was just found."""
+        model, check = self.config.model, self.config.train.check_pictures
+        if model.inputs != "text_picture" or check == "never" or (check == "last" and not last):
+            return {}
+        tagger = self._tagger()
+        found = {}
+        for pictures in ("shuffled", "none"):
+            counts = score(tagger, with_pictures(self._valid_posts(), pictures))
+            found[f"f1_{pictures}"] = self._scores(tagger.types, counts)["f1"]
+        return found
+
+    def _tagger(self) -> Tagger:
+        return Tagger(
+            model=self.model,
+            text_encoder=self.text_encoder,
+            config=self.config.model_copy(update={"decode": self.decode}),
+            model_id="in training",
+            device=self.device,
+        )
+
+    def _valid_posts(self) -> Iterator[Post]:
+        """This worker's share of the validation posts."""
+        return read_posts(
+            self.job.data,
+            "valid",
+            share=self.rank,
+            shares=self.world,
+            limit=self.config.train.max_valid_posts,
+        )
 
     def _scores(self, types: Sequence[str], counts: Counts) -> dict[str, float]:
         """Those of all workers together."""
