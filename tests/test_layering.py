@@ -37,6 +37,7 @@ ORDER = (
     "inputs.augment",
     "inputs.annotations",
     "inputs.posts",
+    "inputs.windows",
     "inputs.examples",
     "inputs.batch",
     "datasets.prepared",

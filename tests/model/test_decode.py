@@ -189,7 +189,7 @@ def test_existence_is_reported_and_is_no_gate() -> None:
     assert decoded.existence[1] == ("LOC", pytest.approx(sigmoid(2.0)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(TOKENIZERS),
     st.lists(unicode_text, min_size=1, max_size=3),
