@@ -77,6 +77,7 @@ ORDER = (
     "scoring.significance",
     "scoring.paper",
     "scoring.tables",
+    "distributed.cluster",
     "distributed.failures",
     "distributed.short_queues",
     "distributed.spot_or_on_demand",

@@ -11,6 +11,7 @@ import ray.data
 from mnerqg.config import Config
 from mnerqg.config_jobs import ActorsConfig
 from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, post_from_row
+from mnerqg.distributed.cluster import connect
 from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.sources import read_split
 from mnerqg.errors import ConfigError, RunError
@@ -58,6 +59,7 @@ def evaluate(model: str, data: str, split: str, config: ActorsConfig) -> tuple[d
             f"{model} looks at the regions of another model (model.picture is region), but {data} has no weak boxes; "
             f"write a dataset that has them: jobs/label.py --data {data}"
         )
+    connect()
     scored = read_split(data, split).map_batches(
         _Scorer,
         fn_constructor_args=(model, config, files_of_model.queries),
