@@ -41,12 +41,9 @@ def main(argv: list[str]) -> None:
     for uri in filter(None, (arguments.output, arguments.per_post)):  # before all the scoring, not after it
         storage.check_writable(storage.absolute(uri).rpartition("/")[0])
 
-    # Here, for the help and a wrong setting need not wait for them.
-    import ray
-
+    # Here, for the help and a wrong setting need not wait for it.
     from mnerqg.distributed.evaluation import evaluate, write_per_post, write_scores
 
-    ray.init(ignore_reinit_error=True)
     scores, per_post = evaluate(arguments.model, arguments.data, arguments.split, config, others)
     if arguments.per_post is not None:
         write_per_post(arguments.per_post, per_post)

@@ -14,8 +14,6 @@ the data to DIR/labelled. Manual boxes are what every system is scored against.
 import argparse
 from pathlib import Path
 
-import ray
-
 from mnerqg.cli import job_parser, run
 from mnerqg.config import Config
 from mnerqg.distributed.experiments import Experiment, make_table, plan_table
@@ -70,7 +68,6 @@ def main(argv: list[str]) -> None:
         phrases=arguments.phrases,
     )
     plan = plan_table(experiment)
-    ray.init(ignore_reinit_error=True)
     markdown = make_table(plan, arguments.paper)
     print(f"\n{markdown}\nwritten: {experiment.place(table.name)}.md and .json")
 

@@ -27,12 +27,9 @@ def main(argv: list[str]) -> None:
     arguments, overrides = parser.parse_known_args(argv)
     config = load_config(ActorsConfig, "", overrides, source="the command line")
 
-    # Here, for the help and a wrong setting need not wait for them.
-    import ray
-
+    # Here, for the help and a wrong setting need not wait for it.
     from mnerqg.distributed.labelling import label
 
-    ray.init(ignore_reinit_error=True)
     print(format_labels(label(arguments.model, arguments.data, arguments.output, config)))
 
 

@@ -35,12 +35,9 @@ def main(argv: list[str]) -> None:
             raise ConfigError(f"--config {path} does not exist; recipes in jobs/configs: {recipes}")
     config = load_files(Config, arguments.config, overrides)
 
-    # Here, for the help and a wrong setting need not wait for them.
-    import ray
-
+    # Here, for the help and a wrong setting need not wait for it.
     from mnerqg.distributed.training import train
 
-    ray.init(ignore_reinit_error=True)
     best = train(config, arguments.data, arguments.output)
     print(
         f"best epoch {best['epoch']}: valid F1 {best['f1']:.4f}, Accu@0.5 {best['accuracy_50']:.4f}, "

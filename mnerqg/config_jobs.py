@@ -98,6 +98,11 @@ class TagConfig(Section):
     may be among them that it never saw. null: its own."""
     columns: ColumnsConfig = ColumnsConfig()
     pictures: PicturesConfig = PicturesConfig()
+    long_texts: Literal["truncate", "windows"] = "truncate"
+    """Of a text that is longer than the model reads at once, its beginning is tagged; or all of it, in windows that
+    overlap. `text_read` says how far."""
+    max_windows: PositiveInt = 64
+    """So many windows of a text at most, which bounds what a post costs; of a longer text the rest is not read."""
     batch_posts: PositiveInt = 16
     """Posts that the model sees at once; halved where they do not fit into the GPU's memory."""
     actors: CountOrRange | None = None
@@ -119,6 +124,11 @@ class TagConfig(Section):
     """Rows of tags that one file holds at the most."""
     max_failed: Probability = 0.05
     """Share of pictures, and of posts that the model cannot tag, above which the run fails."""
+
+    @property
+    def windows(self) -> int:
+        """How many windows of a text are read at most."""
+        return self.max_windows if self.long_texts == "windows" else 1
 
     @model_validator(mode="after")
     def _check(self) -> Self:

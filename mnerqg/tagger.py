@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Self
 
 import torch
@@ -14,6 +15,7 @@ from mnerqg.inputs.annotations import best_region
 from mnerqg.inputs.examples import Example, encode_post
 from mnerqg.inputs.posts import PreparedPost, prepare_post
 from mnerqg.inputs.text import TextEncoder
+from mnerqg.inputs.windows import merge_windows
 from mnerqg.model.build import Network, build_anchors, build_collator
 from mnerqg.model.checkpoint import ModelDirectory, load_model
 from mnerqg.model.decode import Decoder
@@ -31,6 +33,7 @@ class Tagger:
         config: what the model was trained with.
         model_id: digest of weights, encoder, config and queries.
         device: where the model runs.
+        windows: of a long text so many windows are read at most, which overlap; 1 reads its beginning alone.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Tagger:
         config: Config,
         model_id: str,
         device: torch.device | str = "cpu",
+        windows: int = 1,
     ) -> None:
         anchors = build_anchors(config.model)
         self.model = model
@@ -49,6 +53,7 @@ class Tagger:
         self.model_id = model_id
         self.device = torch.device(device)
         self.types = tuple(query.type for query in text_encoder.queries)
+        self.windows = windows
         self.limits = ImageLimits()
         self._collate = build_collator(config, text_encoder)
         self._decode = Decoder(
@@ -65,10 +70,13 @@ class Tagger:
         uri: str | os.PathLike[str],
         device: torch.device | str | None = None,
         queries: Sequence[EntityQuery] | None = None,
+        *,
+        windows: int = 1,
     ) -> Self:
         """Load a model directory, local or `s3://`; on CUDA where there is one unless `device` says otherwise.
 
         `queries` are asked in the place of those it was trained with: types may be among them that it never saw.
+        `windows` above 1 tags all of a long text, but for what so many do not cover (`inputs.windows`).
 
         Raises:
             ModelError: a file missing, damaged or of another format version, queries that it cannot be asked, or a
@@ -88,6 +96,7 @@ class Tagger:
             config=directory.config,
             model_id=directory.model_id,
             device=device,
+            windows=windows,
         )
 
     def tag(self, posts: Sequence[Post], *, batch_size: int = 16) -> list[TaggedPost]:
@@ -96,11 +105,14 @@ class Tagger:
         tagged: list[TaggedPost] = []
         for start in range(0, len(posts), batch_size):
             part = posts[start : start + batch_size]
-            tagged += self.tag_prepared([prepare_post(post, side, self.limits) for post in part])
+            prepared = [prepare_post(post, side, self.limits) for post in part]
+            tagged += self.tag_prepared(prepared, batch_size=batch_size)
         return tagged
 
-    def tag_prepared(self, posts: Sequence[PreparedPost]) -> list[TaggedPost]:
-        """Tag posts as one batch.
+    def tag_prepared(
+        self, posts: Sequence[PreparedPost], *, batch_size: int | None = None
+    ) -> list[TaggedPost]:
+        """Tag posts as one batch; the windows of long texts in batches of `batch_size`, or of as many as the posts.
 
         Raises:
             ModelError: the model is the second of two stages, whose regions posts do not bring along.
@@ -112,15 +124,29 @@ class Tagger:
             )
         if not posts:
             return []
-        examples = [self._example(post) for post in posts]
-        (answers,) = self._predict(examples, [self.config.decode])
+        texts = [self.text_encoder.windows(post.text or "", self.windows) for post in posts]
+        examples = [
+            Example(window, pixels=post.pixels, letterbox=post.letterbox)
+            for post, windows in zip(posts, texts, strict=True)
+            for window in windows
+        ]
+        size = batch_size or len(posts)
+        answers: list[TaggedPost] = []
+        for start in range(0, len(examples), size):
+            answers += self._predict(examples[start : start + size], [self.config.decode])[0]
+        of_windows = iter(answers)
         return [
-            replace(answer, image_status=post.image_status, error=post.error)
-            for post, answer in zip(posts, answers, strict=True)
+            replace(
+                merge_windows(list(islice(of_windows, len(windows))), windows, self._decode.resolve),
+                image_status=post.image_status,
+                error=post.error,
+            )
+            for post, windows in zip(posts, texts, strict=True)
         ]
 
     def answers_at(self, posts: Sequence[Post], configs: Sequence[DecodeConfig]) -> list[list[TaggedPost]]:
-        """For one batch of posts the answers with each of `configs`; the network runs once.
+        """For one batch of posts the answers with each of `configs`; the network runs once, and reads the beginning of
+        a long text alone.
 
         Posts with phrases are asked those, and a second stage looks at each post's best weak box.
         """

@@ -104,6 +104,18 @@ def ray_cluster(s3_endpoint: str) -> Iterator[None]:
         ray.shutdown()
 
 
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for a cluster here, although something is wrong that can be seen without one, fails."""
+    import ray
+
+    def init(*_: object, **__: object) -> None:
+        raise AssertionError("a cluster was asked for")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory with seeded random weights; needs neither a hub nor the demo extra.

@@ -123,6 +123,34 @@ def _values(column: pa.Array) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()}
 
 
+# What a reason may end with: the file of a line. It may have blanks in its name.
+_FILE = re.compile(r" \([^()]*\.[a-zA-Z]\w*\)$")
+_WORD = re.compile(r"(?<!\S)(?<!Errno )[(\[{<,]*(\S*?)[)\]}>,;:.]*(?!\S)")
+_QUOTED = re.compile(r"""('[^']*'|"[^"]*")""")
+_NUMBER = r"\d[\d,]*(?:\.\d+)?"
+# A number alone, perhaps with its unit; two of them as the size of a picture; an address in memory; NAME=number; the
+# port of a host.
+_COUNTED = re.compile(
+    rf"(?P<keep>[a-z_]+=|[\w.-]*[a-zA-Z.][\w.-]*:|[\da-fA-F:.]+\]:|)"
+    rf"(?:0x[\da-fA-F]+|{_NUMBER}[x×]{_NUMBER}|{_NUMBER}(?P<unit>%|ms|s|[kKMG]i?B|)?)"
+)
+
+
 def _alike(reason: str) -> str:
-    """An error without the numbers that differ from row to row; what it begins with, an HTTP status, stays."""
-    return re.sub(r"(?<=\D)\d[\d,.]*", "N", re.sub(r"^picture \d+: ", "", reason))[:200]
+    """An error without the numbers that differ from row to row: sizes, places, ports. The row has them.
+
+    Numbers in names, hosts, schemes and paths stay, and so do the codes of errors: what an error begins with, an HTTP
+    status, and errno.
+    """
+    _, status, rest = re.split(r"^((?:\d{3}(?![^\s:]))?)", re.sub(r"^picture \d+: ", "", reason))
+    file = match[0] if (match := _FILE.search(rest)) else ""
+    parts = _QUOTED.split(rest.removesuffix(file))
+    folded = "".join(part if place % 2 else _WORD.sub(_fold, part) for place, part in enumerate(parts))
+    return f"{status}{folded}{file}"[:200]
+
+
+def _fold(word: re.Match[str]) -> str:
+    counted = _COUNTED.fullmatch(word[1])
+    if counted is None:
+        return word[0]
+    return word[0].replace(word[1], f"{counted['keep']}N{counted['unit'] or ''}")

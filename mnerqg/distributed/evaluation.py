@@ -12,6 +12,7 @@ import ray.data
 from mnerqg.config import Config
 from mnerqg.config_jobs import ActorsConfig
 from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, post_from_row
+from mnerqg.distributed.cluster import connect
 from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.sources import read_split
 from mnerqg.errors import ConfigError, RunError
@@ -69,10 +70,10 @@ def evaluate(
             f"{model} looks at the regions of another model (model.picture is region), but {data} has no weak boxes; "
             f"write a dataset that has them: jobs/label.py --data {data}"
         )
+    connect()
     dataset = read_split(data, split)
-    dataset.context.execution_options.preserve_order = (
-        True  # else other posts would share a batch in every run
-    )
+    # Else other posts would share a batch in every run.
+    dataset.context.execution_options.preserve_order = True
     scored = dataset.map_batches(
         _Scorer,
         fn_constructor_args=(model, config, files_of_model.queries, tuple(pictures)),

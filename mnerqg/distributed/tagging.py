@@ -198,6 +198,7 @@ def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
         pass_through=plan.archive.pass_through,
         several_pictures=plan.archive.pictures == "lists",
         batch_posts=plan.config.batch_posts,
+        windows=plan.config.windows,
         device="cuda" if resources.gpus_per_actor else "cpu",
         threads=resources.threads_per_actor,
         run_id=job.run_id,

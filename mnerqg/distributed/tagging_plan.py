@@ -89,6 +89,7 @@ def plan_tagging(
     pictures = _pictures(config.pictures, opened.folder)
     settings = {
         "columns": config.columns.model_dump(mode="json"),
+        "long_texts": config.long_texts if config.windows == 1 else f"up to {config.windows} windows",
         "pictures": {
             "roots": pictures.roots,
             "schemes": pictures.schemes,

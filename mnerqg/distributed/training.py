@@ -24,6 +24,7 @@ import ray.train.torch
 from mnerqg.config import Config, TrainConfig
 from mnerqg.config_files import dump_config
 from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, read_posts
+from mnerqg.distributed.cluster import connect
 from mnerqg.distributed.encoding import EncodePosts
 from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.sources import read_split
@@ -52,6 +53,8 @@ _PLACEMENT = (
 def train(config: Config, data: str, output: str) -> dict[str, float]:
     """Train, or go on training, or say that it is done; returns the best epoch's validation scores.
 
+    The cluster is joined, or started, when all that can be looked at without it is right.
+
     Args:
         config: the recipe.
         data: prepared dataset with the splits train and valid.
@@ -73,8 +76,6 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     _check_annotations(config, data)
     check_boxes(config, data)
     _check_start(config)
-    if not config.train.autoscaling:
-        _check_cluster(config.train)
     asked = _asked(config, queries, data)
     folder = RunFolder(output, "training run", run_file="run.json")
     if not folder.check(asked):
@@ -84,6 +85,9 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     elif _is_finished(output):
         print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
         return _best(config, output)
+    connect()
+    if not config.train.autoscaling:
+        _check_cluster(config.train)
     with folder.writing(asked):
         if not _is_finished(output):  # by a job that held the lock until now
             job = TrainingJob(dump_config(config), dump_queries(queries), data, output, posts)

@@ -163,15 +163,16 @@ class Collator:
         return example.text.token_ids if self._sees_text and not example.phrases else None
 
     def _pictures(self, examples: Sequence[Example]) -> tuple[Pixels, np.ndarray]:
-        """[I, 3, S, S] pictures and [P] their row."""
+        """[I, 3, S, S] pictures, each once, and [P] their row."""
         pixels = [example.pixels if self._sees_picture else None for example in examples]
-        present = [canvas for canvas in pixels if canvas is not None]
-        picture = np.full(len(examples), -1, np.int64)
-        picture[[canvas is not None for canvas in pixels]] = np.arange(len(present))
+        # The windows of a long text share one canvas, which is encoded once.
+        present = {id(canvas): canvas for canvas in pixels if canvas is not None}
+        rows = {canvas: row for row, canvas in enumerate(present)}
+        picture = np.array([-1 if canvas is None else rows[id(canvas)] for canvas in pixels], np.int64)
         if not present:
             # Nothing may stand in for a picture: batch normalisation would count it.
             return np.zeros((0, 3, self._anchors.side, self._anchors.side), np.uint8), picture
-        return np.ascontiguousarray(np.stack(present).transpose(0, 3, 1, 2)), picture
+        return np.ascontiguousarray(np.stack(list(present.values())).transpose(0, 3, 1, 2)), picture
 
     def _targets(self, examples: Sequence[Example], offsets: np.ndarray, shape: tuple[int, ...]) -> Targets:
         existence = np.full(shape[:2], -100, np.int64)

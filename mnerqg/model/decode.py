@@ -1,6 +1,6 @@
 """From logits to answers: entities with character offsets and boxes in pixels (DESIGN §4 "Decoding")."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -64,7 +64,7 @@ class Decoder:
         posts = self._without_entities(output, examples)
         return [
             [
-                replace(post, entities=attach_regions(self._resolve(candidates), post.regions))
+                replace(post, entities=attach_regions(self.resolve(candidates), post.regions))
                 for post, candidates in zip(
                     posts, self._entities(config, output, batch, examples), strict=True
                 )
@@ -83,6 +83,7 @@ class Decoder:
                 image_height=example.letterbox.height if example.letterbox else None,
                 image_status="ok" if example.letterbox else "none",
                 text_status=example.text.status,
+                text_read=example.text.text_read,
             )
             for (best, kept), existence, example in zip(
                 self._regions(output, examples), self._existence(output, examples), examples, strict=True
@@ -212,7 +213,7 @@ class Decoder:
         start, end = text.starts[first], text.ends[last]
         return Entity(text.text[start:end], start, end, self.types[k], score)
 
-    def _resolve(self, candidates: list[Entity]) -> tuple[Entity, ...]:
+    def resolve(self, candidates: Iterable[Entity]) -> tuple[Entity, ...]:
         """Greedy by score without overlap, within a type or, "flat", across all; in text order."""
         kept: list[Entity] = []
         for entity in sorted(candidates, key=lambda entity: (-entity.score, entity.start, entity.end)):

@@ -2,13 +2,15 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
+from transformers.utils import logging as bars
 
 from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
@@ -29,7 +31,8 @@ def load_encoder(config: ModelConfig) -> nn.Module:
         _set_dropout(encoder_config, config.encoder_dropout)
 
         def make(**options: Any) -> nn.Module:
-            return AutoModel.from_pretrained(name, config=encoder_config, **options)
+            with _quiet(is_local=Path(name).is_dir()):
+                return AutoModel.from_pretrained(name, config=encoder_config, **options)
 
         return _with_attention(make, encoder_config, config.encoder_attention, name)
     except Exception as error:  # what the library raises depends on what the files say
@@ -69,6 +72,19 @@ def encoder_states(
         input_ids=input_ids, attention_mask=attention_mask.long(), **types
     ).last_hidden_state
     return states
+
+
+@contextmanager
+def _quiet(*, is_local: bool) -> Iterator[None]:
+    """No bar for the second that a file on this disk takes; a download has one."""
+    if not is_local or not bars.is_progress_bar_enabled():
+        yield
+        return
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bar()
 
 
 def _with_attention(

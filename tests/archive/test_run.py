@@ -49,6 +49,7 @@ def tags(ids: list[int], **columns: Any) -> pa.Table:
         "existence": [{"type": "PER", "score": 0.5}],
         "image_status": "none",
         "text_status": "ok",
+        "text_read": 0,
         "retryable": False,
     }
     rows = [

@@ -125,7 +125,7 @@ def assert_equal(row: dict[str, Any], expected: TaggedPost) -> None:
         dict(expected.existence), abs=1e-5
     )
     assert (row["image_width"], row["image_height"]) == (expected.image_width, expected.image_height)
-    assert row["text_status"] == expected.text_status
+    assert (row["text_status"], row["text_read"]) == (expected.text_status, expected.text_read)
 
 
 @pytest.fixture(scope="module")
@@ -245,20 +245,30 @@ def test_lost_rows_are_no_success(tmp_path: Path, tiny_model: Path) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_other_queries_than_the_models_own(tmp_path: Path, tiny_model: Path) -> None:
     archive, output = str(tmp_path / "archive"), str(tmp_path / "tags")
-    write_archive(archive, [{"post_id": str(number), "text": post(number)} for number in range(12)])
+    texts = [post(number) for number in range(11)] + ["Ada met Linus in the city. " * 90]
+    write_archive(archive, [{"post_id": str(number), "text": text} for number, text in enumerate(texts)])
     queries = tmp_path / "queries.yaml"
     queries.write_text("- {type: Product, query: a product}\n- {type: Event, query: an event}\n")
-    config = SMALL.model_copy(update={"queries": str(queries)})
+    # And of a long text all is read, in windows.
+    config = SMALL.model_copy(update={"queries": str(queries), "long_texts": "windows"})
     plan = plan_tagging(config, str(tiny_model), archive, output)
     manifest = tag_archive(plan)
     tags = read_tags(output)
     assert [[one["type"] for one in row] for row in tags["existence"].to_pylist()] == [
         ["Product", "Event"]
     ] * 12
+    read = dict(zip(tags["post_id"].to_pylist(), tags["text_read"].to_pylist(), strict=True))
+    assert read == {str(number): len(text) for number, text in enumerate(texts)}
+    (long,) = (row["entities"] for row in tags.to_pylist() if row["post_id"] == "11")
+    assert max(entity["end"] for entity in long) > 1000
+    assert all(texts[11][one["start"] : one["end"]] == one["text"] for one in long)
     assert set(tags["model_id"].to_pylist()) == {plan.model_id} == {manifest["model_id"]}
     assert set(manifest["entities"]) == {"Product", "Event"}
     with pytest.raises(StorageError, match=r"holds another tagging run \(model_id: \S+ there, \S+ now\)"):
         plan_tagging(SMALL, str(tiny_model), archive, output)
+    for changes in ({"long_texts": "truncate"}, {"max_windows": 2}):
+        with pytest.raises(StorageError, match=r"\(long_texts: up to 64 windows there, .* now\)"):
+            plan_tagging(config.model_copy(update=changes), str(tiny_model), archive, output)
 
 
 def test_queries_that_cannot_be_asked(tmp_path: Path, tiny_model: Path) -> None:

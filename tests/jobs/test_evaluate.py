@@ -84,7 +84,9 @@ def test_a_place_that_cannot_be_written_is_named_before_the_scoring(tiny_model: 
         evaluate.main([*arguments, str(tmp_path / "a.json"), "--per-post", str(tmp_path / "file" / "b")])
 
 
-def test_what_is_missing_is_named(ray_cluster: None, tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_named_before_any_cluster(
+    no_cluster: None, tiny_model: Path, tmp_path: Path
+) -> None:
     output = ["--output", str(tmp_path / "scores.json")]
     with pytest.raises(DataError, match="test holds no Parquet files"):
         evaluate.main(["--model", str(tiny_model), "--data", str(tmp_path), *output])
