@@ -69,6 +69,7 @@ ORDER = (
     "model.decode",
     "model.optimization",
     "model.precision",
+    "model.inference",
     "model.files",
     "model.checkpoint",
     "tagger",

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import ray.data
 import ray.train
 import ray.train.torch
 import torch
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from mnerqg.config import Config, ModelConfig
 from mnerqg.config_files import load_config
 from mnerqg.datasets.prepared import read_posts
+from mnerqg.inputs.batch import Batch, made_ahead
 from mnerqg.inputs.examples import Example, table_to_examples
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io import storage
@@ -32,7 +34,7 @@ from mnerqg.model.checkpoint import (
     start_weights,
 )
 from mnerqg.model.files import WEIGHTS_FILE, publish_model
-from mnerqg.model.losses import JointLoss, LossBalance, loss_terms
+from mnerqg.model.losses import LossBalance, loss_terms
 from mnerqg.model.optimization import (
     build_optimizer,
     learning_rate_factor,
@@ -168,19 +170,21 @@ class _Worker:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         settings = self.config.train
         self.parallel.train()
-        totals = torch.zeros(len(_FIGURES))
+        # Stays on the device: reading a figure at each step would make the host wait for it each time.
+        totals = torch.zeros(len(_FIGURES), device=self.device)
+        figures = torch.ones_like(totals)
         started = said = time.monotonic()
         done = self.steps_done if epoch == self.first_epoch else 0
-        step, saved, balance, ask_at = done, done, 1.0, done + 2
+        step, saved, ask_at = done, done, done + 2
         # Of a resumed epoch the rest, in a new order: its first steps cannot be told from the others any more.
-        batches = islice(self._batches(epoch), self.steps - done if done else None)
-        for step, examples in enumerate(batches, start=done + 1):
+        rest = islice(
+            self._examples(ray.train.get_dataset_shard("train"), epoch), self.steps - done if done else None
+        )
+        for step, batch in enumerate(made_ahead(map(self._batch, rest)), start=done + 1):
             progress = progress_at(epoch, step, self.steps, settings.epochs)
             set_learning_rates(self.optimizer, learning_rate_factor(progress, settings.warmup))
-            loss, gradient_norm = self._step(examples)
-            balance = loss.balance
-            losses = (loss.value, loss.grounding, loss.existence, loss.spans)
-            totals += torch.tensor([*map(float, losses), balance, gradient_norm])
+            figures = self._step(batch.to(self.device))
+            totals += figures
             if step == done + 1:
                 started = said = time.monotonic()  # the first step waits for Ray Data to start
             pace = (time.monotonic() - started) / max(1, step - done - 1)
@@ -194,7 +198,10 @@ class _Worker:
                 # A few steps say little of the pace: no more are made until the next question than have been made.
                 ask_at += max(1, min(step - done, round(_SECONDS_BETWEEN_QUESTIONS / max(pace, 1e-3))))
         means = (totals / max(step - done, 1)).tolist()
-        return {**dict(zip(_FIGURES, means, strict=True)), "balance": balance}
+        return {
+            **dict(zip(_FIGURES, means, strict=True)),
+            "balance": float(figures[_FIGURES.index("mean_balance")]),
+        }
 
     def _say_progress(self, epoch: int, step: int, means: list[float], pace: float) -> None:
         _, grounding, existence, spans, balance, gradient_norm = means
@@ -204,9 +211,8 @@ class _Worker:
             f"{pace * max(0, self.steps - step) / 60:.1f} min left in this epoch"
         )
 
-    def _batches(self, epoch: int) -> Iterator[list[Example]]:
+    def _examples(self, shard: ray.data.DataIterator, epoch: int) -> Iterator[list[Example]]:
         """This worker's examples in batches of alike length: padding costs as much as words do."""
-        shard = ray.train.get_dataset_shard("train")
         shuffle = random.Random(f"{self.config.train.seed} {epoch}")
         side = self.config.model.image_side
         for table in shard.iter_batches(
@@ -218,9 +224,12 @@ class _Worker:
             for start in starts:
                 yield examples[start : start + self.batch_posts]
 
-    def _step(self, examples: list[Example]) -> tuple[JointLoss, float]:
-        """One optimizer step: its losses, and the norm of the gradient before it is clipped."""
-        batch = self.collate(examples, with_targets=True).to(self.device)
+    def _batch(self, examples: list[Example]) -> Batch:
+        batch = self.collate(examples, with_targets=True)
+        return batch.pinned() if self.device.type == "cuda" else batch
+
+    def _step(self, batch: Batch) -> torch.Tensor:
+        """One optimizer step and its `_FIGURES`, which like all in it stay on the device."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.parallel(batch)
         terms = loss_terms(output, batch)
@@ -229,7 +238,8 @@ class _Worker:
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
         self.optimizer.step()
-        return loss, float(norm)
+        losses = (loss.value, loss.grounding, loss.existence, loss.spans)
+        return torch.stack([*losses, loss.balance, norm])
 
     def _validate(self) -> dict[str, float]:
         """Exact scores, at the best span threshold where that is to be found; it goes into the models to be saved.
