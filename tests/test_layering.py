@@ -22,6 +22,7 @@ ORDER = (
     "queries",
     "boxes",
     "io.s3",
+    "io.local",
     "io.storage",
     "io.downloads",
     "io.parquet",
