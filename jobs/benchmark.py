@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--output {plan.output} holds a run; choose a new folder")
     if plan.archive.format != "parquet" or plan.archive.pictures not in ("uris", "none"):
         raise ConfigError(
-            f"--input {plan.archive.uri} is {plan.archive.format} with {plan.archive.pictures}; the plain loop "
+            f"--input {plan.archive.name} is {plan.archive.format} with {plan.archive.pictures}; the plain loop "
             "reads Parquet with image_uri, or without pictures"
         )
     plain_rows, plain_s = tag_plainly(plan, arguments.posts)

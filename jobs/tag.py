@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
         print(f"already done: run {plan.state.run_id} finished at {plan.state.manifest['finished']}")
         return
     print(
-        f"tagging {plan.archive.rows:,} posts of {plan.archive.uri} with the model {plan.model_id}",
+        f"tagging {plan.archive.rows:,} posts of {plan.archive.name} with the model {plan.model_id}",
         flush=True,
     )
     ray.init(ignore_reinit_error=True)

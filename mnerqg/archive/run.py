@@ -73,12 +73,14 @@ def asked(model_id: str, archive: Archive, settings: Mapping[str, Any], base: st
         settings: of those of the configuration that decide what a row says, JSON values.
         base: URI of the run that this one repairs (`--retry-failed`).
     """
-    files = json.dumps([(entry.uri, entry.size) for entry in archive.files])
+    # Damaged files count, left out or not: that they are left out now is no other run.
+    entries = sorted([*archive.files, *(one.entry for one in archive.left_out)], key=lambda entry: entry.uri)
+    files = json.dumps([(entry.uri, entry.size) for entry in entries])
     return {
         "model_id": model_id,
-        "archive": archive.uri,
-        "rows": archive.rows,
-        "files": {"count": len(archive.files), "digest": hashlib.sha256(files.encode()).hexdigest()[:16]},
+        "archive": list(archive.uris),
+        "rows": archive.rows + sum(one.rows for one in archive.left_out),
+        "files": {"count": len(entries), "digest": hashlib.sha256(files.encode()).hexdigest()[:16]},
         **settings,
         "retry_failed": base,
     }
@@ -227,7 +229,7 @@ def finish(
     if counts.rows != archive.rows or doubles:
         raise RunError(
             f"{output} holds {counts.rows:,} rows ({doubles:,} of them double) for the {archive.rows:,} posts of "
-            f"{archive.uri}; the run is not marked as finished: run the same command again, and if that "
+            f"{archive.name}; the run is not marked as finished: run the same command again, and if that "
             "does not help, with --restart"
         )
     failure = judge(counts, max_failed)

@@ -207,7 +207,7 @@ def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
 def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Dataset:
     config, columns, archive = plan.config, plan.config.columns, plan.archive
     task_cpus = resources.cpus_per_task
-    posts = read_archive(archive, columns, num_cpus=task_cpus)
+    posts = read_archive(archive, num_cpus=task_cpus)
     if len(job.done):
         posts = posts.map_batches(
             LeaveOut(ray.put(job.done)), batch_format="pyarrow", batch_size=None, num_cpus=task_cpus

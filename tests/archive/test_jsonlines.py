@@ -16,8 +16,8 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mnerqg.archive.files import JSON_LINES
 from mnerqg.archive.jsonlines import (
-    ENDINGS,
     LINE_ERROR,
     MAX_LINE_BYTES,
     Layout,
@@ -351,7 +351,7 @@ POSTS = st.lists(
     posts=POSTS,
     ascii_only=st.booleans(),
     end=st.sampled_from(["\n", "\r\n", "\n\n", "\n \n"]),
-    ending=st.sampled_from(ENDINGS),
+    ending=st.sampled_from(JSON_LINES),
     rows_per_table=st.integers(1, 5),
 )
 def test_posts_come_back(

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnerqg.archive.counts import TagCounts
+from mnerqg.archive.parquet_files import ParquetLayout
 from mnerqg.archive.reading import Archive
 from mnerqg.archive.run import (
     MANIFEST_FILE,
@@ -30,13 +31,14 @@ from mnerqg.io import storage
 from mnerqg.schema import tags_schema
 
 ARCHIVE = Archive(
-    uri="a",
-    folder="a",
+    uris=("a",),
+    folders=("a",),
     files=(storage.FileEntry("a/0.parquet", 9),),
     rows=6,
     format="parquet",
     pictures="none",
     pass_through=(),
+    layout=ParquetLayout(()),
 )
 ASKED = asked("m", ARCHIVE, {"pictures": {"max_bytes": 9}}, None)
 

@@ -1,5 +1,6 @@
 import os
 import pickle
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
