@@ -214,7 +214,7 @@ def test_globs(base: str, pattern: str, found: list[str]) -> None:
     archive = open_archive(uri, ColumnsConfig())
     assert names(archive) == found
     assert archive.rows == 2 * len(found)
-    assert archive.uri == uri
+    assert archive.uris == (uri,)
     depth = next(n for n, part in enumerate(pattern.split("/")) if set(part) & set("*?["))
     assert archive.folders[0] == storage.join(base, *pattern.split("/")[:depth])
 

@@ -420,7 +420,7 @@ def test_a_plan_does_not_depend_on_where_posts_are_counted(
     config = SMALL.model_copy(update={"columns": ColumnsConfig(pass_through=("likes",))})
     arguments = (config, str(tiny_model), str(tmp_path / "archive"), str(tmp_path / "tags"))
     small = plan_tagging(*arguments)
-    monkeypatch.setattr(reading, "_SCANNED_HERE_BYTES", 0)
+    monkeypatch.setattr(reading, "_READ_HERE_BYTES", 0)
     assert plan_tagging(*arguments) == small
     assert small.archive.rows == 81
 

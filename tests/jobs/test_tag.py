@@ -179,9 +179,10 @@ def test_bad_files(tiny_model: Path, archive: Path, tmp_path: Path) -> None:
     check_refusal(arguments(tiny_model, tmp_path / "empty", tags), "holds no ")
     (archive / "z.parquet").write_bytes(b"post_id,text\n")
     check_refusal(arguments(tiny_model, archive, tags), r"z\.parquet is not readable as Parquet")
-    pq.write_table(table(post_id=[1, 2, 3]), archive / "z.parquet")
+    pq.write_table(table(lang=[1, 2, 3]), archive / "z.parquet")
     check_refusal(
-        arguments(tiny_model, archive, tags), r"z\.parquet: the column post_id holds int64, but string"
+        arguments(tiny_model, archive, tags, "--columns.pass_through", "[lang]"),
+        r"z\.parquet: the column lang holds int64, but string in .*posts\.parquet, and no type holds both; tag the files",
     )
     pq.write_table(table().drop_columns(["text"]), archive / "z.parquet")
     check_refusal(arguments(tiny_model, archive, tags), r"z\.parquet has no column text")
