@@ -13,13 +13,15 @@ from typing import Any
 
 import ray
 
-from mnerqg.archive.run import MANIFEST_FILE
+from mnerqg.archive.run import MANIFEST_FILE, tags_of
 from mnerqg.cli import format_table, job_parser, run
 from mnerqg.config_files import load_file
 from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
+
+_SHOWN_FILES = 5
 
 
 def main(argv: list[str]) -> None:
@@ -33,7 +35,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--input",
         required=True,
-        help="archive: file, folder or glob of Parquet or JSON Lines (plain, .gz, .zst), local or s3://",
+        action="append",
+        help="archive: file, folder or glob of Parquet or JSON Lines (plain, .gz, .zst), local or s3://; "
+        "given several times, all are one archive",
     )
     parser.add_argument("--output", required=True, help="folder for the tags, local or s3://")
     parser.add_argument("--config", type=Path, help="YAML of settings")
@@ -46,6 +50,11 @@ def main(argv: list[str]) -> None:
         metavar="RUN",
         help="tag again only the rows of this run whose pictures failed for a passing reason, take over the others",
     )
+    parser.add_argument(
+        "--skip-damaged",
+        action="store_true",
+        help="leave files out that are damaged, and count them; reads Parquet through before it begins",
+    )
     arguments, overrides = parser.parse_known_args(argv)
     config = load_file(TagConfig, arguments.config, overrides)
     logging.basicConfig(format="%(asctime)s %(message)s")
@@ -57,6 +66,7 @@ def main(argv: list[str]) -> None:
         arguments.output,
         restart=arguments.restart,
         retry_failed=arguments.retry_failed,
+        skip_damaged=arguments.skip_damaged,
     )
     if plan.state.manifest is not None:
         print(format_summary(tag_archive(plan)))
@@ -86,6 +96,7 @@ def format_plan(plan: TagPlan, resources: Resources) -> str:
     rows = [
         ("posts", f"{archive.rows:,}"),
         ("files", f"{len(archive.files):,} ({archive.format})"),
+        *([("files left out", f"{len(archive.left_out):,}")] if archive.left_out else []),
         ("bytes", f"{sum(entry.size for entry in archive.files):,}"),
         ("pictures", read),
         (
@@ -115,11 +126,13 @@ def _begin(plan: TagPlan) -> str:
 
 def format_summary(manifest: dict[str, Any]) -> str:
     """The manifest for a person: counts by status and type, pace, and where the files lie."""
-    busy = manifest["model_busy"]
+    busy, left_out = manifest["model_busy"], manifest["files_left_out"]
     rows = [
         ("posts", f"{manifest['rows']:,}"),
         ("rows with an error", f"{manifest['rows_with_error']:,}"),
         ("rows worth a retry", f"{manifest['rows_retryable']:,}"),
+        ("rows not read", f"{manifest['rows_unread']:,}"),
+        *([("files left out", f"{len(left_out):,}")] if left_out else []),
         *_counts("text", manifest["text_status"]),
         *_counts("picture", manifest["image_status"]),
         *_counts("entities", manifest["entities"]),
@@ -135,7 +148,8 @@ def format_summary(manifest: dict[str, Any]) -> str:
             "",
             format_table(rows),
             *(["errors:", *reasons] if reasons else []),
-            f"\nrun {manifest['run_id']}, {len(manifest['files'])} file(s): {output}/",
+            *(["left out:", *(f"  {one['reason']}" for one in left_out[:_SHOWN_FILES])] if left_out else []),
+            f"\nrun {manifest['run_id']}, {len(manifest['files'])} file(s): {tags_of(output)}/",
             f"summary: {output}/{MANIFEST_FILE}",
         ]
     )

@@ -44,6 +44,8 @@ MAX_LINE_BYTES = 16 * 2**20
 LINE_ERROR = "mnerqg:line_error"
 """The column that says what is wrong with a row's line, null where nothing is."""
 
+_MENDED = "mended: "
+"""How an error begins that cost nothing but characters; any other says that something was not read (`counts`)."""
 _SAMPLE_LINES = 1000
 _MAX_KEYS = 100
 _PLAIN = re.compile(r"[A-Za-z0-9 _.:@#$-]*")
@@ -275,7 +277,7 @@ def _number_or_text(text: str, kind: Kind) -> Any:
 def _row(number: int, content: bytes | None, path: str, layout: Layout, folders: _FolderValues) -> list[Any]:
     """The values of the layout's columns, then the error."""
     post, text, wrong = _parse(content)
-    problems = [f"line {number} {wrong}"] if wrong else []
+    problems = [f"{_MENDED if post else ''}line {number} {wrong}"] if wrong else []
     written: dict[str, str] = {}
     values: list[Any] = []
     for name, kind in layout.columns:
@@ -290,7 +292,8 @@ def _row(number: int, content: bytes | None, path: str, layout: Layout, folders:
             try:
                 value = READERS[kind](value)
             except UnfitError as unfit:
-                problems.append(f"line {number}: {name} {unfit}")
+                mended = "" if unfit.usable is None else _MENDED
+                problems.append(f"{mended}line {number}: {name} {unfit}")
                 value = unfit.usable
         values.append(value)
     # The file, since the row may not even have an id by which the line could be found.
