@@ -8,7 +8,6 @@ archive's own folder. Relative URIs lie below the first.
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,6 +19,7 @@ from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
+from mnerqg.places import local_place, place
 
 _SHOWN_FILES = 5
 
@@ -31,22 +31,24 @@ def main(argv: list[str]) -> None:
         MnerqgError: model, archive, output or cluster are not as they should be, or the run failed.
     """
     parser = job_parser("jobs/tag.py", __doc__, TagConfig)
-    parser.add_argument("--model", required=True, help="model directory, local or s3://")
+    parser.add_argument("--model", type=place, required=True, help="model directory, local or s3://")
     parser.add_argument(
         "--input",
+        type=place,
         required=True,
         action="append",
         help="archive: file, folder or glob of Parquet or JSON Lines (plain, .gz, .zst), local or s3://; "
         "given several times, all are one archive",
     )
-    parser.add_argument("--output", required=True, help="folder for the tags, local or s3://")
-    parser.add_argument("--config", type=Path, help="YAML of settings")
+    parser.add_argument("--output", type=place, required=True, help="folder for the tags, local or s3://")
+    parser.add_argument("--config", type=local_place, help="YAML of settings")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     parser.add_argument(
         "--restart", action="store_true", help="throw away what an unfinished run left in --output"
     )
     parser.add_argument(
         "--retry-failed",
+        type=place,
         metavar="RUN",
         help="tag again only the rows of this run whose pictures failed for a passing reason, take over the others",
     )
