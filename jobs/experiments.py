@@ -14,11 +14,8 @@ the data to DIR/labelled. Manual boxes are what every system is scored against.
 import argparse
 from pathlib import Path
 
-import ray
-
 from mnerqg.cli import job_parser, run
 from mnerqg.config import Config
-from mnerqg.distributed.experiments import Experiment, make_table, plan_table
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
 from mnerqg.places import local_place, place
@@ -65,6 +62,12 @@ def main(argv: list[str]) -> None:
         MnerqgError: recipe, settings, datasets or labeller are not as they should be, or a run failed.
     """
     arguments, overrides = parse_arguments(argv)
+
+    # Here, for the help and a wrong setting need not wait for them.
+    import ray
+
+    from mnerqg.distributed.experiments import Experiment, make_table, plan_table
+
     table = TABLES[f"table{arguments.table}" if arguments.table else f"figure{arguments.figure}"]
     experiment = Experiment(
         table=table,

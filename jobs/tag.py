@@ -8,18 +8,17 @@ archive's own folder. Relative URIs lie below the first.
 """
 
 import logging
-from typing import Any
-
-import ray
+from typing import TYPE_CHECKING, Any
 
 from mnerqg.archive.run import MANIFEST_FILE, tags_of
 from mnerqg.cli import format_table, job_parser, run
 from mnerqg.config_files import load_file
 from mnerqg.config_jobs import TagConfig
-from mnerqg.distributed.tagging import tag_archive
-from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
-from mnerqg.distributed.tagging_resources import Resources, plan_resources
 from mnerqg.places import local_place, place
+
+if TYPE_CHECKING:
+    from mnerqg.distributed.tagging_plan import TagPlan
+    from mnerqg.distributed.tagging_resources import Resources
 
 _SHOWN_FILES = 5
 
@@ -59,6 +58,14 @@ def main(argv: list[str]) -> None:
     )
     arguments, overrides = parser.parse_known_args(argv)
     config = load_file(TagConfig, arguments.config, overrides)
+
+    # Here, for the help and a wrong setting need not wait for them.
+    import ray
+
+    from mnerqg.distributed.tagging import tag_archive
+    from mnerqg.distributed.tagging_plan import plan_tagging
+    from mnerqg.distributed.tagging_resources import plan_resources
+
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("mnerqg").setLevel(logging.INFO)
     plan = plan_tagging(
@@ -85,7 +92,7 @@ def main(argv: list[str]) -> None:
     print(format_summary(tag_archive(plan)))
 
 
-def format_plan(plan: TagPlan, resources: Resources) -> str:
+def format_plan(plan: "TagPlan", resources: "Resources") -> str:
     """What a run would do, for a person."""
     archive, pictures = plan.archive, plan.pictures
     actors = f"{resources.min_actors} to {resources.max_actors}"
@@ -120,7 +127,7 @@ def format_plan(plan: TagPlan, resources: Resources) -> str:
     return f"{format_table(rows, figures=False)}\ndry run: nothing was done"
 
 
-def _begin(plan: TagPlan) -> str:
+def _begin(plan: "TagPlan") -> str:
     if plan.state.run_id is None:
         return "a new run"
     return f"{'starts over' if plan.restart else 'goes on with'} run {plan.state.run_id}"

@@ -142,10 +142,15 @@ def _whole(
         if not isinstance(result, DataError):
             whole.append(result)
         elif skip_damaged:
-            left_out.append(LeftOut(entry, 0, str(result)))
+            left_out.append(LeftOut(entry, 0, _reason(result)))
         else:
             raise result
     return whole, left_out
+
+
+def _reason(error: DataError) -> str:
+    """What is wrong with a file, without what to do about it."""
+    return str(error).rpartition("; ")[0] or str(error)
 
 
 def _no_posts(asked: _Asked, left_out: Sequence[LeftOut], what: str) -> DataError:
@@ -225,7 +230,7 @@ def _read_through(asked: _Asked, facts: Sequence[ParquetFacts], layout: ParquetL
     reasons: dict[storage.FileEntry, str] = {}
     for piece, error in zip(pieces, errors, strict=True):
         if error is not None:
-            reasons.setdefault(piece.entry, str(error))
+            reasons.setdefault(piece.entry, _reason(error))
     return [LeftOut(one.entry, one.rows, reasons[one.entry]) for one in facts if one.entry in reasons]
 
 

@@ -21,7 +21,7 @@ import ray.data
 
 from mnerqg.archive import run as tag_run
 from mnerqg.archive.run import RowHashes
-from mnerqg.distributed.failures import first_cause, innermost
+from mnerqg.distributed.failures import data_error, first_cause, keep_tracebacks_in_the_log
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.short_queues import bound_queues
 from mnerqg.distributed.sources import read_archive
@@ -62,6 +62,7 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
     """
     if plan.state.manifest is not None:
         return plan.state.manifest
+    keep_tracebacks_in_the_log()
     resources = plan_resources(plan.config, ray.cluster_resources())
     folder = tag_run.tags_folder(plan.output)
     notes = {
@@ -120,7 +121,7 @@ def _tag_missing_rows(
         try:
             _write(plan, resources, _Job(run_id, done, load_tagger, report))
         except Exception as error:  # Ray raises its own, pyarrow's and, disguised, the stages' errors
-            if isinstance(cause := innermost(error), DataError):
+            if (cause := data_error(error)) is not None:
                 raise DataError(
                     f"{cause}; run {run_id} is not finished, and what it has written is safe"
                 ) from error
