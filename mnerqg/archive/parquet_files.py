@@ -3,12 +3,10 @@
 Only the columns that are used are looked at, before the run (`look_at`) and in it (`read_tables`).
 """
 
-import contextlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mnerqg.archive.column_types import converted
 from mnerqg.archive.files import path_values
@@ -85,43 +83,17 @@ def look_at(entry: storage.FileEntry, names: Collection[str]) -> ParquetFacts:
 
     Raises:
         StorageError: the file cannot be read.
-        DataError: it is no whole Parquet, or such a column is compressed in a way that is not known here.
+        DataError: it is no whole Parquet.
     """
-    footer, signed = read_footer(entry)
-    try:
-        schema = footer.schema.to_arrow_schema()
-    except pa.ArrowException as error:
-        raise DataError(
-            f"{entry.uri} has columns that Arrow does not know ({one_line(error)}); remove or replace the file"
-        ) from None
+    footer, schema, signed = read_footer(entry)
+    paths = [footer.schema.column(number).path for number in range(footer.num_columns)]
+    used = [number for number, path in enumerate(paths) if path in names or path.partition(".")[0] in names]
     groups = []
     for number in range(footer.num_row_groups):
         group = footer.row_group(number)
-        size = group.total_byte_size if signed else _used_bytes(entry.uri, group, names)
-        groups.append((group.num_rows, size))
+        sizes = [group.column(column).total_uncompressed_size for column in used] if not signed else []
+        groups.append((group.num_rows, group.total_byte_size if signed else sum(sizes)))
     return ParquetFacts(entry, schema, tuple(groups), sum(rows for rows, _ in groups), signed)
-
-
-def _used_bytes(uri: str, group: pq.RowGroupMetaData, names: Collection[str]) -> int:
-    size = 0
-    for number in range(group.num_columns):
-        column = group.column(number)
-        name = column.path_in_schema
-        if name not in names and name.partition(".")[0] not in names:
-            continue
-        if not _is_known(column.compression):
-            raise DataError(
-                f"{uri}: the column {name} is compressed with {column.compression}, which is not known here; "
-                "write the file with zstd or snappy"
-            )
-        size += column.total_uncompressed_size
-    return size
-
-
-def _is_known(codec: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return codec == "UNCOMPRESSED" or bool(pa.Codec.is_available(codec.lower()))
-    return False
 
 
 def check_encryption(facts: ParquetFacts, names: Collection[str]) -> None:
@@ -170,7 +142,8 @@ def read_tables(piece: Piece, layout: ParquetLayout) -> Iterator[pa.Table]:
 
     Raises:
         StorageError: the store does not give the file.
-        DataError: a row group is damaged; the message names it, and the cause.
+        DataError: a row group is damaged, or compressed in a way that Arrow does not know; the message names it, and
+            the cause.
     """
     place = piece.start
     with open_parquet(piece.entry, remedy=_REMEDY) as file:
@@ -191,7 +164,7 @@ def read_tables(piece: Piece, layout: ParquetLayout) -> Iterator[pa.Table]:
 
 
 def _damaged(uri: str, group: int, cause: str) -> DataError:
-    return DataError(f"{uri}: row group {group} is damaged ({cause}); {_REMEDY}")
+    return DataError(f"{uri}: row group {group} cannot be read ({cause}); {_REMEDY}")
 
 
 def _table(batch: pa.RecordBatch, uri: str, start: int, layout: ParquetLayout) -> pa.Table:

@@ -54,14 +54,18 @@ def _opened(entry: storage.FileEntry, remedy: str) -> Iterator[tuple[pq.ParquetF
         raise DataError(f"{entry.uri} is not readable as Parquet ({one_line(error)}); {remedy}") from None
 
 
-def read_footer(entry: storage.FileEntry) -> tuple[pq.FileMetaData, bool]:
-    """The footer of a file, and whether some columns are encrypted though it is not; errors as of `open_parquet`.
+def read_footer(entry: storage.FileEntry) -> tuple[pq.FileMetaData, pa.Schema, bool]:
+    """The footer of a file, the schema in it, and whether some columns are encrypted though it is not.
+
+    Errors as of `open_parquet`.
 
     To ask Arrow for the metadata of an encrypted column of such a file ends the process; to read it is an error.
     """
     with _opened(entry, "remove or replace the file") as (file, ranges):
         length = int.from_bytes(ranges.tail[:4], "little")
-        return file.metadata, length == file.metadata.serialized_size + _SIGNATURE_BYTES
+        signed = length == file.metadata.serialized_size + _SIGNATURE_BYTES
+        # Not the metadata's own: it does not know extension types, such as UUIDs.
+        return file.metadata, file.schema_arrow, signed
 
 
 def count_rows(entry: storage.FileEntry) -> int:
