@@ -18,6 +18,7 @@ from mnerqg.cli import format_table, job_parser, run
 from mnerqg.demo.ambiguous import write_ambiguous
 from mnerqg.demo.world import ARCHIVE_POSTS, SPLIT_POSTS, write_world
 from mnerqg.errors import ConfigError, RunError
+from mnerqg.places import local_place
 
 JOBS = Path(__file__).parent
 
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
     parser = job_parser("jobs/demo.py", __doc__)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=local_place,
         default=Path("demo_output"),
         metavar="DIR",
         help="folder to write (default: demo_output)",
@@ -116,4 +117,4 @@ def _summarise(output: Path, model: Path, scores_file: Path, tags: Path, seconds
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="run it again: the world is the same, and training begins anew")

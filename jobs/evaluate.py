@@ -12,6 +12,7 @@ from mnerqg.config_files import load_config
 from mnerqg.config_jobs import ActorsConfig
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
+from mnerqg.places import place
 from mnerqg.scoring.metrics import PICTURES, Pictures
 
 
@@ -22,12 +23,15 @@ def main(argv: list[str]) -> None:
         MnerqgError: model, dataset, settings or outputs are not as they should be.
     """
     parser = job_parser("jobs/evaluate.py", __doc__, ActorsConfig, config=False)
-    parser.add_argument("--model", required=True, help="model directory, local or s3://")
-    parser.add_argument("--data", required=True, help="prepared dataset, local or s3://")
+    parser.add_argument("--model", type=place, required=True, help="model directory, local or s3://")
+    parser.add_argument("--data", type=place, required=True, help="prepared dataset, local or s3://")
     parser.add_argument("--split", default="test", help="train, valid or test")
-    parser.add_argument("--output", required=True, help="JSON file to write, local or s3://")
+    parser.add_argument("--output", type=place, required=True, help="JSON file to write, local or s3://")
     parser.add_argument(
-        "--per-post", metavar="F.parquet", help="write counts a post and type, too, local or s3://"
+        "--per-post",
+        type=place,
+        metavar="F.parquet",
+        help="write counts a post and type, too, local or s3://",
     )
     parser.add_argument(
         "--pictures",
@@ -82,4 +86,4 @@ def format_scores(scores: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="nothing is written before all is scored: run the same command again")

@@ -10,6 +10,7 @@ from typing import Any
 from mnerqg.cli import format_columns, job_parser, run
 from mnerqg.config_files import load_config
 from mnerqg.config_jobs import ActorsConfig
+from mnerqg.places import place
 
 
 def main(argv: list[str]) -> None:
@@ -20,10 +21,12 @@ def main(argv: list[str]) -> None:
     """
     parser = job_parser("jobs/label.py", __doc__, ActorsConfig, config=False)
     parser.add_argument(
-        "--model", required=True, help="model directory with a grounding head, local or s3://"
+        "--model", type=place, required=True, help="model directory with a grounding head, local or s3://"
     )
-    parser.add_argument("--data", required=True, help="prepared dataset, local or s3://")
-    parser.add_argument("--output", required=True, help="folder for the labelled dataset, local or s3://")
+    parser.add_argument("--data", type=place, required=True, help="prepared dataset, local or s3://")
+    parser.add_argument(
+        "--output", type=place, required=True, help="folder for the labelled dataset, local or s3://"
+    )
     arguments, overrides = parser.parse_known_args(argv)
     config = load_config(ActorsConfig, "", overrides, source="the command line")
 

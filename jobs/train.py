@@ -10,6 +10,7 @@ from mnerqg.cli import job_parser, run
 from mnerqg.config import Config
 from mnerqg.config_files import load_files
 from mnerqg.errors import ConfigError
+from mnerqg.places import local_place, place
 
 
 def main(argv: list[str]) -> None:
@@ -23,11 +24,13 @@ def main(argv: list[str]) -> None:
         "--config",
         required=True,
         action="append",
-        type=Path,
+        type=local_place,
         help="recipe, such as jobs/configs/paper.yaml; later ones override earlier ones key by key",
     )
-    parser.add_argument("--data", required=True, help="prepared dataset (jobs/prepare.py), local or s3://")
-    parser.add_argument("--output", required=True, help="folder of this run, local or s3://")
+    parser.add_argument(
+        "--data", type=place, required=True, help="prepared dataset (jobs/prepare.py), local or s3://"
+    )
+    parser.add_argument("--output", type=place, required=True, help="folder of this run, local or s3://")
     arguments, overrides = parser.parse_known_args(argv)
     for path in arguments.config:
         if not path.is_file():

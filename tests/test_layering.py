@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "errors",
+    "places",
     "cli",
     "schema",
     "config_types",
@@ -22,6 +23,7 @@ ORDER = (
     "queries",
     "boxes",
     "io.s3",
+    "io.local",
     "io.storage",
     "io.downloads",
     "io.parquet",
@@ -48,7 +50,12 @@ ORDER = (
     "datasets.flickr30k_captions",
     "datasets.flickr30k",
     "archive.json_values",
+    "archive.files",
     "archive.jsonlines",
+    "archive.column_types",
+    "archive.columns",
+    "archive.parquet_files",
+    "archive.parquet_columns",
     "archive.reading",
     "archive.counts",
     "archive.run",

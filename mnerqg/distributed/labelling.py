@@ -102,7 +102,7 @@ def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str,
 def _resolved(uri: str) -> str:
     """The same folder has the same name, however it is written: none is written to in the place of another."""
     place = storage.locate(uri)
-    return str(place.resolve()) if isinstance(place, Path) else uri
+    return str(place.resolve()) if isinstance(place, Path) else storage.absolute(uri)
 
 
 def _check_types(types: Sequence[str], data: str, splits: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ import ray.data
 
 from mnerqg.archive import run as tag_run
 from mnerqg.archive.run import RowHashes
-from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.failures import data_error, first_cause, keep_tracebacks_in_the_log
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.short_queues import bound_queues
 from mnerqg.distributed.sources import read_archive
@@ -29,7 +29,7 @@ from mnerqg.distributed.tag_monitor import Report, started_monitor
 from mnerqg.distributed.tagging_plan import TagPlan
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
 from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, TagPosts, TagSettings
-from mnerqg.errors import RunError
+from mnerqg.errors import DataError, RunError
 from mnerqg.io import storage
 from mnerqg.schema import ROW_HASH
 
@@ -56,11 +56,13 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
     Raises:
         ConfigError: the cluster is too small for the stages.
         StorageError: the output cannot be read or written.
+        DataError: a file of the archive is damaged where only its rows show it.
         RunError: another job is writing there, the run failed, rows out are not rows in, or too many pictures failed;
             nothing is marked as finished.
     """
     if plan.state.manifest is not None:
         return plan.state.manifest
+    keep_tracebacks_in_the_log()
     resources = plan_resources(plan.config, ray.cluster_resources())
     folder = tag_run.tags_folder(plan.output)
     notes = {
@@ -105,7 +107,7 @@ def _tag_missing_rows(
     """
     tagged = 0
     for passes in itertools.count():
-        done = tag_run.reconcile(plan.output)
+        done = tag_run.reconcile(plan.output, plan.archive.left_out)
         missing = plan.archive.rows - len(done)
         logger.info(
             "run %s: %s posts to tag, %s done before, into %s",
@@ -119,6 +121,10 @@ def _tag_missing_rows(
         try:
             _write(plan, resources, _Job(run_id, done, load_tagger, report))
         except Exception as error:  # Ray raises its own, pyarrow's and, disguised, the stages' errors
+            if (cause := data_error(error)) is not None:
+                raise DataError(
+                    f"{cause}; run {run_id} is not finished, and what it has written is safe"
+                ) from error
             raise RunError(
                 f"run {run_id}: tagging failed: {first_cause(error)}; what is written is safe: run the same "
                 "command again"
@@ -152,7 +158,7 @@ class LeaveOut:
 
 def _write(plan: TagPlan, resources: Resources, job: _Job) -> None:
     config, columns = plan.config, plan.config.columns
-    filesystem, path = storage.filesystem(plan.output)
+    filesystem, path = storage.filesystem(tag_run.tags_of(plan.output))
     rows_per_file = config.min_rows_per_file or min(max(plan.archive.rows // 32, 1_000), 20_000)
     rows_per_file = min(rows_per_file, config.max_rows_per_file)
     with ray.data.DataContext.current(_context(resources)):
@@ -208,7 +214,7 @@ def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
 def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Dataset:
     config, columns, archive = plan.config, plan.config.columns, plan.archive
     task_cpus = resources.cpus_per_task
-    posts = read_archive(archive, columns, num_cpus=task_cpus)
+    posts = read_archive(archive, num_cpus=task_cpus)
     if len(job.done):
         posts = posts.map_batches(
             LeaveOut(ray.put(job.done)), batch_format="pyarrow", batch_size=None, num_cpus=task_cpus

@@ -33,6 +33,8 @@ CONFIG_FILE = "config.yaml"
 QUERIES_FILE = "queries.yaml"
 ENCODER_FOLDER = "encoder"
 METRICS_FILE = "metrics.json"
+BEST_FOLDER = "best"
+"""Of a training run: the model that was the best one of its kind."""
 _DIGESTED = (WEIGHTS_FILE, CONFIG_FILE, QUERIES_FILE)
 
 
@@ -55,6 +57,8 @@ def check_model(uri: str, asked: tuple[EntityQuery, ...] | None = None) -> Model
         ModelError: a file missing or damaged, another format version, or queries that it cannot be asked.
         StorageError: the URI cannot be read.
     """
+    if not is_model(uri) and is_model(best := storage.join(uri, BEST_FOLDER)):
+        raise ModelError(f"{uri} is a training run, and no model; give one of its models, such as {best}")
     directory = download_directory(uri)
     for name in (
         MANIFEST_FILE,
