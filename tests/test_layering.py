@@ -71,6 +71,8 @@ ORDER = (
     "model.files",
     "model.checkpoint",
     "tagger",
+    "show",
+    "__main__",
     "scoring.metrics",
     "scoring.score",
     "scoring.significance",
