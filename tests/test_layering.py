@@ -90,6 +90,7 @@ ORDER = (
     "distributed.sources",
     "distributed.picture_stages",
     "distributed.encoding",
+    "distributed.scalars",
     "distributed.train_worker",
     "distributed.training",
     "distributed.evaluation",
