@@ -9,15 +9,16 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
 
-from mnerqg.cli import job_parser, run
+from mnerqg.cli import add_verbose, job_parser, run
 from mnerqg.config_files import load_file
 from mnerqg.config_jobs import TagConfig
+from mnerqg.distributed.session import connect
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
 from mnerqg.errors import ConfigError
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, help="new folder for the tags of the run on Ray")
     parser.add_argument("--posts", type=int, default=1000, help="posts of the plain loop")
     parser.add_argument("--config", type=Path, help="YAML of settings")
+    add_verbose(parser)
     arguments, overrides = parser.parse_known_args(argv)
     config = load_file(TagConfig, arguments.config, overrides)
     plan = plan_tagging(config, arguments.model, arguments.input, arguments.output)
@@ -56,7 +58,7 @@ def main(argv: list[str]) -> None:
         flush=True,
     )
     started = time.monotonic()
-    ray.init(ignore_reinit_error=True)
+    connect(verbose=arguments.verbose)
     first = FirstFile(plan.output, started)
     manifest = tag_archive(plan)
     total_s = time.monotonic() - started
@@ -127,5 +129,7 @@ class FirstFile:
         }
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

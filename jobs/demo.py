@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -106,5 +107,7 @@ def _summarise(output: Path, model: Path, scores_file: Path, tags: Path, seconds
     print(format_table([(name, str(place)) for name, place in places], figures=False, indent="  "))
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

@@ -4,9 +4,10 @@ Prints the table and writes it as JSON. Every row of the split is scored exactly
 writes what every post adds to the scores, for tests of one system against another.
 """
 
+from functools import partial
 from typing import Any
 
-from mnerqg.cli import format_table, job_parser, run
+from mnerqg.cli import add_verbose, format_table, job_parser, run
 from mnerqg.config_files import load_config
 from mnerqg.config_jobs import ActorsConfig
 from mnerqg.io import storage
@@ -26,17 +27,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--per-post", metavar="F.parquet", help="write counts a post and type, too, local or s3://"
     )
+    add_verbose(parser)
     arguments, overrides = parser.parse_known_args(argv)
     config = load_config(ActorsConfig, "", overrides)
     for uri in filter(None, (arguments.output, arguments.per_post)):  # before all the scoring, not after it
         storage.check_writable(storage.absolute(uri).rpartition("/")[0])
 
     # Here, for the help and a wrong setting need not wait for them.
-    import ray
-
     from mnerqg.distributed.evaluation import evaluate, write_per_post, write_scores
+    from mnerqg.distributed.session import connect
 
-    ray.init(ignore_reinit_error=True)
+    connect(verbose=arguments.verbose)
     scores, per_post = evaluate(arguments.model, arguments.data, arguments.split, config)
     if arguments.per_post is not None:
         write_per_post(arguments.per_post, per_post)
@@ -65,5 +66,7 @@ def format_scores(scores: dict[str, Any]) -> str:
     return f"{head}\n{format_table(figures, indent='  ')}"
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

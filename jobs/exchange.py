@@ -9,6 +9,7 @@ left out.
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 from mnerqg.cli import HelpFormatter, format_columns, format_table, job_parser, run
@@ -151,5 +152,7 @@ def _shown(lines: Sequence[str]) -> list[str]:
     return [*lines[:_PRINTED], *([f"… and {rest:,} more in summary.json"] if rest > 0 else [])]
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

@@ -12,13 +12,14 @@ the data to DIR/labelled. Manual boxes are what every system is scored against.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
-import ray
-
-from mnerqg.cli import job_parser, run
+from mnerqg.cli import add_verbose, job_parser, run
 from mnerqg.config import Config
+from mnerqg.config_files import find_recipe
 from mnerqg.distributed.experiments import Experiment, make_table, plan_table
+from mnerqg.distributed.session import connect
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
 from mnerqg.scoring.paper import DATASETS
@@ -46,6 +47,7 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--paper", choices=DATASETS, help="print the paper's figures on this dataset, too")
     parser.add_argument("--labeller", metavar="MODEL", help="model directory that gives the weak boxes")
     parser.add_argument("--phrases", metavar="URI", help="prepared phrase dataset the labeller begins with")
+    add_verbose(parser)
     return parser.parse_known_args(argv)
 
 
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> None:
     experiment = Experiment(
         table=table,
         split=arguments.split or table.split,
-        recipes=arguments.config,
+        recipes=[find_recipe(path, CONFIGS) for path in arguments.config],
         settings=overrides,
         seeds=parse_seeds(arguments.seeds),
         configs=CONFIGS,
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> None:
         phrases=arguments.phrases,
     )
     plan = plan_table(experiment)
-    ray.init(ignore_reinit_error=True)
+    connect(verbose=arguments.verbose)
     markdown = make_table(plan, arguments.paper)
     print(f"\n{markdown}\nwritten: {experiment.place(table.name)}.md and .json")
 
@@ -86,5 +88,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

@@ -6,6 +6,7 @@ Writes Parquet a split with `summary.json` beside them. The summary is printed t
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from mnerqg.cli import HelpFormatter, format_columns, job_parser, run
@@ -153,5 +154,7 @@ def main(argv: list[str]) -> None:
     print(f"\nwritten: {storage.join(arguments.output, SUMMARY_FILE)}")
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

@@ -8,15 +8,17 @@ archive's own folder. Relative URIs lie below the first.
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from mnerqg.archive.run import MANIFEST_FILE
-from mnerqg.cli import format_table, job_parser, run
+from mnerqg.cli import add_verbose, format_table, job_parser, run
 from mnerqg.config_files import load_file
 from mnerqg.config_jobs import TagConfig
+from mnerqg.distributed.session import connect
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
@@ -46,6 +48,7 @@ def main(argv: list[str]) -> None:
         metavar="RUN",
         help="tag again only the rows of this run whose pictures failed for a passing reason, take over the others",
     )
+    add_verbose(parser)
     arguments, overrides = parser.parse_known_args(argv)
     config = load_file(TagConfig, arguments.config, overrides)
     logging.basicConfig(format="%(asctime)s %(message)s")
@@ -66,11 +69,11 @@ def main(argv: list[str]) -> None:
         f"tagging {plan.archive.rows:,} posts of {plan.archive.uri} with the model {plan.model_id}",
         flush=True,
     )
-    ray.init(ignore_reinit_error=True)
+    connect(verbose=arguments.verbose, workers_speak=False)
     if arguments.dry_run:
         print(format_plan(plan, plan_resources(config, ray.cluster_resources())))
         return
-    print(format_summary(tag_archive(plan)))
+    print(format_summary(tag_archive(plan, verbose=arguments.verbose)))
 
 
 def format_plan(plan: TagPlan, resources: Resources) -> str:
@@ -146,5 +149,7 @@ def _counts(name: str, counts: dict[str, int]) -> list[tuple[str, str]]:
     return rows or [(name, "0")]
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mnerqg.archive.json_values import READERS, UnfitError, described
@@ -216,5 +217,7 @@ def _as_json(post_id: str | None, tagged: TaggedPost, model_id: str) -> str:
     return json.dumps({"post_id": post_id, **row, "model_id": model_id}, ensure_ascii=False)
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

@@ -1,10 +1,15 @@
 """What went wrong, out of the errors that Ray wraps around it."""
 
+import re
+
 from ray.data.exceptions import SystemException
+from ray.exceptions import ActorDiedError
 
 from mnerqg.errors import one_line
 
 _RAYS_ADVICE = ("Failed to apply UDF transform after", "To change retry attempts, backoff")
+
+_ERROR = re.compile(r"[\w.]+(Error|Exception): ")
 
 
 def first_cause(error: BaseException) -> str:
@@ -16,4 +21,8 @@ def first_cause(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # Behind the cause Ray says how often it tried, and how to make it try more often.
     lines = [line for line in lines if not line.startswith(_RAYS_ADVICE)] or lines
-    return f"{type(error).__name__}: {one_line(lines[-1])}" if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    # An actor that died as it began has the traceback of what killed it in its message.
+    is_named = isinstance(error, ActorDiedError) and _ERROR.match(lines[-1])
+    return one_line(lines[-1]) if is_named else f"{type(error).__name__}: {one_line(lines[-1])}"

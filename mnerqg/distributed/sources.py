@@ -20,6 +20,7 @@ from mnerqg.archive.reading import Archive
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.datasets.prepared import split_files
 from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.session import connect
 from mnerqg.errors import MnerqgError, RunError
 from mnerqg.io import storage
 from mnerqg.schema import ROW_HASH
@@ -54,14 +55,13 @@ def _read_parquet(files: Sequence[storage.FileEntry], **options: Any) -> ray.dat
 
 
 def scan_in_tasks(files: Sequence[storage.FileEntry], columns: ColumnsConfig) -> list[Scan]:
-    """`jsonlines.scan` of each file in a task of its own, on the cluster that `ray.init()` finds.
+    """`jsonlines.scan` of each file in a task of its own, on the session's cluster or, without one, on one of its own.
 
     Raises:
         StorageError, DataError: as `scan`; of several files the first one's.
         RunError: a task was lost more often than Ray repeats it.
     """
-    if not ray.is_initialized():
-        ray.init()
+    connect(workers_speak=False)
     size = sum(entry.size for entry in files) / 2**20
     logger.info("counting the posts of %s file(s), %s MiB", f"{len(files):,}", f"{size:,.0f}")
     task = ray.remote(num_cpus=1)(scan)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
+from transformers.utils import logging as hf_logging
 
 from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
@@ -29,13 +30,35 @@ def load_encoder(config: ModelConfig) -> nn.Module:
         _set_dropout(encoder_config, config.encoder_dropout)
 
         def make(**options: Any) -> nn.Module:
-            return AutoModel.from_pretrained(name, config=encoder_config, **options)
+            return _load(name, config=encoder_config, **options)
 
         return _with_attention(make, encoder_config, config.encoder_attention, name)
     except Exception as error:  # what the library raises depends on what the files say
         raise ModelError(
             f"no encoder at {name}: {first_line(error)}; name the model.encoder of a family that transformers has"
         ) from None
+
+
+def _load(name: str, **options: Any) -> nn.Module:
+    """Read the weights without the library's bar and its report, which in every run names weights that the file has for
+    heads and poolers and the network does not need; of those that the file lacks the log says so."""
+    level, has_bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        encoder, found = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+    finally:
+        hf_logging.set_verbosity(level)
+        if has_bar:
+            hf_logging.enable_progress_bar()
+    if missing := sorted(found["missing_keys"]):
+        _log.warning(
+            "the encoder %s has no %s%s; they begin at random",
+            name,
+            ", ".join(missing[:3]),
+            f" and {len(missing) - 3} weights more" if len(missing) > 3 else "",
+        )
+    return encoder
 
 
 def empty_encoder(config: ModelConfig, directory: Path) -> nn.Module:
