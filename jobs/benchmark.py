@@ -9,14 +9,15 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray
 
-from mnerqg.cli import job_parser, run
+from mnerqg.cli import add_verbose, job_parser, run
 from mnerqg.config_files import load_file
 from mnerqg.config_jobs import TagConfig
+from mnerqg.distributed.session import connect, hush
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
 from mnerqg.errors import ConfigError
@@ -42,7 +43,10 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--posts", type=int, default=1000, help="posts of the plain loop")
     parser.add_argument("--config", type=local_place, help="YAML of settings")
+    add_verbose(parser)
     arguments, overrides = parser.parse_known_args(argv)
+    if not arguments.verbose:
+        hush(workers_speak=False)
     config = load_file(TagConfig, arguments.config, overrides)
     plan = plan_tagging(config, arguments.model, arguments.input, arguments.output)
     if plan.state.run_id is not None:
@@ -58,7 +62,7 @@ def main(argv: list[str]) -> None:
         flush=True,
     )
     started = time.monotonic()
-    ray.init(ignore_reinit_error=True)
+    connect()
     first = FirstFile(plan.output, started)
     manifest = tag_archive(plan)
     total_s = time.monotonic() - started
@@ -129,5 +133,9 @@ class FirstFile:
         }
 
 
+command = partial(
+    run, main, interrupted="nothing is measured before the end: run it again with a new --output"
+)
+
 if __name__ == "__main__":
-    run(main, interrupted="nothing is measured before the end: run it again with a new --output")
+    command()

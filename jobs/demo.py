@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -116,5 +117,7 @@ def _summarise(output: Path, model: Path, scores_file: Path, tags: Path, seconds
     print(format_table([(name, str(place)) for name, place in places], figures=False, indent="  "))
 
 
+command = partial(run, main, interrupted="run it again: the world is the same, and training begins anew")
+
 if __name__ == "__main__":
-    run(main, interrupted="run it again: the world is the same, and training begins anew")
+    command()

@@ -5,9 +5,10 @@ writes what every post adds to the scores, for tests of one system against anoth
 scores the entities with the pictures of other posts and with none: a model that reads pictures is the worse for it.
 """
 
+from functools import partial
 from typing import Any
 
-from mnerqg.cli import format_table, job_parser, run
+from mnerqg.cli import add_verbose, format_table, job_parser, run
 from mnerqg.config_files import load_config
 from mnerqg.config_jobs import ActorsConfig
 from mnerqg.errors import ConfigError
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> None:
         metavar="true,shuffled,none",
         help="with which pictures the entities are scored (names with commas between them; default: true)",
     )
+    add_verbose(parser)
     arguments, overrides = parser.parse_known_args(argv)
     others = _other_pictures(arguments.pictures)
     config = load_config(ActorsConfig, "", overrides)
@@ -47,7 +49,10 @@ def main(argv: list[str]) -> None:
 
     # Here, for the help and a wrong setting need not wait for it.
     from mnerqg.distributed.evaluation import evaluate, write_per_post, write_scores
+    from mnerqg.distributed.session import hush
 
+    if not arguments.verbose:
+        hush()
     scores, per_post = evaluate(arguments.model, arguments.data, arguments.split, config, others)
     if arguments.per_post is not None:
         write_per_post(arguments.per_post, per_post)
@@ -85,5 +90,9 @@ def format_scores(scores: dict[str, Any]) -> str:
     return f"{head}\n{format_table(figures, indent='  ')}"
 
 
+command = partial(
+    run, main, interrupted="nothing is written before all is scored: run the same command again"
+)
+
 if __name__ == "__main__":
-    run(main, interrupted="nothing is written before all is scored: run the same command again")
+    command()

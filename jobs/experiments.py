@@ -12,10 +12,12 @@ the data to DIR/labelled. Manual boxes are what every system is scored against.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
-from mnerqg.cli import job_parser, run
+from mnerqg.cli import add_verbose, job_parser, run
 from mnerqg.config import Config
+from mnerqg.config_files import find_recipe
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
 from mnerqg.places import local_place, place
@@ -52,6 +54,7 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--phrases", type=place, metavar="URI", help="prepared phrase dataset the labeller begins with"
     )
+    add_verbose(parser)
     return parser.parse_known_args(argv)
 
 
@@ -64,14 +67,16 @@ def main(argv: list[str]) -> None:
     arguments, overrides = parse_arguments(argv)
 
     # Here, for the help and a wrong setting need not wait for them.
-
     from mnerqg.distributed.experiments import Experiment, make_table, plan_table
+    from mnerqg.distributed.session import hush
 
+    if not arguments.verbose:
+        hush()
     table = TABLES[f"table{arguments.table}" if arguments.table else f"figure{arguments.figure}"]
     experiment = Experiment(
         table=table,
         split=arguments.split or table.split,
-        recipes=arguments.config,
+        recipes=[find_recipe(path, CONFIGS) for path in arguments.config],
         settings=overrides,
         seeds=parse_seeds(arguments.seeds),
         configs=CONFIGS,
@@ -96,5 +101,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

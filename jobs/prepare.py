@@ -6,6 +6,7 @@ Writes Parquet a split with `summary.json` beside them. The summary is printed t
 """
 
 import argparse
+from functools import partial
 
 from mnerqg.cli import HelpFormatter, format_columns, job_parser, run
 from mnerqg.datasets import flickr30k, twitter
@@ -155,8 +156,7 @@ def main(argv: list[str]) -> None:
     print(f"\nwritten: {storage.join(arguments.output, SUMMARY_FILE)}")
 
 
+command = partial(run, main, interrupted="run it again, with --overwrite where it says so")
+
 if __name__ == "__main__":
-    run(
-        main,
-        interrupted="run it again, with --overwrite where it says so",
-    )
+    command()

@@ -8,10 +8,11 @@ archive's own folder. Relative URIs lie below the first.
 """
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnerqg.archive.run import MANIFEST_FILE, tags_of
-from mnerqg.cli import format_table, job_parser, run
+from mnerqg.cli import add_verbose, format_table, job_parser, run
 from mnerqg.config_files import load_file
 from mnerqg.config_jobs import TagConfig
 from mnerqg.places import local_place, place
@@ -56,16 +57,20 @@ def main(argv: list[str]) -> None:
         action="store_true",
         help="leave files out that are damaged, and count them; reads Parquet through before it begins",
     )
+    add_verbose(parser)
     arguments, overrides = parser.parse_known_args(argv)
     config = load_file(TagConfig, arguments.config, overrides)
 
     # Here, for the help and a wrong setting need not wait for them.
     import ray
 
+    from mnerqg.distributed.session import connect, hush
     from mnerqg.distributed.tagging import tag_archive
     from mnerqg.distributed.tagging_plan import plan_tagging
     from mnerqg.distributed.tagging_resources import plan_resources
 
+    if not arguments.verbose:
+        hush(workers_speak=False)
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("mnerqg").setLevel(logging.INFO)
     plan = plan_tagging(
@@ -85,11 +90,11 @@ def main(argv: list[str]) -> None:
         f"tagging {plan.archive.rows:,} posts of {plan.archive.name} with the model {plan.model_id}",
         flush=True,
     )
-    ray.init(ignore_reinit_error=True)
+    connect()
     if arguments.dry_run:
         print(format_plan(plan, plan_resources(config, ray.cluster_resources())))
         return
-    print(format_summary(tag_archive(plan)))
+    print(format_summary(tag_archive(plan, verbose=arguments.verbose)))
 
 
 def format_plan(plan: "TagPlan", resources: "Resources") -> str:
@@ -169,5 +174,7 @@ def _counts(name: str, counts: dict[str, int]) -> list[tuple[str, str]]:
     return rows or [(name, "0")]
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

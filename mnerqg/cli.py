@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import cleandoc
 from itertools import zip_longest
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -66,19 +67,25 @@ def job_parser(
     options cannot be abbreviated.
 
     Args:
-        prog: such as `jobs/train.py`.
+        prog: such as `jobs/train.py`; an installed command, such as mnerqg-train, goes by its own name.
         description: the docstring of the job.
         settings: the section whose settings the help prints, those of its sections under their names; none where the
             job takes no settings.
         config: whether the job reads settings from a YAML, too, which its --config names.
     """
+    called = Path(sys.argv[0]).name
     return argparse.ArgumentParser(
-        prog=prog,
+        prog=called if called.startswith("mnerqg") else prog,
         description=_filled(description or ""),
         epilog=None if settings is None else describe_settings(settings, config=config),
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """The option of the jobs that run on Ray."""
+    parser.add_argument("--verbose", action="store_true", help="print all that Ray says, its tables included")
 
 
 def _filled(text: str) -> str:

@@ -243,6 +243,9 @@ class TrainConfig(Section):
     minutes_between_checkpoints: PositiveFloat = 10.0
     """Within an epoch, beside the one at its end: so much is lost with a worker, or when an elastic range takes one
     more [chosen]."""
+    tensorboard: bool = False
+    """After each epoch the figures of metrics.jsonl are written for TensorBoard, too, to the folder tensorboard/ of the
+    run. It takes the extra: pip install 'mnerqg[tensorboard]'."""
     max_failures: Annotated[int, Field(ge=-1)] = 3
     """Lost workers after which the run is given up; -1: never. Preemptions are not counted."""
 

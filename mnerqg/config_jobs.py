@@ -91,6 +91,12 @@ class PicturesConfig(ImageLimits):
     """Of a post with more pictures than that the rest is not read."""
 
 
+class ImportConfig(Section):
+    """The import of corrections (jobs/exchange.py)."""
+
+    pictures: PicturesConfig = PicturesConfig()
+
+
 class TagConfig(Section):
     """The bulk tagging of an archive."""
 

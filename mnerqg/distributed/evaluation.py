@@ -12,8 +12,8 @@ import ray.data
 from mnerqg.config import Config
 from mnerqg.config_jobs import ActorsConfig
 from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, post_from_row
-from mnerqg.distributed.cluster import connect
 from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.session import connect
 from mnerqg.distributed.sources import read_split
 from mnerqg.errors import ConfigError, RunError
 from mnerqg.io import storage

@@ -1,13 +1,15 @@
 """What went wrong, out of the errors that Ray wraps around it."""
 
-import logging
+import re
 
 from ray.data.exceptions import SystemException
+from ray.exceptions import ActorDiedError
 
 from mnerqg.errors import DataError, one_line
 
-_LOGGERS = ("ray.data._internal.execution.streaming_executor_state", "ray.data.exceptions")
 _RAYS_ADVICE = ("Failed to apply UDF transform after", "To change retry attempts, backoff")
+
+_ERROR = re.compile(r"[\w.]+(Error|Exception): ")
 
 
 def innermost(error: BaseException) -> BaseException:
@@ -31,18 +33,8 @@ def first_cause(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # Behind the cause Ray says how often it tried, and how to make it try more often.
     lines = [line for line in lines if not line.startswith(_RAYS_ADVICE)] or lines
-    return f"{type(error).__name__}: {one_line(lines[-1])}" if lines else type(error).__name__
-
-
-def keep_tracebacks_in_the_log() -> None:
-    """Let Ray Data write a failure's hundred lines of traceback to its log file, and not to the terminal.
-
-    There stands the one line that says what happened; where the log lies Ray says when it begins.
-    """
-    for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_hide)
-
-
-def _hide(record: logging.LogRecord) -> bool:
-    record.hide = True  # what Ray's own filter of the terminal looks at
-    return True
+    if not lines:
+        return type(error).__name__
+    # An actor that died as it began has the traceback of what killed it in its message.
+    is_named = isinstance(error, ActorDiedError) and _ERROR.match(lines[-1])
+    return one_line(lines[-1]) if is_named else f"{type(error).__name__}: {one_line(lines[-1])}"

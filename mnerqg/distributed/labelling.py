@@ -32,8 +32,8 @@ from mnerqg.datasets.prepared import (
     split_files,
     write_file,
 )
-from mnerqg.distributed.cluster import connect
 from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.session import connect
 from mnerqg.errors import ConfigError, DataError, RunError
 from mnerqg.io import storage
 from mnerqg.io.run_folder import RunFolder

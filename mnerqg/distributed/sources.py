@@ -24,6 +24,7 @@ from mnerqg.archive.parquet_files import read_tables as read_piece
 from mnerqg.archive.reading import Archive
 from mnerqg.datasets.prepared import split_files
 from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.session import connect
 from mnerqg.errors import MnerqgError, RunError
 from mnerqg.io import storage
 
@@ -69,14 +70,13 @@ def _footer_readers(files: int) -> Iterator[None]:
 
 
 def work_in_tasks(function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-    """`reading.work_here` with a task for each item, on the cluster that `ray.init()` finds.
+    """`reading.work_here` with a task for each item, on the session's cluster or, without one, on one of its own.
 
     Raises:
         MnerqgError: what the function raises; of several the first one's.
         RunError: a task was lost more often than Ray repeats it.
     """
-    if not ray.is_initialized():
-        ray.init()
+    connect()
     logger.info("reading %s file(s), or pieces of some, before tagging begins", f"{len(items):,}")
     task = ray.remote(num_cpus=1)(_call)
     call = ray.put(function)

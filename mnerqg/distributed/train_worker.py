@@ -21,6 +21,7 @@ import torch.distributed as dist
 from mnerqg.config import Config, ModelConfig
 from mnerqg.config_files import load_config
 from mnerqg.datasets.prepared import read_posts
+from mnerqg.distributed.scalars import write_scalars
 from mnerqg.inputs.batch import Batch, made_ahead
 from mnerqg.inputs.examples import Example, table_to_examples
 from mnerqg.inputs.text import load_text_encoder
@@ -377,6 +378,8 @@ class _Worker:
         output = self.job.output
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         storage.write_text(storage.join(output, "metrics.jsonl"), lines)
+        if self.config.train.tensorboard:
+            write_scalars(self.history, output)
         bests = {"best": best_metric(self.config.model)}
         if self.config.answers_boxes:
             bests["best_grounding"] = "accuracy_50"

@@ -2,8 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.utils import logging as bars
+from transformers.utils import logging as hf_logging
 
 from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
@@ -36,14 +35,35 @@ def load_encoder(config: ModelConfig) -> nn.Module:
         _set_dropout(encoder_config, config.encoder_dropout)
 
         def make(**options: Any) -> nn.Module:
-            with _quiet(is_local=Path(name).is_dir()):
-                return AutoModel.from_pretrained(name, config=encoder_config, **options)
+            return _load(name, config=encoder_config, **options)
 
         return _with_attention(make, encoder_config, config.encoder_attention, name)
     except Exception as error:  # what the library raises depends on what the files say
         raise ModelError(
             f"no encoder at {name}: {first_line(error)}; name the model.encoder of a family that transformers has"
         ) from None
+
+
+def _load(name: str, **options: Any) -> nn.Module:
+    """Read the weights without the library's bar and its report, which in every run names weights that the file has for
+    heads and poolers and the network does not need; of those that the file lacks the log says so."""
+    level, has_bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        encoder, found = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+    finally:
+        hf_logging.set_verbosity(level)
+        if has_bar:
+            hf_logging.enable_progress_bar()
+    if missing := sorted(found["missing_keys"]):
+        _log.warning(
+            "the encoder %s has no %s%s; they begin at random",
+            name,
+            ", ".join(missing[:3]),
+            f" and {len(missing) - 3} weights more" if len(missing) > 3 else "",
+        )
+    return encoder
 
 
 def empty_encoder(config: ModelConfig, directory: Path) -> nn.Module:
@@ -77,19 +97,6 @@ def encoder_states(encoder: nn.Module, texts: Texts) -> Tensor:
         input_ids=texts.input_ids, attention_mask=texts.attention_mask.long(), **types
     ).last_hidden_state
     return states
-
-
-@contextmanager
-def _quiet(*, is_local: bool) -> Iterator[None]:
-    """No bar for the second that a file on this disk takes; a download has one."""
-    if not is_local or not bars.is_progress_bar_enabled():
-        yield
-        return
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        bars.enable_progress_bar()
 
 
 def lay_states(states: Sequence[Tensor], sequence: Tensor, pieces: int) -> Tensor:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnerqg.config import Config, TrainConfig
 from mnerqg.config_files import dump_config, load_config
@@ -130,7 +131,7 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
 
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
-    best = train(_config(recipe), data, str(output))
+    best = train(_config(recipe, "--train.tensorboard=true"), data, str(output))
     killer.join()
 
     history = _history(output)
@@ -138,6 +139,8 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
     assert [record["epoch"] for record in history] == [1, 2, 3, 4]
     assert all(record["posts"] == 11 for record in history)  # two workers' shares, none lost, none twice
     assert all(record["workers"] == 2 for record in history)
+    scalars = EventAccumulator(str(output / "tensorboard")).Reload()
+    assert [event.step for event in scalars.Scalars("valid/f1")] == [1, 2, 3, 4]
     assert best["f1"] == max(record["f1"] for record in history)
     for name in ("best", "best_grounding", "last"):
         assert Tagger.load(output / name).tag([Post("x", "Ada")])[0].text_status == "ok"

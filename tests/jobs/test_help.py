@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from mnerqg.config import Config
-from mnerqg.config_jobs import ActorsConfig, TagConfig
+from mnerqg.config_jobs import ActorsConfig, ImportConfig, TagConfig
 from tests.commands import call
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -21,6 +21,7 @@ SETTINGS: dict[str, type[BaseModel] | None] = {
     "benchmark": TagConfig,
     "evaluate": ActorsConfig,
     "label": ActorsConfig,
+    "exchange": ImportConfig,
     "prepare": None,
     "demo": None,
 }
@@ -78,11 +79,19 @@ def test_sections_stand_together_as_in_the_yaml() -> None:
         assert len({key.partition(".")[0] for key in re.findall(r"^  --(\S+)  \(", below, re.MULTILINE)}) == 1
 
 
-@pytest.mark.parametrize("layout", ["twitter", "flickr30k"])
-def test_the_help_of_a_layout(layout: str) -> None:
-    text = printed("prepare", layout)
+@pytest.mark.parametrize(
+    ("job", "command", "options"),
+    [
+        ("prepare", "twitter", ("--root", "--output", "--splits", "--overwrite")),
+        ("prepare", "flickr30k", ("--root", "--output", "--splits", "--overwrite")),
+        ("exchange", "export", ("--tags", "--sample", "--format", "--output")),
+        ("exchange", "import", ("--input", "--valid", "--format", "--output")),
+    ],
+)
+def test_the_help_of_a_command_of_a_job(job: str, command: str, options: tuple[str, ...]) -> None:
+    text = printed(job, command)
     assert max(map(len, text.splitlines())) <= 100
-    for option in ("--root", "--output", "--splits", "--overwrite"):
+    for option in options:
         assert f"\n  {option}" in text
 
 
