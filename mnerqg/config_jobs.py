@@ -11,6 +11,7 @@ from mnerqg.config_types import (
     CountOrRange,
     Many,
     NonNegativeFloat,
+    Place,
     PositiveFloat,
     PositiveInt,
     Probability,
@@ -75,7 +76,7 @@ class ImageLimits(Section):
 class PicturesConfig(ImageLimits):
     """Which pictures are read, and how hard to try."""
 
-    roots: Many[str] = ()
+    roots: Many[Place] = ()
     """URIs below which pictures may lie: a folder, s3://bucket/prefix or https://host/prefix, whose host may begin with
     `*.` for all its subdomains. The first one is that of relative URIs. Empty: the archive's own folder."""
     schemes: Many[Literal["file", "s3", "http", "https"]] = ("file", "s3")
@@ -90,10 +91,16 @@ class PicturesConfig(ImageLimits):
     """Of a post with more pictures than that the rest is not read."""
 
 
+class ImportConfig(Section):
+    """The import of corrections (jobs/exchange.py)."""
+
+    pictures: PicturesConfig = PicturesConfig()
+
+
 class TagConfig(Section):
     """The bulk tagging of an archive."""
 
-    queries: str | None = None
+    queries: Place | None = None
     """A query style or the path of a YAML of queries, asked in the place of those the model was trained with: types
     may be among them that it never saw. null: its own."""
     columns: ColumnsConfig = ColumnsConfig()
@@ -153,5 +160,5 @@ class ActorsConfig(Section):
     """Leave at least one CPU of the cluster to reading."""
     gpus_per_actor: NonNegativeFloat = 0
     """0 runs the model on the CPU."""
-    queries: str | None = None
+    queries: Place | None = None
     """A query style or the path of a YAML of queries, asked in the place of the model's own; null: its own."""

@@ -19,6 +19,7 @@ from mnerqg.inputs.windows import merge_windows
 from mnerqg.model.build import Network, build_anchors, build_collator
 from mnerqg.model.checkpoint import ModelDirectory, load_model
 from mnerqg.model.decode import Decoder
+from mnerqg.model.inference import ready_to_answer
 from mnerqg.model.precision import multiplies_bf16
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Phrase, Post, Region, TaggedPost
@@ -28,7 +29,7 @@ class Tagger:
     """A model with everything around it that turns posts into entities and regions.
 
     Args:
-        model: in any mode; it is put into eval mode for each call.
+        model: in any mode; a copy of it as it is now answers.
         text_encoder: of the model's encoder and queries.
         config: what the model was trained with.
         model_id: digest of weights, encoder, config and queries.
@@ -47,11 +48,18 @@ class Tagger:
         windows: int = 1,
     ) -> None:
         anchors = build_anchors(config.model)
-        self.model = model
+        device = torch.device(device)
+        bf16 = device.type == "cuda" and config.train.precision == "bf16" and multiplies_bf16(device)
+        self.model = ready_to_answer(
+            model,
+            side=config.model.image_side,
+            device=device,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+        )
         self.text_encoder = text_encoder
         self.config = config
         self.model_id = model_id
-        self.device = torch.device(device)
+        self.device = device
         self.types = tuple(query.type for query in text_encoder.queries)
         self.windows = windows
         self.limits = ImageLimits()
@@ -91,7 +99,7 @@ class Tagger:
             )
         directory: ModelDirectory = load_model(os.fspath(uri), None if queries is None else tuple(queries))
         return cls(
-            model=directory.model.to(device),
+            model=directory.model,
             text_encoder=directory.text_encoder,
             config=directory.config,
             model_id=directory.model_id,
@@ -167,19 +175,8 @@ class Tagger:
     def _predict(
         self, examples: Sequence[Example], configs: Sequence[DecodeConfig]
     ) -> list[list[TaggedPost]]:
-        was_training = self.model.training
-        self.model.eval()
         batch = self._collate(examples, with_targets=False).to(self.device)
-        bf16 = (
-            self.device.type == "cuda"
-            and self.config.train.precision == "bf16"
-            and multiplies_bf16(self.device)
-        )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            output = self.model(batch)
-        answers = self._decode.at_each(configs, output, batch, examples)
-        self.model.train(was_training)
-        return answers
+        return self._decode.at_each(configs, self.model(batch), batch, examples)
 
     def _example(self, post: PreparedPost, phrases: Sequence[Phrase] = ()) -> Example:
         example = encode_post(post.text, phrases, self.text_encoder)

@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 os.environ.update(RAY_worker_niceness="0")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What needs a GPU is skipped, visibly, where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The URL of a moto server; the AWS environment of this process and its children points to it."""

@@ -14,7 +14,7 @@ from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.posts import PreparedPost, prepare_post
 from mnerqg.schema import Box, Post, Span, TaggedPost
 from mnerqg.tagger import Tagger
-from tests.builders import TYPES, image_bytes, photo
+from tests.builders import TYPES, image_bytes, photo, small_config, small_model, text_encoder
 from tests.memory import peak_memory
 
 
@@ -225,7 +225,7 @@ def test_the_picture_of_a_long_text_is_encoded_once_a_batch(
     monkeypatch.setattr(type(talkative.model), "forward", counted)
     prepared = prepare_post(Post("1", "Ada in Oslo " * 40, photo()), 64, talkative.limits)
     reading(talkative, 3).tag_prepared([prepared, replace(prepared), PreparedPost("Ada")])
-    assert pictures == [(1, [0, 0, 0]), (1, [0, 0, 0]), (0, [-1])]
+    assert pictures == [(1, [0, 0, 0]), (1, [0, 0, 0]), (0, [])]
 
 
 def test_no_posts(talkative: Tagger) -> None:
@@ -233,11 +233,17 @@ def test_no_posts(talkative: Tagger) -> None:
     assert talkative.tag_prepared([]) == []
 
 
-def test_tagging_leaves_the_models_mode(talkative: Tagger) -> None:
-    for mode in (True, False):
-        talkative.model.train(mode)
-        talkative.tag([Post("1", "Ada", photo())])
-        assert talkative.model.training is mode
+@pytest.mark.parametrize("training", [True, False])
+def test_a_tagger_leaves_the_network_as_it_is(talkative: Tagger, training: bool) -> None:
+    network = small_model().train(training)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    tagger = Tagger(model=network, text_encoder=text_encoder(), config=small_config(), model_id="in training")
+    tagger.tag([Post("1", "Ada", photo())])
+    assert network.training is training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    after = network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def test_a_status_from_fetching_is_kept(talkative: Tagger) -> None:

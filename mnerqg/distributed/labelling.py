@@ -32,8 +32,8 @@ from mnerqg.datasets.prepared import (
     split_files,
     write_file,
 )
-from mnerqg.distributed.cluster import connect
 from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.session import connect
 from mnerqg.errors import ConfigError, DataError, RunError
 from mnerqg.io import storage
 from mnerqg.io.run_folder import RunFolder
@@ -102,7 +102,7 @@ def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str,
 def _resolved(uri: str) -> str:
     """The same folder has the same name, however it is written: none is written to in the place of another."""
     place = storage.locate(uri)
-    return str(place.resolve()) if isinstance(place, Path) else uri
+    return str(place.resolve()) if isinstance(place, Path) else storage.absolute(uri)
 
 
 def _check_types(types: Sequence[str], data: str, splits: Sequence[str]) -> None:

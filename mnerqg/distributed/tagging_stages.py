@@ -18,6 +18,7 @@ from mnerqg.archive.jsonlines import LINE_ERROR
 from mnerqg.archive.reading import text_values
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.distributed.picture_stages import PICTURES
+from mnerqg.distributed.tag_monitor import ActorReport
 from mnerqg.errors import one_line
 from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import PreparedPost, merge_pictures
@@ -71,14 +72,14 @@ class TagPosts:
     Args:
         settings: of the run.
         load_tagger: makes the tagger from the model's URI; None is `Tagger.load`.
-        report: called after every batch with this actor's seconds in the model and seconds since it was ready.
+        report: called after every batch with what this actor has done.
     """
 
     def __init__(
         self,
         settings: TagSettings,
         load_tagger: "Callable[[str], Tagger] | None",
-        report: Callable[[float, float], object],
+        report: Callable[[ActorReport], object],
     ) -> None:
         self._settings = settings
         self._tagger = load_tagger(settings.model) if load_tagger else _load(settings)
@@ -88,6 +89,7 @@ class TagPosts:
         self._metrics = TagMetrics(settings.run_id)
         self._ready = time.monotonic()
         self._busy = 0.0
+        self._posts = self._failed = 0
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         texts, broken = text_values(rows[self._settings.columns.text])
@@ -98,7 +100,10 @@ class TagPosts:
         errors = self._row_errors(rows, broken)
         tagged = [_complete(*row) for row in zip(tagged, pictures, errors, strict=True)]
         self._busy += seconds
-        self._report(self._busy, time.monotonic() - self._ready)
+        self._posts += len(tagged)
+        self._failed += sum(post.error is not None for post in tagged)
+        ready_s = time.monotonic() - self._ready
+        self._report(ActorReport(self._busy, ready_s, self._posts, self._failed))
         self._metrics.count(tagged, pictures, seconds)
         return self._table(rows, tagged, pictures)
 

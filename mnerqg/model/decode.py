@@ -14,7 +14,6 @@ from mnerqg.inputs.examples import Example
 from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import attach_regions
 from mnerqg.inputs.text import EncodedText
-from mnerqg.model.losses import candidate_pairs
 from mnerqg.model.output import Output, SpanLogits
 from mnerqg.model.words import WordLogits, label_runs
 from mnerqg.schema import Entity, Region, TaggedPost
@@ -221,6 +220,14 @@ class Decoder:
             if not any(entity.start < other.end and other.start < entity.end for other in rivals):
                 kept.append(entity)
         return tuple(sorted(kept, key=lambda entity: (entity.start, entity.end, entity.type)))
+
+
+def candidate_pairs(starts: Tensor, ends: Tensor) -> Tensor:
+    """All (post, query, start, end) [N, 4] with start ≤ end from two masks [P, K, L]."""
+    post, query, start = starts.nonzero().unbind(-1)
+    at_start, end = ends[post, query].nonzero().unbind(-1)
+    pairs = torch.stack([post[at_start], query[at_start], start[at_start], end], -1)
+    return pairs[pairs[:, 2] <= pairs[:, 3]]
 
 
 def _region(kind: str, xyxy_px: Sequence[float], score: float) -> Region:

@@ -51,7 +51,7 @@ def _backward(model: MNERQG, network: torch.nn.Module, posts: Sequence[int], wor
 
     loss = LossBalance(LossConfig())(terms, reduce=reduce, workers=workers)
     loss.total.backward()
-    return loss.balance
+    return float(loss.balance)
 
 
 def _model(backbone: str) -> MNERQG:

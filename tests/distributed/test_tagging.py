@@ -430,7 +430,7 @@ def test_a_plan_does_not_depend_on_where_posts_are_counted(
     config = SMALL.model_copy(update={"columns": ColumnsConfig(pass_through=("likes",))})
     arguments = (config, str(tiny_model), str(tmp_path / "archive"), str(tmp_path / "tags"))
     small = plan_tagging(*arguments)
-    monkeypatch.setattr(reading, "_SCANNED_HERE_BYTES", 0)
+    monkeypatch.setattr(reading, "_READ_HERE_BYTES", 0)
     assert plan_tagging(*arguments) == small
     assert small.archive.rows == 81
 
@@ -450,7 +450,7 @@ def test_only_what_is_lost_is_tagged_again(tmp_path: Path, tiny_model: Path, kin
     with pytest.raises(RunError, match=r"120 of 120 pictures failed \(100\.0%"):
         cheap(config, tiny_model, archive, str(output))
     before = read_tags(str(output))
-    files = sorted(output.glob("*.parquet"))
+    files = sorted((output / "tags").glob("*.parquet"))
     lost = pq.read_metadata(files[1]).num_rows + pq.read_metadata(files[2]).num_rows
     files[1].unlink()
     files[2].write_bytes(files[2].read_bytes()[:-9])
@@ -459,7 +459,7 @@ def test_only_what_is_lost_is_tagged_again(tmp_path: Path, tiny_model: Path, kin
     assert manifest["run_id"] == json.loads((output / "_run.json").read_text())["run_id"]
     assert_same_rows(before, read_finished(str(output)))
     kept = {path.name for path in files if path not in (files[1], files[2])}
-    assert kept < {path.name for path in output.glob("*.parquet")}
+    assert kept < {path.name for path in (output / "tags").glob("*.parquet")}
 
 
 class DiesOnce(pyarrow.fs.FSSpecHandler):  # type: ignore[misc]
@@ -520,10 +520,10 @@ def test_a_file_that_comes_late_is_put_right_in_the_same_run(tmp_path: Path, tin
     late = tmp_path / "late.parquet"
     pq.write_table(expected.take(list(range(0, 120, 40))), late)
     plan = plan_tagging(config, str(tiny_model), str(tmp_path / "archive"), str(tmp_path / "tags"))
-    load = partial(load_late, late, tmp_path / "tags" / "0-late.parquet")
+    load = partial(load_late, late, tmp_path / "tags" / "tags" / "0-late.parquet")
     manifest = tag_archive(plan, load_tagger=load)  # type: ignore[arg-type]
     assert manifest["rows"] == 120 < manifest["rows_this_time"] <= 240
-    assert "0-late.parquet" in {file["name"] for file in manifest["files"]}
+    assert "tags/0-late.parquet" in {file["name"] for file in manifest["files"]}
     assert_same_rows(expected, read_finished(str(tmp_path / "tags")))
 
 

@@ -14,7 +14,7 @@ from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import attach_regions
 from mnerqg.inputs.text import TextEncoder
 from mnerqg.model.build import build_collator
-from mnerqg.model.decode import Decoder
+from mnerqg.model.decode import Decoder, candidate_pairs
 from mnerqg.model.heads import MatchLogits
 from mnerqg.model.output import Output, SpanLogits
 from mnerqg.model.words import WordLogits
@@ -47,7 +47,7 @@ def decoder(**config: object) -> Decoder:
 
 def silent(batch: Batch) -> Output:
     """An output that answers nothing."""
-    posts, queries, pieces = batch.input_ids.shape
+    posts, queries, pieces = batch.attention_mask.shape
     none = torch.tensor([YES, NO])
     spans = SpanLogits(
         existence_logits=none.expand(posts, queries, 2).clone(),
@@ -128,6 +128,16 @@ def test_match_threshold(threshold: float, count: int) -> None:
     sheet.answer(0, 0, 0)
     sheet.spans.match.end_share[:] = 1.0
     assert len(sheet.decode(match_threshold=threshold).entities) == count
+
+
+def test_candidate_pairs() -> None:
+    starts, ends = torch.zeros(2, 2, 5, dtype=torch.bool), torch.zeros(2, 2, 5, dtype=torch.bool)
+    starts[0, 1, [1, 3]] = True
+    ends[0, 1, [0, 1, 4]] = True
+    starts[1, 0, 2] = True
+    ends[1, 1, 2] = True
+    assert candidate_pairs(starts, ends).tolist() == [[0, 1, 1, 1], [0, 1, 1, 4], [0, 1, 3, 4]]
+    assert candidate_pairs(starts & False, ends).shape == (0, 4)
 
 
 def test_a_lone_start_or_end_is_nothing() -> None:
@@ -345,7 +355,7 @@ def test_a_baseline_finds_an_entity_in_a_word_that_was_cut() -> None:
     config = small_config(tagger="bio", inputs="text", grounding=False)
     examples = [Example(cut)]
     batch = build_collator(config, encoder)(examples, with_targets=False)
-    logits = torch.zeros(*batch.input_ids[:, 0].shape, 9)
+    logits = torch.zeros(*batch.attention_mask[:, 0].shape, 9)
     logits[0, : encoder.budget, 0] = 9.0  # O
     logits[0, encoder.budget, 1] = 9.0  # B-PER at the last word's first piece: [CLS] is the piece 0
     baseline = Decoder(config=DecodeConfig(), types=TYPES, anchors=anchors())
