@@ -132,7 +132,8 @@ class Tagger:
             )
         if not posts:
             return []
-        texts = [self.text_encoder.windows(post.text or "", self.windows) for post in posts]
+        most = self.windows if self.config.model.inputs != "picture" else 1  # FA-VG reads no text
+        texts = [self.text_encoder.windows(post.text or "", most) for post in posts]
         examples = [
             Example(window, pixels=post.pixels, letterbox=post.letterbox)
             for post, windows in zip(posts, texts, strict=True)
