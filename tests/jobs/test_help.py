@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from mnerqg.config import Config
-from mnerqg.config_jobs import ActorsConfig, TagConfig
+from mnerqg.config_jobs import ActorsConfig, ReportConfig, TagConfig
 from tests.commands import call
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -21,6 +21,7 @@ SETTINGS: dict[str, type[BaseModel] | None] = {
     "benchmark": TagConfig,
     "evaluate": ActorsConfig,
     "label": ActorsConfig,
+    "report": ReportConfig,
     "prepare": None,
     "demo": None,
 }
