@@ -35,6 +35,7 @@ from mnerqg.model.losses import JointLoss, LossBalance, loss_terms
 from mnerqg.model.optimization import (
     build_optimizer,
     learning_rate_factor,
+    learning_rates,
     progress_at,
     set_learning_rates,
 )
@@ -187,7 +188,8 @@ class _Worker:
                 # A few steps say little of the pace: no more are made until the next question than have been made.
                 ask_at += max(1, min(step - done, round(_SECONDS_BETWEEN_QUESTIONS / max(pace, 1e-3))))
         means = (totals / max(step - done, 1)).tolist()
-        return {**dict(zip(_FIGURES, means, strict=True)), "balance": balance}
+        figures = dict(zip(_FIGURES, means, strict=True))
+        return {**figures, "balance": balance, **learning_rates(self.optimizer)}
 
     def _say_progress(self, epoch: int, step: int, means: list[float], pace: float) -> None:
         _, grounding, existence, spans, balance, gradient_norm = means

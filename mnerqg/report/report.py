@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.html"
 _NAMES_A_TYPE = 8
+_SHOWN_FACTS = ("finished", "seconds", "rows_per_second")
+"""Of the manifest, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,9 @@ def _add_tags(
     view["title"] = _name(tags.uri)
     view["tags"] = {
         "uri": tags.uri,
-        "model_id": tags.model_id or (posts[0] and next(iter(rows.values()))["model_id"]),
-        "request": tags.request,
-        "manifest": tags.manifest,
+        "model_id": tags.model_id or next(iter(rows.values()))["model_id"] or "unknown",
+        "archive": archived.archive.uri if archived.archive is not None else tags.request.get("input"),
+        "manifest": {name: (tags.manifest or {}).get(name) for name in _SHOWN_FACTS},
         "rows": summary.counts.rows,
         "summary": summary,
         "types": data["types"],

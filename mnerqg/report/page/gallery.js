@@ -53,14 +53,13 @@ function movePost(step) {
 function followLink() {
   const hash = /^#post=(\d+)$/.exec(location.hash)?.[1];
   if (hash === undefined) return;
-  let place = gallery.posts.findIndex((post) => post.hash === hash);
-  if (place < 0) {
+  const place = () => gallery.posts.findIndex((post) => post.hash === hash);
+  if (place() >= 0) {
+    focusPost(place());
+  } else {
     byId("filter-form").reset();
-    showScores();
-    applyFilter();
-    place = gallery.posts.findIndex((post) => post.hash === hash);
+    setTimeout(() => focusPost(place())); // after what the reset itself has put off
   }
-  focusPost(place);
 }
 
 const KEYS = { n: 1, j: 1, ArrowRight: 1, p: -1, k: -1, ArrowLeft: -1 };
@@ -102,6 +101,7 @@ function startGallery() {
     showScores(event.target);
     applyFilter();
   });
+  // The event comes before the fields have their first values again.
   form.addEventListener("reset", () => setTimeout(() => {
     showScores();
     applyFilter();
