@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mnerqg.config_jobs import PicturesConfig
 from mnerqg.io import storage
 from mnerqg.schema import tags_schema
+from tests.archives import MAX_BYTES, write_archive
 from tests.commands import call
 from tests.noisy_tags import Night, write_night, write_training
 
@@ -138,6 +140,40 @@ def test_s3(s3_bucket: str, tmp_path: Path) -> None:
     assert len(data["posts"]) == 30
     assert sum(picture["uri"] is not None for post in data["posts"] for picture in post["pictures"]) > 25
     assert data["source"]["tags"] == f"{s3_bucket}/night/tags/**/*.parquet"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_tags_of_a_real_run(kind: str, tiny_model: Path, tmp_path: Path) -> None:
+    """Texts and pictures are found by what the run wrote down, in both formats, whatever is wrong with a post."""
+    from mnerqg.config_jobs import TagConfig
+    from mnerqg.distributed.tagging import tag_archive
+    from mnerqg.distributed.tagging_plan import plan_tagging
+    from tests.cheap_tagger import CheapTagger
+
+    planted = write_archive(str(tmp_path / "archive"), 60, files=2, seed=1)
+    if kind == "jsonl":
+        for file in (tmp_path / "archive").glob("*.parquet"):
+            rows = pq.read_table(file).to_pylist()
+            lines = [json.dumps(row) for row in rows]
+            file.with_suffix(".jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            file.unlink()
+    config = TagConfig(max_failed=1.0, pictures=PicturesConfig(max_bytes=MAX_BYTES, attempts=1))
+    plan = plan_tagging(config, str(tiny_model), str(tmp_path / "archive"), str(tmp_path / "tags"))
+    tag_archive(plan, CheapTagger.load)
+    printed, page, data = report("--tags", tmp_path / "tags", output=tmp_path / "out")
+    assert "note" not in printed
+    assert "posts a second" in page
+    posts = {post["id"]: post for post in data["posts"]}
+    assert posts.keys() == planted.rows.keys()
+    for name, expected in planted.rows.items():
+        post = posts[name]
+        (picture,) = post["pictures"]
+        assert picture["status"] == expected.image_status
+        assert (picture["uri"] is not None) == (expected.image_status == "ok"), picture
+        assert post["text"] is not None or post["textStatus"] == "empty"
+        for entity in post["entities"]:
+            assert post["text"][entity["start"] : entity["end"]] == entity["text"]
 
 
 def test_tags_of_no_run_and_without_anything_found(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_hostile_texts_show_as_text(browser: "playwright.Browser", report: Path)
         )
         assert marked == page.evaluate("gallery.posts[0].entities.map((entity) => entity.text)")
         assert marked
-        assert page.evaluate("document.querySelectorAll('img:not([src^=\"data:image/webp\"])').length") == 0
+        assert page.evaluate("document.querySelectorAll('img:not([src^=\"data:image/jpeg\"])').length") == 0
 
 
 def test_an_entity_and_its_box_light_each_other(browser: "playwright.Browser", report: Path) -> None:

@@ -23,7 +23,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def opened(thumbnail: Thumbnail) -> tuple[Image.Image, int]:
     assert thumbnail.uri is not None
     head, _, data = thumbnail.uri.partition(",")
-    assert head == "data:image/webp;base64"
+    assert head == "data:image/jpeg;base64"
     decoded = base64.b64decode(data)
     return Image.open(io.BytesIO(decoded)), len(decoded)
 
