@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from mnerqg.archive.reading import Archive
 from mnerqg.config_jobs import ReportConfig
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.html"
 _NAMES_A_TYPE = 8
+_SHOWN_FILES = 20
 _SHOWN_FACTS = ("finished", "seconds", "rows_per_second")
 """Of the manifest, where there is one."""
 
@@ -187,29 +190,40 @@ def _add_tags(
 
 def _source(tags: Tags, archived: Archived, rows: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """What a DuckDB query over the tags, and over the texts in the archive, needs to know."""
-    archive = archived.archive
-    columns = next(iter(rows.values())).keys()
-    single = len(tags.files) == 1 and tags.files[0].uri == tags.uri
+    archive, columns = archived.archive, archived.columns
+    names = next(iter(rows.values())).keys()
+    is_file = [entry.uri for entry in tags.files] == [tags.uri]
     return {
-        "tags": tags.uri if single else f"{tags.uri.rstrip('/')}/**/*.parquet",
-        "images": "images" in columns,
-        "text": "text" in columns,
-        "archive": None
-        if archive is None
-        else {
-            "uris": [entry.uri for entry in archive.files[:1]]
-            if len(archive.files) == 1
-            else [f"{archive.folder.rstrip('/')}/**/*{_ending(archive.files[0].uri)}"],
+        "tags": _for_duckdb(tags.uri) if is_file else f"{_for_duckdb(tags.uri)}/**/*.parquet",
+        "images": "images" in names,
+        "text": "text" in names,
+        "archive": archive
+        and {
+            "uris": _archive_for_duckdb(archive),
             "json": archive.format == "jsonl",
-            "id": archived.columns.post_id,
-            "text": archived.columns.text,
+            "id": columns.post_id,
+            "text": columns.text,
         },
     }
 
 
+def _archive_for_duckdb(archive: Archive) -> list[str]:
+    """The archive's files, or globs where they are many."""
+    uris = [_for_duckdb(entry.uri) for entry in archive.files]
+    if len(uris) <= _SHOWN_FILES:
+        return uris
+    endings = {_ending(uri) for uri in uris}
+    return sorted(f"{_for_duckdb(archive.folder)}/**/*{ending}" for ending in endings)
+
+
 def _ending(uri: str) -> str:
-    name = uri.rpartition("/")[2]
-    return "." + name.partition(".")[2]
+    """The end of a file's name that says what it holds, such as .parquet or .jsonl.gz."""
+    suffixes = PurePosixPath(uri).suffixes
+    return "".join(suffixes[-2:] if suffixes[-1] in (".gz", ".zst") else suffixes[-1:])
+
+
+def _for_duckdb(uri: str) -> str:
+    return uri.rstrip("/") if storage.scheme_of(uri) == "s3" else storage.path_of(uri)
 
 
 def _compared(earlier: tuple[Tags, Looked], later: tuple[Tags, Looked]) -> dict[str, Any]:

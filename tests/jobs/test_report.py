@@ -1,11 +1,13 @@
 """jobs/report.py: from tags on a disk and in S3 to the page; unfinished, moved and missing parts."""
 
+import gzip
 import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -176,6 +178,26 @@ def test_tags_of_a_real_run(kind: str, tiny_model: Path, tmp_path: Path) -> None
             assert post["text"][entity["start"] : entity["end"]] == entity["text"]
 
 
+@pytest.mark.parametrize(("files", "ending"), [(3, ".parquet"), (25, ".parquet"), (25, ".v1.jsonl.gz")])
+def test_what_the_duckdb_query_reads(night: Night, tmp_path: Path, files: int, ending: str) -> None:
+    posts = pq.read_table(Path(night.archive) / "posts.parquet").to_pylist()
+    for number in range(files):
+        part, file = posts[number::files], tmp_path / "archive" / f"{number:02d}{ending}"
+        file.parent.mkdir(exist_ok=True)
+        if ending.endswith("gz"):
+            file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in part).encode()))
+        else:
+            pq.write_table(pa.Table.from_pylist(part), file)
+    _, _, data = report("--tags", night.tags, "--input", tmp_path / "archive", output=tmp_path / "out")
+    assert all(post["text"] is not None for post in data["posts"])
+    source = data["source"]
+    assert source["tags"] == f"{night.tags}/**/*.parquet"
+    read = "read_json_auto" if source["archive"]["json"] else "read_parquet"
+    count = duckdb.sql(f"SELECT count(DISTINCT post_id) FROM {read}({source['archive']['uris']})").fetchall()
+    assert count == [(70,)]
+    assert len(source["archive"]["uris"]) == (files if files <= 20 else 1)
+
+
 def test_tags_of_no_run_and_without_anything_found(tmp_path: Path) -> None:
     row = {
         "post_id": "1",
@@ -217,3 +239,12 @@ def test_bad_input(night: Night, tmp_path: Path) -> None:
     refused("sample is 0", "--tags", night.tags, "--sample", "0", *out)
     refused("unknown key sampel", "--tags", night.tags, "--sampel", "3", *out)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_documentation_names_what_there_is() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    help_text = "".join(call(job, "--help").stdout for job in ("report", "tag"))
+    named = set(re.findall(r"--[a-z][a-z_.]*", text)) - {"--pictures.", "--columns.", "--help"}
+    assert len(named) > 8
+    assert [option for option in named if f"{option} " not in help_text] == []
+    assert (Path(__file__).parents[2] / "docs" / "report.png").stat().st_size < 300_000

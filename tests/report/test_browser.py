@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from mnerqg.config_jobs import ReportConfig
@@ -196,8 +197,6 @@ def test_keys_and_links(browser: "playwright.Browser", report: Path) -> None:
 
 def test_each_filter_is_the_duckdb_query(browser: "playwright.Browser", report: Path) -> None:
     """With every post in the sample the page and the query, run over the tags, find the same posts."""
-    import duckdb
-
     seen: set[frozenset[str]] = set()
     with opened(browser, report) as found:
         page = found.page
