@@ -91,14 +91,17 @@ def _columns(tags: Tags, config: ReportConfig) -> ColumnsConfig:
 
 
 def _pictures(tags: Tags, config: ReportConfig, archive: Archive, given: str | None) -> PicturesConfig:
-    """The settings with roots: those that are set, the run's, or the archive's own folder."""
+    """The settings with roots: those that are set, else the folder of an archive that is given, and the run's.
+
+    Schemes and bounds are this command's: no file in the folder of the tags can make the report ask a host that its
+    user has not allowed.
+    """
+    if config.pictures.roots:
+        return config.pictures
     said = ((tags.run or {}).get("asked") or {}).get("pictures") or {}
-    settings = config.pictures.model_copy()
-    if not settings.roots and given is None:
-        # The folders that pictures were read from. Schemes and bounds stay this command's: no file in the folder of
-        # the tags can make the report ask a host that its user has not allowed.
-        settings = settings.model_copy(update={"roots": tuple(said.get("roots") or ())})
-    return settings.model_copy(update={"roots": settings.roots or (archive.folder,)})
+    of_run = [str(root) for root in said.get("roots") or ()]
+    roots = [archive.folder, *of_run] if given is not None or not of_run else of_run
+    return config.pictures.model_copy(update={"roots": tuple(roots)})
 
 
 def _find(found: Archived, rows: Mapping[int, Mapping[str, Any]]) -> Iterator[ArchivedPost]:

@@ -87,7 +87,7 @@ def wait_for_posts(page: "playwright.Page", count: int) -> None:
     playwright.expect(page.locator("#found")).to_have_text(f"{count} of {count} posts")
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1400, False), (1400, True), (390, False)])
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (390, True)])
 def test_no_complaint_no_request_and_accessible(
     browser: "playwright.Browser", report: Path, width: int, dark: bool
 ) -> None:
