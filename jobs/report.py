@@ -6,9 +6,12 @@ come from the archive that the tags name, or from --input; pictures are read onl
 below `--pictures.roots`. A second --tags compares two nights.
 """
 
+from functools import partial
+
 from mnerqg.cli import job_parser, run
 from mnerqg.config_files import load_config
 from mnerqg.config_jobs import ReportConfig
+from mnerqg.places import place
 from mnerqg.report.report import Asked, write_report
 
 
@@ -21,26 +24,38 @@ def main(argv: list[str]) -> None:
     parser = job_parser("jobs/report.py", __doc__, ReportConfig, config=False)
     parser.add_argument(
         "--tags",
+        type=place,
         action="append",
         default=[],
         metavar="URI",
         help="the --output of jobs/tag.py, local or s3://, finished or not; given twice, the second night is shown "
         "and compared with the first",
     )
-    parser.add_argument("--input", metavar="URI", help="the archive of the tags, where it has been moved")
     parser.add_argument(
-        "--data", metavar="URI", help="prepared dataset with annotations of the tagged posts (by post_id)"
+        "--input",
+        type=place,
+        action="append",
+        metavar="URI",
+        help="the archive of the tags, where it has been moved; as often as for jobs/tag.py",
+    )
+    parser.add_argument(
+        "--data",
+        type=place,
+        metavar="URI",
+        help="prepared dataset with annotations of the tagged posts (by post_id)",
     )
     parser.add_argument("--split", default="test", help="of --data: train, valid or test")
-    parser.add_argument("--model", metavar="RUN", help="the --output of jobs/train.py, for its curves")
     parser.add_argument(
-        "--output", required=True, metavar="DIR", help="folder for report.html, local or s3://"
+        "--model", type=place, metavar="RUN", help="the --output of jobs/train.py, for its curves"
+    )
+    parser.add_argument(
+        "--output", type=place, required=True, metavar="DIR", help="folder for report.html, local or s3://"
     )
     arguments, overrides = parser.parse_known_args(argv)
     config = load_config(ReportConfig, "", overrides)
     asked = Asked(
         tags=tuple(arguments.tags),
-        archive=arguments.input,
+        archive=tuple(arguments.input) if arguments.input else None,
         data=arguments.data,
         split=arguments.split,
         training=arguments.model,
@@ -53,5 +68,7 @@ def main(argv: list[str]) -> None:
     print(f"report: {written.uri} ({written.size / 1e6:.1f} MB)")
 
 
+command = partial(run, main, interrupted="nothing was written: run the same command again")
+
 if __name__ == "__main__":
-    run(main)
+    command()

@@ -136,7 +136,7 @@ def _fill(rng: random.Random, template: str, names: Names) -> tuple[str, list[Sp
 
 
 def _failure(number: int) -> str | None:
-    return {7: "missing", 13: "none", 19: "unreadable", 23: "forbidden"}.get(number % 60)
+    return {7: "missing", 13: "none", 19: "unreadable", 23: "too_large"}.get(number % 60)
 
 
 def _gold(post_id: str, one: _Made, failed: str | None) -> Post:
@@ -166,7 +166,7 @@ def _tagged(rng: random.Random, post_id: str, one: _Made, failed: str | None, no
     errors = {
         "missing": "404 Not Found",
         "unreadable": "not a picture",
-        "forbidden": "not under a configured root",
+        "too_large": f"more than 20,000,000 bytes ({rng.randint(20_000_001, 90_000_000):,})",
     }
     error = errors.get(status)
     return {
@@ -242,17 +242,15 @@ def _write_run(night: Night, archive_uri: str, tags: list[dict[str, Any]], finis
     config = TagConfig(columns=columns)
     roots = {"pictures": {"roots": [storage.absolute(night.archive)]}}
     asked = tag_run.asked("0123456789abcdef", archive, roots, None)
-    request = {"model": "models/demo", "input": archive.uri, "config": config.model_dump(mode="json")}
+    request = {"model": "models/demo", "input": list(archive.uris), "config": config.model_dump(mode="json")}
     schema = tags_schema([pa.field("lang", pa.string())], several_pictures=True)
     folder = tag_run.tags_folder(night.tags)
     with folder.writing(asked, {"run_id": "r1", "request": request}):
-        for start in range(0, len(tags) if finished else len(tags) // 2, _ROWS_PER_FILE):
-            part = [{**row, "row_hash": int(name)} for row, name in zip(tags, hashes, strict=True)][
-                start : start + _ROWS_PER_FILE if finished else len(tags) // 2
-            ]
-            _write(
-                storage.join(night.tags, f"w-{start:06d}.parquet"), pa.Table.from_pylist(part, schema=schema)
-            )
+        rows = [{**row, "row_hash": int(name)} for row, name in zip(tags, hashes, strict=True)]
+        rows = rows if finished else rows[: len(rows) // 2]
+        for start in range(0, len(rows), _ROWS_PER_FILE):
+            part = pa.Table.from_pylist(rows[start : start + _ROWS_PER_FILE], schema=schema)
+            _write(storage.join(tag_run.tags_of(night.tags), f"w-{start:06d}.parquet"), part)
         if finished:
             facts = {
                 "run_id": "r1",

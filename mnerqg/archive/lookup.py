@@ -8,17 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mnerqg.archive.jsonlines import read_tables, row_hashes
+from mnerqg.archive import jsonlines, parquet_files
+from mnerqg.archive.jsonlines import row_hashes
+from mnerqg.archive.parquet_files import ParquetLayout
 from mnerqg.archive.reading import Archive, text_values
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.io import storage
-from mnerqg.io.parquet import open_parquet
 from mnerqg.schema import ROW_HASH
 
 RowHashes = npt.NDArray[np.uint64]
-
-_ROWS_AT_ONCE = 256
-"""With the pictures themselves in the rows these are many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ def find_by_hash(archive: Archive, columns: ColumnsConfig, wanted: RowHashes) ->
     Raises:
         StorageError, DataError: the archive cannot be read.
     """
-    for hashes, rows in _tables(archive, columns, wanted):
+    for hashes, rows in read_rows(archive, wanted):
         yield from _posts(archive, columns, rows, np.flatnonzero(np.isin(hashes, wanted)), hashes)
 
 
@@ -53,7 +51,7 @@ def find_by_id(archive: Archive, columns: ColumnsConfig, wanted: set[str]) -> It
         StorageError, DataError: as `find_by_hash`.
     """
     missing = set(wanted)
-    for hashes, rows in _tables(archive, columns, None):
+    for hashes, rows in read_rows(archive):
         places = []
         for place, post_id in enumerate(text_values(rows[columns.post_id])[0]):
             if post_id in missing:
@@ -64,42 +62,31 @@ def find_by_id(archive: Archive, columns: ColumnsConfig, wanted: set[str]) -> It
             return
 
 
-def _tables(
-    archive: Archive, columns: ColumnsConfig, wanted: RowHashes | None
-) -> Iterator[tuple[RowHashes, pa.Table]]:
-    """The rows of the archive, a few at a time, each with its `row_hash`; without those where none is wanted."""
-    for entry in archive.files:
-        if archive.layout is None:
-            yield from _parquet_tables(entry, _names(archive, columns), wanted)
-        else:
-            with storage.open_stream(entry.uri) as stream:
-                for table in read_tables(stream, storage.path_of(entry.uri), archive.layout):
+def read_rows(archive: Archive, wanted: RowHashes | None = None) -> Iterator[tuple[RowHashes, pa.Table]]:
+    """The rows of the archive, a few at a time, with their `row_hash`.
+
+    Args:
+        archive: from `open_archive`.
+        wanted: pieces of files in which none of these stands are not read; None: all are.
+
+    Raises:
+        StorageError, DataError: the archive cannot be read.
+    """
+    if isinstance(archive.layout, ParquetLayout):
+        for piece in archive.pieces:
+            hashes = row_hashes(storage.path_of(piece.entry.uri), piece.start, piece.rows)
+            if wanted is None or np.isin(hashes, wanted).any():
+                for table in parquet_files.read_tables(piece, archive.layout):
                     yield table[ROW_HASH].to_numpy(), table
+        return
+    for entry in archive.files:
+        with storage.open_stream(entry.uri) as stream:
+            for table in jsonlines.read_tables(stream, storage.path_of(entry.uri), archive.layout):
+                yield table[ROW_HASH].to_numpy(), table
 
 
-def _parquet_tables(
-    entry: storage.FileEntry, names: list[str], wanted: RowHashes | None
-) -> Iterator[tuple[RowHashes, pa.Table]]:
-    path, start = storage.path_of(entry.uri), 0
-    with open_parquet(entry) as file:
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            hashes = row_hashes(path, start, count)
-            start += count
-            if wanted is not None and not np.isin(hashes, wanted).any():
-                continue
-            done = 0
-            for rows in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=names):
-                yield hashes[done : done + rows.num_rows], pa.Table.from_batches([rows])
-                done += rows.num_rows
-
-
-def _names(archive: Archive, columns: ColumnsConfig) -> list[str]:
-    pictures = _picture_column(archive, columns)
-    return list(dict.fromkeys([columns.post_id, columns.text, *([pictures] if pictures else [])]))
-
-
-def _picture_column(archive: Archive, columns: ColumnsConfig) -> str | None:
+def picture_column(archive: Archive, columns: ColumnsConfig) -> str | None:
+    """The column with the pictures or their URIs, None where there is none."""
     named = {"bytes": columns.image, "uris": columns.image_uri, "lists": columns.image_uris, "none": None}
     return named[archive.pictures]
 
@@ -115,7 +102,7 @@ def _posts(
         return
     found = rows.take(pa.array(places))
     ids, texts = (text_values(found[name])[0] for name in (columns.post_id, columns.text))
-    name = _picture_column(archive, columns)
+    name = picture_column(archive, columns)
     pictures: list[Any] = [()] * len(places) if name is None else _picture_values(found[name])
     for place, post_id, text, own in zip(places, ids, texts, pictures, strict=True):
         several = tuple(own or ()) if archive.pictures == "lists" else (own,)

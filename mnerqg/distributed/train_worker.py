@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import ray.data
 import ray.train
 import ray.train.torch
 import torch
@@ -19,6 +21,8 @@ import torch.distributed as dist
 from mnerqg.config import Config, ModelConfig
 from mnerqg.config_files import load_config
 from mnerqg.datasets.prepared import read_posts
+from mnerqg.distributed.scalars import write_scalars
+from mnerqg.inputs.batch import Batch, made_ahead
 from mnerqg.inputs.examples import Example, table_to_examples
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io import storage
@@ -31,7 +35,7 @@ from mnerqg.model.checkpoint import (
     start_weights,
 )
 from mnerqg.model.files import WEIGHTS_FILE, publish_model
-from mnerqg.model.losses import JointLoss, LossBalance, loss_terms
+from mnerqg.model.losses import LossBalance, loss_terms
 from mnerqg.model.optimization import (
     build_optimizer,
     learning_rate_factor,
@@ -41,8 +45,9 @@ from mnerqg.model.optimization import (
 )
 from mnerqg.model.precision import multiplies_bf16
 from mnerqg.queries import parse_queries
+from mnerqg.schema import Post
 from mnerqg.scoring.metrics import Counts
-from mnerqg.scoring.score import score, score_at
+from mnerqg.scoring.score import score, score_at, with_pictures
 from mnerqg.tagger import Tagger
 
 _log = logging.getLogger(__name__)  # of a worker's print() Ray Train shows every line twice
@@ -136,7 +141,7 @@ class _Worker:
         started = time.monotonic()
         losses = self._train_epoch(epoch)
         trained = time.monotonic()
-        scores = self._validate()
+        scores = self._validate() | self._check_pictures(last=epoch + 1 == self.config.train.epochs)
         record = {
             "epoch": epoch + 1,
             **losses,
@@ -153,28 +158,35 @@ class _Worker:
             f"Accu@0.5 {scores['accuracy_50']:.4f}, GMNER F1 {scores['gmner_f1']:.4f} | "
             f"{record['train_seconds']:.0f} + {record['valid_seconds']:.0f} s"
         )
-        last = epoch + 1 == self.config.train.epochs
         directory = self._model_directory(record)
+        self._report(record, directory, f"epoch_{epoch + 1:03d}", wait=True)
         if directory is not None:
-            self._publish(directory, last)
-        self._report(record, directory, f"epoch_{epoch + 1:03d}", wait=last)
+            # Only what a start would go on from is shown: an epoch that it would make anew must not be in
+            # metrics.jsonl, nor in best/, which another outcome of that epoch might not replace.
+            ray.train.get_all_reported_checkpoints(
+                consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED
+            )
+            self._publish(directory)
+            shutil.rmtree(directory)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         settings = self.config.train
         self.parallel.train()
-        totals = torch.zeros(len(_FIGURES))
+        # Stays on the device: reading a figure at each step would make the host wait for it each time.
+        totals = torch.zeros(len(_FIGURES), device=self.device)
+        figures = torch.ones_like(totals)
         started = said = time.monotonic()
         done = self.steps_done if epoch == self.first_epoch else 0
-        step, saved, balance, ask_at = done, done, 1.0, done + 2
+        step, saved, ask_at = done, done, done + 2
         # Of a resumed epoch the rest, in a new order: its first steps cannot be told from the others any more.
-        batches = islice(self._batches(epoch), self.steps - done if done else None)
-        for step, examples in enumerate(batches, start=done + 1):
+        rest = islice(
+            self._examples(ray.train.get_dataset_shard("train"), epoch), self.steps - done if done else None
+        )
+        for step, batch in enumerate(made_ahead(map(self._batch, rest)), start=done + 1):
             progress = progress_at(epoch, step, self.steps, settings.epochs)
             set_learning_rates(self.optimizer, learning_rate_factor(progress, settings.warmup))
-            loss, gradient_norm = self._step(examples)
-            balance = loss.balance
-            losses = (loss.value, loss.grounding, loss.existence, loss.spans)
-            totals += torch.tensor([*map(float, losses), balance, gradient_norm])
+            figures = self._step(batch.to(self.device))
+            totals += figures
             if step == done + 1:
                 started = said = time.monotonic()  # the first step waits for Ray Data to start
             pace = (time.monotonic() - started) / max(1, step - done - 1)
@@ -188,8 +200,11 @@ class _Worker:
                 # A few steps say little of the pace: no more are made until the next question than have been made.
                 ask_at += max(1, min(step - done, round(_SECONDS_BETWEEN_QUESTIONS / max(pace, 1e-3))))
         means = (totals / max(step - done, 1)).tolist()
-        figures = dict(zip(_FIGURES, means, strict=True))
-        return {**figures, "balance": balance, **learning_rates(self.optimizer)}
+        return {
+            **dict(zip(_FIGURES, means, strict=True)),
+            "balance": float(figures[_FIGURES.index("mean_balance")]),
+            **learning_rates(self.optimizer),
+        }
 
     def _say_progress(self, epoch: int, step: int, means: list[float], pace: float) -> None:
         _, grounding, existence, spans, balance, gradient_norm = means
@@ -199,9 +214,8 @@ class _Worker:
             f"{pace * max(0, self.steps - step) / 60:.1f} min left in this epoch"
         )
 
-    def _batches(self, epoch: int) -> Iterator[list[Example]]:
+    def _examples(self, shard: ray.data.DataIterator, epoch: int) -> Iterator[list[Example]]:
         """This worker's examples in batches of alike length: padding costs as much as words do."""
-        shard = ray.train.get_dataset_shard("train")
         shuffle = random.Random(f"{self.config.train.seed} {epoch}")
         side = self.config.model.image_side
         for table in shard.iter_batches(
@@ -213,9 +227,12 @@ class _Worker:
             for start in starts:
                 yield examples[start : start + self.batch_posts]
 
-    def _step(self, examples: list[Example]) -> tuple[JointLoss, float]:
-        """One optimizer step: its losses, and the norm of the gradient before it is clipped."""
-        batch = self.collate(examples, with_targets=True).to(self.device)
+    def _batch(self, examples: list[Example]) -> Batch:
+        batch = self.collate(examples, with_targets=True)
+        return batch.pinned() if self.device.type == "cuda" else batch
+
+    def _step(self, batch: Batch) -> torch.Tensor:
+        """One optimizer step and its `_FIGURES`, which like all in it stay on the device."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.parallel(batch)
         terms = loss_terms(output, batch)
@@ -224,27 +241,15 @@ class _Worker:
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
         self.optimizer.step()
-        return loss, float(norm)
+        losses = (loss.value, loss.grounding, loss.existence, loss.spans)
+        return torch.stack([*losses, loss.balance, norm])
 
     def _validate(self) -> dict[str, float]:
         """Exact scores, at the best span threshold where that is to be found; it goes into the models to be saved.
 
         The workers' shares of the split are disjoint and complete.
         """
-        tagger = Tagger(
-            model=self.model,
-            text_encoder=self.text_encoder,
-            config=self.config,
-            model_id="in training",
-            device=self.device,
-        )
-        posts = read_posts(
-            self.job.data,
-            "valid",
-            share=self.rank,
-            shares=self.world,
-            limit=self.config.train.max_valid_posts,
-        )
+        tagger, posts = self._tagger(), self._valid_posts()
         if not (self.config.train.fit_span_thresholds and self.config.model.answers_spans):
             return self._scores(tagger.types, score(tagger, posts))
         at_each = score_at(tagger, posts, _SPAN_THRESHOLDS)
@@ -253,6 +258,37 @@ class _Worker:
         threshold = _SPAN_THRESHOLDS[best]
         self.decode = self.config.decode.at(threshold)
         return {**scores[best], "span_threshold": threshold}
+
+    def _check_pictures(self, *, last: bool) -> dict[str, float]:
+        """F1 of the validation posts with others' pictures and with none, at the threshold that was just found."""
+        model, check = self.config.model, self.config.train.check_pictures
+        if model.inputs != "text_picture" or check == "never" or (check == "last" and not last):
+            return {}
+        tagger = self._tagger()
+        found = {}
+        for pictures in ("shuffled", "none"):
+            counts = score(tagger, with_pictures(self._valid_posts(), pictures))
+            found[f"f1_{pictures}"] = self._scores(tagger.types, counts)["f1"]
+        return found
+
+    def _tagger(self) -> Tagger:
+        return Tagger(
+            model=self.model,
+            text_encoder=self.text_encoder,
+            config=self.config.model_copy(update={"decode": self.decode}),
+            model_id="in training",
+            device=self.device,
+        )
+
+    def _valid_posts(self) -> Iterator[Post]:
+        """This worker's share of the validation posts."""
+        return read_posts(
+            self.job.data,
+            "valid",
+            share=self.rank,
+            shares=self.world,
+            limit=self.config.train.max_valid_posts,
+        )
 
     def _scores(self, types: Sequence[str], counts: Counts) -> dict[str, float]:
         """Those of all workers together."""
@@ -278,7 +314,10 @@ class _Worker:
         record = {"epoch": epoch + 1, "step": step}
         name = f"epoch_{epoch + 1:03d}_step_{step:06d}"
         share = step / self.steps
-        self._report(record, self._model_directory(record), name, share_of_epoch=share, wait=reclaimed)
+        directory = self._model_directory(record)
+        self._report(record, directory, name, share_of_epoch=share, wait=reclaimed)
+        if directory is not None and reclaimed:
+            shutil.rmtree(directory)
         return True
 
     def _report(
@@ -297,7 +336,8 @@ class _Worker:
             directory: the first worker's with the model; what resuming takes is added to it. None on the others.
             name: of the checkpoint's folder.
             share_of_epoch: how much is done of an epoch under way.
-            wait: until the checkpoint is uploaded; else training goes on meanwhile.
+            wait: until the checkpoint is uploaded, and leave the directory; else training goes on meanwhile and the
+                directory goes with the end of the upload.
         """
         checkpoint = None
         if directory is not None:
@@ -315,7 +355,7 @@ class _Worker:
             checkpoint,
             checkpoint_dir_name=name,
             checkpoint_upload_mode=mode.SYNC if wait else mode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
+            delete_local_checkpoint_after_upload=not wait,
         )
 
     def _model_directory(self, metrics: dict[str, Any]) -> Path | None:
@@ -332,29 +372,33 @@ class _Worker:
         )
         return directory
 
-    def _publish(self, directory: Path, last: bool) -> None:
-        """Update best, best_grounding and, at the end, last, which marks the run as finished.
+    def _publish(self, directory: Path) -> None:
+        """Update metrics.jsonl, best, best_grounding and, at the end, last, which marks the run as finished.
 
         Without boxes to answer (`Config.answers_boxes`) there is no best grounding.
         """
         output = self.job.output
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         storage.write_text(storage.join(output, "metrics.jsonl"), lines)
+        if self.config.train.tensorboard:
+            write_scalars(self.history, output)
         bests = {"best": best_metric(self.config.model)}
         if self.config.answers_boxes:
             bests["best_grounding"] = "accuracy_50"
         for name, metric in bests.items():
             if all(record[metric] < self.history[-1][metric] for record in self.history[:-1]):
                 publish_model(directory, storage.join(output, name))
-        if last:
+        if len(self.history) == self.config.train.epochs:
             publish_model(directory, storage.join(output, "last"))
 
     def _restore(self, checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
         with checkpoint.as_directory() as directory:
             load_weights(self.model, Path(directory) / WEIGHTS_FILE)
             state: dict[str, Any] = load_training_state(Path(directory) / _STATE_FILE)
-        self.balance.running = state["balance"]
-        self.history = state["history"]
+            self.balance.running = state["balance"]
+            self.history = state["history"]
+            if self.rank == 0 and not state["share_of_epoch"]:
+                self._publish(Path(directory))  # it may have been lost between its checkpoint and this
         return state
 
     def _say(self, line: str) -> None:

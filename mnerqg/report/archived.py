@@ -29,39 +29,41 @@ class Archived:
         posts: text and thumbnails by `row_hash`.
         archive: None where it could not be read.
         columns: of the archive.
+        places: where the archive lies, or lay.
         notices: what the reader of the report should know.
     """
 
     posts: dict[int, tuple[str | None, list[Thumbnail]]] = field(default_factory=dict)
     archive: Archive | None = None
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    places: tuple[str, ...] = ()
     notices: list[str] = field(default_factory=list)
 
 
 def read_archived(
-    tags: Tags, rows: Mapping[int, Mapping[str, Any]], given: str | None, config: ReportConfig
+    tags: Tags, rows: Mapping[int, Mapping[str, Any]], given: Sequence[str] | None, config: ReportConfig
 ) -> Archived:
     """Find the posts of `rows` in the archive and make thumbnails of their pictures.
 
     Args:
         tags: whose run says which archive was tagged, with which columns, and where its pictures may lie.
         rows: of the tags, by `row_hash`.
-        given: URI of the archive, where it is not, or no longer, what the run says.
+        given: URIs of the archive, where it is not, or no longer, what the run says.
         config: settings; what is not set there is as the run says.
 
     Raises:
         MnerqgError: the archive that is `given` cannot be read. Another one that cannot is a notice.
     """
-    uri = given or tags.request.get("input")
-    found = Archived(columns=_columns(tags, config))
-    if not isinstance(uri, str):
+    places = tuple(map(storage.absolute, given or tags.request.get("input") or ()))
+    found = Archived(columns=_columns(tags, config), places=places)
+    if not places:
         found.notices.append(
             "The tags do not say which archive they are of, so that texts and pictures are not shown; "
             "name it with --input."
         )
         return found
     try:
-        found.archive = open_archive(storage.absolute(uri), found.columns)
+        found.archive = open_archive(places, found.columns)
         pictures = _pictures(tags, config, found.archive, given)
         with ThreadPoolExecutor(pictures.concurrency) as pool:
             thumbnails = Thumbnails(pictures, len(rows), pool)
@@ -76,7 +78,7 @@ def read_archived(
         )
     lacking = len(rows) - len(found.posts)
     if found.archive is not None and lacking:
-        found.notices.append(f"{lacking:,} of the posts shown are not in the archive {found.archive.uri}.")
+        found.notices.append(f"{lacking:,} of the posts shown are not in the archive {found.archive.name}.")
     return found
 
 
@@ -90,7 +92,9 @@ def _columns(tags: Tags, config: ReportConfig) -> ColumnsConfig:
         return config.columns
 
 
-def _pictures(tags: Tags, config: ReportConfig, archive: Archive, given: str | None) -> PicturesConfig:
+def _pictures(
+    tags: Tags, config: ReportConfig, archive: Archive, given: Sequence[str] | None
+) -> PicturesConfig:
     """The settings with roots: those that are set, else the folder of an archive that is given, and the run's.
 
     Schemes and bounds are this command's: no file in the folder of the tags can make the report ask a host that its
@@ -100,7 +104,7 @@ def _pictures(tags: Tags, config: ReportConfig, archive: Archive, given: str | N
         return config.pictures
     said = ((tags.run or {}).get("asked") or {}).get("pictures") or {}
     of_run = [str(root) for root in said.get("roots") or ()]
-    roots = [archive.folder, *of_run] if given is not None or not of_run else of_run
+    roots = [*archive.folders, *of_run] if given is not None or not of_run else of_run
     return config.pictures.model_copy(update={"roots": tuple(roots)})
 
 

@@ -33,14 +33,14 @@ class Asked:
 
     Attributes:
         tags: folders of tags: that of the night to look at last, before it one to compare it with.
-        archive: of the last tags, where it is not what their run says.
+        archive: of the last tags, its places, where it is not what their run says.
         data: prepared dataset with annotations of the tagged posts.
         split: of `data`.
         training: run whose curves are shown.
     """
 
     tags: tuple[str, ...]
-    archive: str | None = None
+    archive: tuple[str, ...] | None = None
     data: str | None = None
     split: str = "test"
     training: str | None = None
@@ -109,7 +109,7 @@ def _check(asked: Asked) -> None:
         raise ConfigError(
             f"--tags is given {len(asked.tags)} times; give it once, or twice to compare two nights"
         )
-    for option, value in (("--data", asked.data), ("--input", asked.archive)):
+    for option, value in (("--data", asked.data), ("--input", asked.archive and ", ".join(asked.archive))):
         if value is not None and not asked.tags:
             raise ConfigError(f"{option} {value} is about tags; give --tags, too")
 
@@ -173,7 +173,7 @@ def _add_tags(
     view["tags"] = {
         "uri": tags.uri,
         "model_id": tags.model_id or next(iter(rows.values()))["model_id"] or "unknown",
-        "archive": archived.archive.uri if archived.archive is not None else tags.request.get("input"),
+        "archive": ", ".join(archived.places),
         "manifest": {name: (tags.manifest or {}).get(name) for name in _SHOWN_FACTS},
         "rows": summary.counts.rows,
         "summary": summary,
@@ -192,9 +192,9 @@ def _source(tags: Tags, archived: Archived, rows: Mapping[int, Mapping[str, Any]
     """What a DuckDB query over the tags, and over the texts in the archive, needs to know."""
     archive, columns = archived.archive, archived.columns
     names = next(iter(rows.values())).keys()
-    is_file = [entry.uri for entry in tags.files] == [tags.uri]
+    is_file = [entry.uri for entry in tags.files] == [tags.place]
     return {
-        "tags": _for_duckdb(tags.uri) if is_file else f"{_for_duckdb(tags.uri)}/**/*.parquet",
+        "tags": _for_duckdb(tags.place) if is_file else f"{_for_duckdb(tags.place)}/**/*.parquet",
         "images": "images" in names,
         "text": "text" in names,
         "archive": archive
@@ -213,7 +213,7 @@ def _archive_for_duckdb(archive: Archive) -> list[str]:
     if len(uris) <= _SHOWN_FILES:
         return uris
     endings = {_ending(uri) for uri in uris}
-    return sorted(f"{_for_duckdb(archive.folder)}/**/*{ending}" for ending in endings)
+    return sorted(f"{_for_duckdb(folder)}/**/*{ending}" for folder in archive.folders for ending in endings)
 
 
 def _ending(uri: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mnerqg.archive.run import tags_folder
+from mnerqg.archive.run import tags_folder, tags_of
 from mnerqg.errors import DataError, one_line
 from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet
@@ -28,12 +28,14 @@ class Tags:
 
     Attributes:
         uri: of the folder, absolute.
+        place: where in it the files with tags lie.
         files: with tags.
         run: what the run said when it began, None where the folder has no run file.
         manifest: what it said at its end, None where it is not finished.
     """
 
     uri: str
+    place: str
     files: tuple[storage.FileEntry, ...]
     run: dict[str, Any] | None
     manifest: dict[str, Any] | None
@@ -80,13 +82,14 @@ def open_tags(uri: str) -> Tags:
         DataError: there are no tags in it.
     """
     uri = storage.absolute(uri)
-    files = storage.list_files(uri, ".parquet")
     folder = tags_folder(uri, "--tags")
     run, manifest = folder.begun(), folder.result()
+    place = uri if run is None else tags_of(uri)
+    files = storage.list_files(place, ".parquet") if run is None or storage.exists(place) else []
     if not files:
         begun = " yet: its run has begun, and nothing is written" if run is not None else ""
         raise DataError(f"--tags {uri} holds no tags{begun}; give the --output of jobs/tag.py")
-    return Tags(uri, tuple(files), run, manifest)
+    return Tags(uri, place, tuple(files), run, manifest)
 
 
 def look_through(tags: Tags, size: int, seed: int, more_strata: Strata | None = None) -> Looked:

@@ -88,7 +88,7 @@ def test_two_nights(night: Night, tmp_path: Path) -> None:
 
 def test_unfinished_tags_show_what_is_there(tmp_path: Path) -> None:
     night = write_night(str(tmp_path), 60, finished=False)
-    (Path(night.tags) / "w-torn.parquet").write_bytes(b"PAR1 half of it")
+    (Path(night.tags) / "tags" / "w-torn.parquet").write_bytes(b"PAR1 half of it")
     printed, page, data = report("--tags", night.tags, output=tmp_path / "out")
     assert "note: The run is not finished: 30 of 60 posts are there and shown here." in printed
     assert "note: 1 file(s) are being written, or torn, and left out:" in printed
@@ -141,7 +141,7 @@ def test_s3(s3_bucket: str, tmp_path: Path) -> None:
     data = page_data(page)
     assert len(data["posts"]) == 30
     assert sum(picture["uri"] is not None for post in data["posts"] for picture in post["pictures"]) > 25
-    assert data["source"]["tags"] == f"{s3_bucket}/night/tags/**/*.parquet"
+    assert data["source"]["tags"] == f"{s3_bucket}/night/tags/tags/**/*.parquet"
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -191,7 +191,7 @@ def test_what_the_duckdb_query_reads(night: Night, tmp_path: Path, files: int, e
     _, _, data = report("--tags", night.tags, "--input", tmp_path / "archive", output=tmp_path / "out")
     assert all(post["text"] is not None for post in data["posts"])
     source = data["source"]
-    assert source["tags"] == f"{night.tags}/**/*.parquet"
+    assert source["tags"] == f"{night.tags}/tags/**/*.parquet"
     read = "read_json_auto" if source["archive"]["json"] else "read_parquet"
     count = duckdb.sql(f"SELECT count(DISTINCT post_id) FROM {read}({source['archive']['uris']})").fetchall()
     assert count == [(70,)]

@@ -227,7 +227,7 @@ def test_each_filter_is_the_duckdb_query(browser: "playwright.Browser", report: 
         for status in ("ok", "none", "missing", "unreadable"):
             check("select", "#filter-picture", status)
         check("select", "#filter-text", "truncated")
-        for error in ("no", "any", "reason:404 Not Found"):
+        for error in ("no", "any", "reason:404 Not Found", "reason:more than N bytes (N)"):
             check("select", "#filter-error", error)
         for words in ("the", "TONIGHT", "it's", "مرحبا", "'; DROP TABLE t; --"):
             check("fill", "#search", words)

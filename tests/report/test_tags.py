@@ -32,7 +32,7 @@ def copied(night: Night, folder: Path, files: int, copies: int) -> Path:
     """Tags in so many files, each with the night's rows so many times under new names."""
     rng = np.random.default_rng(0)
     rows = pa.concat_tables(
-        [pq.read_table(file) for file in sorted(Path(night.tags).glob("*.parquet"))] * copies
+        [pq.read_table(file) for file in sorted((Path(night.tags) / "tags").glob("*.parquet"))] * copies
     )
     folder.mkdir(parents=True)
     for number in range(files):
@@ -60,7 +60,7 @@ def test_the_rows_of_the_sample_are_those_of_the_files(night: Night, tmp_path: P
 
 def test_a_damaged_file_of_a_finished_run_is_told(night: Night, tmp_path: Path) -> None:
     other = write_night(str(tmp_path), 20)
-    (Path(other.tags) / "w-000000.parquet").write_bytes(b"PAR1")
+    (Path(other.tags) / "tags" / "w-000000.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="is not readable as Parquet"):
         look_through(open_tags(other.tags), 5, seed=0)
 

@@ -1,10 +1,12 @@
 """Scores of the small model, whose thresholds let its random weights say much."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnerqg.schema import Box, Post, Span
 from mnerqg.scoring.metrics import Counts
-from mnerqg.scoring.score import score, score_at, score_each
+from mnerqg.scoring.score import score, score_at, score_each, with_pictures
 from mnerqg.tagger import Tagger
 from tests.builders import TYPES, photo
 
@@ -57,3 +59,48 @@ def test_the_scores_of_each_post_add_up(talkative: Tagger) -> None:
     each = score_each(talkative, posts)
     assert [counts.posts for counts in each] == [1, 1, 1]
     assert sum(each, Counts(TYPES)) == score(talkative, posts)
+
+
+def test_pictures_of_other_posts() -> None:
+    """Whatever comes between, before and behind those with a picture; order and texts stay."""
+    shown = {"b": b"B", "d": b"D", "e": b"E"}
+    posts = [
+        Post(
+            name,
+            name.upper(),
+            shown.get(name),
+            (),
+            (Box("PER", 0, 0, ord(name), 1),) if name in shown else (),
+        )
+        for name in "abcdef"
+    ]
+    assert list(with_pictures(iter(posts), "true")) == posts
+    bare = list(with_pictures(iter(posts), "none"))
+    assert [(post.post_id, post.text, post.image, post.boxes) for post in bare] == [
+        (name, name.upper(), None, ()) for name in "abcdef"
+    ]
+    others = list(with_pictures(iter(posts), "shuffled"))
+    assert [(post.post_id, post.text) for post in others] == [(name, name.upper()) for name in "abcdef"]
+    assert [post.image for post in others] == [None, b"D", None, b"E", b"B", None]
+    assert [post.boxes for post in others] == [(), posts[3].boxes, (), posts[4].boxes, posts[1].boxes, ()]
+
+
+def test_a_picture_without_another_goes() -> None:
+    posts = [Post("a", "A"), Post("b", "B", b"B"), Post("c", "C")]
+    assert [(post.post_id, post.image) for post in with_pictures(posts, "shuffled")] == [
+        ("a", None),
+        ("b", None),
+        ("c", None),
+    ]
+    assert list(with_pictures([], "shuffled")) == []
+
+
+@given(st.lists(st.booleans(), max_size=12))
+def test_shuffled_pictures_are_each_given_once(have: list[bool]) -> None:
+    posts = [Post(str(number), "t", bytes([number]) if has else None) for number, has in enumerate(have)]
+    others = list(with_pictures(posts, "shuffled"))
+    assert [post.post_id for post in others] == [post.post_id for post in posts]
+    if sum(have) > 1:
+        assert [post.image is not None for post in others] == have
+        assert {post.image for post in others} == {post.image for post in posts}
+        assert all(a.image is None or a.image != b.image for a, b in zip(others, posts, strict=True))

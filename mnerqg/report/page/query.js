@@ -41,9 +41,18 @@ function errorConditions({ error }) {
   if (error === "no") return ["t.error IS NULL"];
   if (error === "any") return ["t.error IS NOT NULL"];
   if (!error) return [];
-  // Reasons are the same but for numbers, as the report counts them.
-  const alike = String.raw`regexp_replace(regexp_replace(r, '^picture \d+: ', ''), '(\D)\d[\d,.]*', '\1N', 'g')`;
-  return [`len(list_filter(string_split(t.error, '; '), lambda r: ${alike}[:200] = ${sqlText(error.slice("reason:".length))})) > 0`];
+  const pattern = sqlText(reasonPattern(error.slice("reason:".length)));
+  return [`len(list_filter(string_split(t.error, '; '), lambda r: regexp_matches(r, ${pattern}))) > 0`];
+}
+
+const REASON_LENGTH = 200; // a longer one is cut
+const NUMBER = "(N|0x[0-9a-fA-F]+|[0-9][0-9,.]*([x×][0-9][0-9,.]*)?)";
+
+/** The errors of a reason, in which N stands for numbers that differ from row to row, as a regular expression. */
+function reasonPattern(reason) {
+  const escaped = reason.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  const numbers = escaped.replace(/(?<![A-Za-z])N(?=(?:%|ms|s|[kKMG]i?B|B)?(?![A-Za-z]))/g, NUMBER);
+  return `^(picture [0-9]+: )?${numbers}${reason.length < REASON_LENGTH ? "$" : ""}`;
 }
 
 function searchCondition(search, source) {
