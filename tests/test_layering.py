@@ -112,6 +112,7 @@ ORDER = (
     "distributed.picture_stages",
     "distributed.encoding",
     "distributed.scalars",
+    "distributed.validation",
     "distributed.train_worker",
     "distributed.training",
     "distributed.evaluation",

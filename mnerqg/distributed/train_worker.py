@@ -5,7 +5,7 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,12 +16,11 @@ import ray.data
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 
 from mnerqg.config import Config, ModelConfig
 from mnerqg.config_files import load_config
-from mnerqg.datasets.prepared import read_posts
 from mnerqg.distributed.scalars import write_scalars
+from mnerqg.distributed.validation import ValidationPosts, sum_over_workers, validate
 from mnerqg.inputs.batch import Batch, made_ahead
 from mnerqg.inputs.examples import Example, table_to_examples
 from mnerqg.inputs.text import load_text_encoder
@@ -45,9 +44,6 @@ from mnerqg.model.optimization import (
 )
 from mnerqg.model.precision import multiplies_bf16
 from mnerqg.queries import parse_queries
-from mnerqg.schema import Post
-from mnerqg.scoring.metrics import Counts
-from mnerqg.scoring.score import score, score_at, with_pictures
 from mnerqg.tagger import Tagger
 
 _log = logging.getLogger(__name__)  # of a worker's print() Ray Train shows every line twice
@@ -58,8 +54,6 @@ _FIGURES = ("loss", "loss_grounding", "loss_existence", "loss_spans", "mean_bala
 # So many batches of shuffled posts are sorted by length together and then cut into batches, so that the posts of a
 # batch are of about one length: the more, the less padding, and the less random the batches [chosen].
 _BATCHES_SORTED_TOGETHER = 8
-# What `TrainConfig.fit_span_thresholds` chooses from.
-_SPAN_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 _SECONDS_BETWEEN_LINES = 20.0
 # How often the workers ask whether a checkpoint is due within an epoch. Ray Train takes a report from all of them at
 # one step, so they wait for each other to come to one answer, which costs too much to do it at every step.
@@ -141,7 +135,7 @@ class _Worker:
         started = time.monotonic()
         losses = self._train_epoch(epoch)
         trained = time.monotonic()
-        scores = self._validate() | self._check_pictures(last=epoch + 1 == self.config.train.epochs)
+        scores = self._validate(last=epoch + 1 == self.config.train.epochs)
         record = {
             "epoch": epoch + 1,
             **losses,
@@ -236,7 +230,7 @@ class _Worker:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.parallel(batch)
         terms = loss_terms(output, batch)
-        loss = self.balance(terms, reduce=_sum_over_workers, workers=self.world)
+        loss = self.balance(terms, reduce=sum_over_workers, workers=self.world)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
@@ -244,59 +238,21 @@ class _Worker:
         losses = (loss.value, loss.grounding, loss.existence, loss.spans)
         return torch.stack([*losses, loss.balance, norm])
 
-    def _validate(self) -> dict[str, float]:
-        """Exact scores, at the best span threshold where that is to be found; it goes into the models to be saved.
-
-        The workers' shares of the split are disjoint and complete.
-        """
-        tagger, posts = self._tagger(), self._valid_posts()
-        if not (self.config.train.fit_span_thresholds and self.config.model.answers_spans):
-            return self._scores(tagger.types, score(tagger, posts))
-        at_each = score_at(tagger, posts, _SPAN_THRESHOLDS)
-        scores = [self._scores(tagger.types, counts) for counts in at_each]
-        best = max(range(len(scores)), key=lambda index: (scores[index]["f1"], index))
-        threshold = _SPAN_THRESHOLDS[best]
-        self.decode = self.config.decode.at(threshold)
-        return {**scores[best], "span_threshold": threshold}
-
-    def _check_pictures(self, *, last: bool) -> dict[str, float]:
-        """F1 of the validation posts with others' pictures and with none, at the threshold that was just found."""
-        model, check = self.config.model, self.config.train.check_pictures
-        if model.inputs != "text_picture" or check == "never" or (check == "last" and not last):
-            return {}
-        tagger = self._tagger()
-        found = {}
-        for pictures in ("shuffled", "none"):
-            counts = score(tagger, with_pictures(self._valid_posts(), pictures))
-            found[f"f1_{pictures}"] = self._scores(tagger.types, counts)["f1"]
-        return found
-
-    def _tagger(self) -> Tagger:
-        return Tagger(
+    def _validate(self, *, last: bool) -> dict[str, float]:
+        """Scores of the model as it is now; the thresholds that were found go into the models to be saved."""
+        tagger = Tagger(
             model=self.model,
             text_encoder=self.text_encoder,
-            config=self.config.model_copy(update={"decode": self.decode}),
+            config=self.config,
             model_id="in training",
             device=self.device,
         )
-
-    def _valid_posts(self) -> Iterator[Post]:
-        """This worker's share of the validation posts."""
-        return read_posts(
-            self.job.data,
-            "valid",
-            share=self.rank,
-            shares=self.world,
-            limit=self.config.train.max_valid_posts,
-        )
-
-    def _scores(self, types: Sequence[str], counts: Counts) -> dict[str, float]:
-        """Those of all workers together."""
-        values = _sum_over_workers(torch.from_numpy(counts.to_array()).to(self.device))
-        return Counts.from_array(types, values.cpu().numpy()).scores()
+        posts = ValidationPosts(self.job.data, self.rank, self.world, self.config.train.max_valid_posts)
+        scores, self.decode = validate(tagger, posts, last=last)
+        return scores
 
     def _mean_over_workers(self, value: float) -> float:
-        return float(_sum_over_workers(torch.tensor(value, device=self.device))) / self.world
+        return float(sum_over_workers(torch.tensor(value, device=self.device))) / self.world
 
     def _save_if_due(self, epoch: int, step: int, seconds_since: float) -> bool:
         """Save a checkpoint within the epoch where one is due, and say whether it was.
@@ -404,9 +360,3 @@ class _Worker:
     def _say(self, line: str) -> None:
         if self.rank == 0:
             _log.info(line)
-
-
-def _sum_over_workers(values: torch.Tensor) -> torch.Tensor:
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(values)
-    return values

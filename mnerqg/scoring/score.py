@@ -48,15 +48,20 @@ def _with_the_next_picture(posts: Iterable[Post]) -> Iterator[Post]:
 
 def score(tagger: Tagger, posts: Iterable[Post], *, batch_size: int = 16) -> Counts:
     """The counts of all posts together, each scored exactly once."""
-    return _score(tagger, posts, [tagger.config.decode], batch_size)[0]
+    return score_at(tagger, posts, [tagger.config.decode], batch_size=batch_size)[0]
 
 
 def score_at(
-    tagger: Tagger, posts: Iterable[Post], thresholds: Sequence[float], *, batch_size: int = 16
+    tagger: Tagger, posts: Iterable[Post], decodes: Sequence[DecodeConfig], *, batch_size: int = 16
 ) -> list[Counts]:
-    """As `score`, for each of the values of `span_threshold` and `match_threshold`; the network runs once."""
-    configs = [tagger.config.decode.at(threshold) for threshold in thresholds]
-    return _score(tagger, posts, configs, batch_size)
+    """As `score`, with each of several thresholds in the place of the tagger's own; the network runs once."""
+    counts = [Counts(tagger.types) for _ in decodes]
+    rest = iter(posts)
+    while batch := list(itertools.islice(rest, batch_size)):
+        for total, answers in zip(counts, tagger.answers_at(batch, decodes), strict=True):
+            for post, answer in zip(batch, answers, strict=True):
+                _add(total, post, answer)
+    return counts
 
 
 def score_each(tagger: Tagger, posts: Sequence[Post], pictures: Pictures = "true") -> list[Counts]:
@@ -66,18 +71,6 @@ def score_each(tagger: Tagger, posts: Sequence[Post], pictures: Pictures = "true
     for counts, post, answer in zip(each, posts, answers, strict=True):
         _add(counts, post, answer)
     return each
-
-
-def _score(
-    tagger: Tagger, posts: Iterable[Post], configs: Sequence[DecodeConfig], batch_size: int
-) -> list[Counts]:
-    counts = [Counts(tagger.types) for _ in configs]
-    rest = iter(posts)
-    while batch := list(itertools.islice(rest, batch_size)):
-        for total, answers in zip(counts, tagger.answers_at(batch, configs), strict=True):
-            for post, answer in zip(batch, answers, strict=True):
-                _add(total, post, answer)
-    return counts
 
 
 def _add(counts: Counts, post: Post, answer: TaggedPost) -> None:

@@ -13,7 +13,7 @@ from tests.builders import TYPES, photo
 
 def test_no_posts(talkative: Tagger) -> None:
     assert score(talkative, []) == Counts(TYPES)
-    assert score_at(talkative, [], [0.1, 0.2]) == [Counts(TYPES), Counts(TYPES)]
+    assert score_at(talkative, [], [talkative.config.decode] * 2) == [Counts(TYPES), Counts(TYPES)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
@@ -30,10 +30,9 @@ def test_every_post_is_scored_once(talkative: Tagger, batch_size: int) -> None:
 def test_scores_at_several_thresholds(talkative: Tagger) -> None:
     """As those of so many models that have one of the thresholds each."""
     posts = [Post(str(number), "Ada in Oslo", photo(), (Span(0, 3, "PER"),)) for number in range(3)]
-    thresholds = [0.005, 0.012, 0.9]
-    found = score_at(talkative, posts, thresholds)
-    for counts, threshold in zip(found, thresholds, strict=True):
-        decode = talkative.config.decode.at(threshold)
+    decodes = [talkative.config.decode.at(threshold) for threshold in (0.005, 0.012, 0.9)]
+    found = score_at(talkative, posts, decodes)
+    for counts, decode in zip(found, decodes, strict=True):
         alone = Tagger(
             model=talkative.model,
             text_encoder=talkative.text_encoder,
