@@ -11,6 +11,7 @@ from mnerqg.config_types import (
     CountOrRange,
     Many,
     NonNegativeFloat,
+    NonNegativeInt,
     Place,
     PositiveFloat,
     PositiveInt,
@@ -162,3 +163,14 @@ class ActorsConfig(Section):
     """0 runs the model on the CPU."""
     queries: Place | None = None
     """A query style or the path of a YAML of queries, asked in the place of the model's own; null: its own."""
+
+
+class ReportConfig(Section):
+    """The page over tags: what is not set here is as the run of the tags has it."""
+
+    sample: PositiveInt = 200
+    """Posts in the gallery, drawn by type and status; the counts are over all posts."""
+    seed: NonNegativeInt = 0
+    """Another one draws other posts."""
+    columns: ColumnsConfig = ColumnsConfig()
+    pictures: PicturesConfig = PicturesConfig()
