@@ -1,9 +1,11 @@
 import gzip
 import json
+import os
 import random
 import re
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -135,6 +137,22 @@ def test_a_store_that_is_away_when_a_split_is_to_be_read(
         ),
     ):
         read_split(s3_bucket, "train")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_how_many_actors_read_footers_is_the_user_s_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_split([Post("1", "text")], str(tmp_path / "train"))
+    seen: list[str | None] = []
+    monkeypatch.setattr(ray.data, "read_parquet", lambda *_, **__: seen.append(os.environ.get(name)))
+    name = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
+    monkeypatch.delenv(name, raising=False)
+    read_split(str(tmp_path), "train")
+    assert name not in os.environ
+    monkeypatch.setenv(name, "5")
+    read_split(str(tmp_path), "train")
+    assert (seen, os.environ[name]) == (["1", "5"], "5")
 
 
 class BreakingOnce(JsonLinesDatasource):
