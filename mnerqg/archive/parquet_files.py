@@ -175,7 +175,12 @@ def _table(batch: pa.RecordBatch, uri: str, start: int, layout: ParquetLayout) -
     for name, kind in layout.columns:
         if name not in batch.schema.names:
             value = from_path.get(name)
-            arrays.append(pa.array([value] * batch.num_rows, pa.string()).cast(kind))
+            same = (
+                pa.nulls(batch.num_rows, kind)
+                if value is None
+                else pa.repeat(value, batch.num_rows).cast(kind)
+            )
+            arrays.append(same)
             continue
         column, unfit = converted(batch.column(name), kind)
         arrays.append(column)

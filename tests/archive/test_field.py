@@ -146,7 +146,8 @@ def test_a_value_that_does_not_fit_is_named_in_its_row(tmp_path: Path) -> None:
 
 
 def test_optional_columns_may_be_missing_in_some_files(tmp_path: Path) -> None:
-    write(tmp_path, a={"image_uri": ["x.jpg"], "lang": ["en"]}, b={})
+    write(tmp_path, a={"image_uri": ["x.jpg"], "lang": ["en"], "likes": [[{"by": "x"}]]}, b={})
+    assert values(tmp_path, "likes", ColumnsConfig(pass_through=("likes",))) == [[{"by": "x"}], None]
     _, rows = opened(tmp_path, LANG)
     assert rows.select(["image_uri", "lang"]).to_pylist()[1] == {"image_uri": None, "lang": None}
     refused(tmp_path, r"a\.parquet has no column land; it has: ", ColumnsConfig(pass_through=("land",)))
