@@ -17,6 +17,7 @@ from mnerqg.io.parquet import open_parquet, read_footer
 from mnerqg.schema import ROW_HASH
 
 _PIECE_BYTES = 64 * 2**20
+_BUFFER_BYTES = 8 * 2**20
 _TABLE_BYTES = 16 * 2**20
 _TABLE_ROWS = 2048
 _REMEDY = "replace the file and start over with --restart, or go on without it: --skip-damaged"
@@ -146,7 +147,9 @@ def read_tables(piece: Piece, layout: ParquetLayout) -> Iterator[pa.Table]:
             the cause.
     """
     place = piece.start
-    with open_parquet(piece.entry, remedy=_REMEDY) as file:
+    # A piece above the bound is a single row group: pandas makes one of a million posts, pictures and all.
+    buffer_bytes = _BUFFER_BYTES if piece.bytes > _PIECE_BYTES else 0
+    with open_parquet(piece.entry, remedy=_REMEDY, buffer_bytes=buffer_bytes) as file:
         names = [name for name, _ in layout.columns if name in file.schema_arrow.names]
         rows_at_once = max(1, min(_TABLE_ROWS, _TABLE_BYTES * piece.rows // max(1, piece.bytes)))
         for group in range(piece.first, piece.stop):

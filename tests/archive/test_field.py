@@ -18,6 +18,7 @@ import pyarrow.parquet.encryption as pqe
 import pytest
 from backports import zstd
 
+from mnerqg.archive import parquet_files
 from mnerqg.archive.reading import Archive, open_archive
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError, MnerqgError
@@ -167,6 +168,18 @@ def test_files_without_rows_are_passed_over(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": pa.array([], pa.int8())}), tmp_path / "c.parquet")
     archive, _ = opened(tmp_path, LANG)
     assert (archive.rows, len(archive.files), archive.pictures) == (1, 3, "uris")
+
+
+def test_a_file_is_cut_where_its_row_groups_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into tasks; and a row group beyond the bound is read bit by bit. The rows are the same, and their hashes."""
+    table = pa.table({"post_id": [f"{number:04}" for number in range(1000)], "text": [TEXT] * 1000})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=100, use_dictionary=False)
+    archive, rows = opened(tmp_path, ColumnsConfig())
+    assert len(archive.pieces) == 1
+    for bound, pieces in ((10_000, 5), (1, 10)):
+        monkeypatch.setattr(parquet_files, "_PIECE_BYTES", bound)
+        archive, same = opened(tmp_path, ColumnsConfig())
+        assert (len(archive.pieces), same) == (pieces, rows)
 
 
 def test_ids_of_other_kinds(tmp_path: Path) -> None:
