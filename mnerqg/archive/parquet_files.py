@@ -16,7 +16,7 @@ from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet, read_footer
 from mnerqg.schema import ROW_HASH
 
-_PIECE_BYTES = 64 * 2**20
+PIECE_BYTES = 64 * 2**20
 _BUFFER_BYTES = 8 * 2**20
 _TABLE_BYTES = 16 * 2**20
 _TABLE_ROWS = 2048
@@ -120,7 +120,7 @@ def pieces_of(facts: ParquetFacts) -> list[Piece]:
     begun: Piece | None = None
     start = 0
     for number, (rows, size) in enumerate(facts.groups):
-        if begun is not None and begun.bytes + size > _PIECE_BYTES:
+        if begun is not None and begun.bytes + size > PIECE_BYTES:
             pieces.append(begun)
             begun = None
         if begun is None:
@@ -148,7 +148,7 @@ def read_tables(piece: Piece, layout: ParquetLayout) -> Iterator[pa.Table]:
     """
     place = piece.start
     # A piece above the bound is a single row group: pandas makes one of a million posts, pictures and all.
-    buffer_bytes = _BUFFER_BYTES if piece.bytes > _PIECE_BYTES else 0
+    buffer_bytes = _BUFFER_BYTES if piece.bytes > PIECE_BYTES else 0
     with open_parquet(piece.entry, remedy=_REMEDY, buffer_bytes=buffer_bytes) as file:
         names = [name for name, _ in layout.columns if name in file.schema_arrow.names]
         rows_at_once = max(1, min(_TABLE_ROWS, _TABLE_BYTES * piece.rows // max(1, piece.bytes)))

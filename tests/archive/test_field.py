@@ -19,9 +19,13 @@ import pytest
 from backports import zstd
 
 from mnerqg.archive import parquet_files
+from mnerqg.archive.counts import TagCounts
 from mnerqg.archive.reading import Archive, open_archive
+from mnerqg.archive.run import judge
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError, MnerqgError
+from mnerqg.io import storage
+from mnerqg.schema import tags_schema
 from tests.archives import read_archive_here
 
 TEXT = "We just landed in Southville Valley"
@@ -177,7 +181,7 @@ def test_a_file_is_cut_where_its_row_groups_are(tmp_path: Path, monkeypatch: pyt
     archive, rows = opened(tmp_path, ColumnsConfig())
     assert len(archive.pieces) == 1
     for bound, pieces in ((10_000, 5), (1, 10)):
-        monkeypatch.setattr(parquet_files, "_PIECE_BYTES", bound)
+        monkeypatch.setattr(parquet_files, "PIECE_BYTES", bound)
         archive, same = opened(tmp_path, ColumnsConfig())
         assert (len(archive.pieces), same) == (pieces, rows)
 
@@ -259,6 +263,32 @@ def test_several_inputs_are_one_archive(tmp_path: Path) -> None:
     write_lines(tmp_path / "d.jsonl", {"post_id": "d", "text": ""})
     with pytest.raises(DataError, match=r"/c, .*/d\.jsonl holds both Parquet .* and JSON Lines"):
         open_archive([f"{tmp_path}/c", f"{tmp_path}/d.jsonl"], LANG)
+
+
+def test_lines_and_values_that_cannot_be_read_count_as_failed(tmp_path: Path) -> None:
+    posts = [{"post_id": str(number), "text": TEXT, "image_uri": 5} for number in range(3)]
+    write_lines(tmp_path / "a.jsonl", *posts, {"post_id": "half a pair \ud83d", "text": TEXT})
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write("{\n" * 16)
+    _, rows = opened(tmp_path, ColumnsConfig())
+    row = {
+        "entities": [],
+        "regions": [],
+        "existence": [],
+        "retryable": False,
+        "image_status": "none",
+        "text_status": "ok",
+    }
+    errors = rows["mnerqg:line_error"].to_pylist()
+    tags = pa.Table.from_pylist(
+        [row | {"error": error, "row_hash": n} for n, error in enumerate(errors)], tags_schema()
+    )
+    pq.write_table(tags, tmp_path / "tags.parquet")
+    counts = TagCounts.of_file(storage.list_files(f"{tmp_path}/tags.parquet")[0])
+    assert (counts.errors, counts.unread) == (20, 19)
+    said = judge(counts, 0.9)
+    assert said is not None
+    assert re.match(r"19 of 20 posts could not be read .*: 16 x line N is not valid JSON: ", said)
 
 
 # ---- damage ----------------------------------------------------------------------------------------
