@@ -234,6 +234,20 @@ def test_hive_folders_with_types(tmp_path: Path) -> None:
     ]
 
 
+def test_folders_are_named_by_what_has_a_name(tmp_path: Path) -> None:
+    write(tmp_path, a={"lang": [["en"]], "n": [1], "b": [b"x"]})
+    for name, fits in (("lang", False), ("b", False), ("n", True)):
+        columns = ColumnsConfig(pass_through=(name,), partition_by=(name,))
+        if fits:
+            assert values(tmp_path, name, columns) == [1]
+        else:
+            refused(
+                tmp_path,
+                rf"the column {name} holds \S+( \S+)?, by which no folder can be named; leave it",
+                columns,
+            )
+
+
 def test_what_is_no_archive_file_is_passed_over(tmp_path: Path) -> None:
     write(tmp_path, a={})
     for name in ("_SUCCESS", ".a.parquet.crc", "notes.txt", "_tmp.parquet", "README", "a.csv"):
