@@ -121,7 +121,9 @@ class _Scorer:
     """A model actor: annotated posts in, one row of counts a post out."""
 
     def __init__(self, model: str, config: ActorsConfig, queries: tuple[EntityQuery, ...]) -> None:
-        self._tagger = Tagger.load(model, "cuda" if config.gpus_per_actor else "cpu", queries)
+        self._tagger = Tagger.load(
+            model, "cuda" if config.gpus_per_actor else "cpu", queries, config.precision
+        )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         posts = [post_from_row(row) for row in rows.to_pylist()]

@@ -16,7 +16,7 @@ import ray.util.metrics
 from mnerqg.archive.counts import MODEL_RAISED
 from mnerqg.archive.jsonlines import LINE_ERROR
 from mnerqg.archive.reading import text_values
-from mnerqg.config_jobs import ColumnsConfig
+from mnerqg.config_jobs import ColumnsConfig, Precision
 from mnerqg.distributed.picture_stages import PICTURES
 from mnerqg.errors import one_line
 from mnerqg.inputs.images import Letterbox
@@ -44,6 +44,7 @@ class TagSettings:
         batch_posts: what the model sees at once.
         device: where it runs.
         threads: of torch.
+        precision, compiled: see `TagConfig`.
         run_id: the run that metrics are labelled with.
     """
 
@@ -55,6 +56,8 @@ class TagSettings:
     batch_posts: int
     device: Literal["cuda", "cpu"]
     threads: int
+    precision: Precision | None
+    compiled: bool
     run_id: str
 
     @property
@@ -230,7 +233,13 @@ def _load(settings: TagSettings) -> "Tagger":
     from mnerqg.tagger import Tagger
 
     torch.set_num_threads(settings.threads)
-    return Tagger.load(settings.model, device=settings.device, queries=settings.queries)
+    return Tagger.load(
+        settings.model,
+        device=settings.device,
+        queries=settings.queries,
+        precision=settings.precision,
+        compiled=settings.compiled,
+    )
 
 
 def tag_each(tagger: "Tagger", posts: Sequence[PreparedPost]) -> list[TaggedPost]:
