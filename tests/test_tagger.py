@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+import mnerqg.tagger
 from mnerqg.config import LossConfig
 from mnerqg.errors import ModelError
 from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.posts import PreparedPost, prepare_post
+from mnerqg.model.precision import multiplies_bf16
 from mnerqg.schema import Box, Post, Span, TaggedPost
 from mnerqg.tagger import Tagger
 from tests.builders import TYPES, image_bytes, photo, small_config, small_model, text_encoder
@@ -231,6 +233,30 @@ def test_the_picture_of_a_long_text_is_encoded_once_a_batch(
 def test_no_posts(talkative: Tagger) -> None:
     assert talkative.tag([]) == []
     assert talkative.tag_prepared([]) == []
+
+
+def test_precision_is_the_models_own_on_a_gpu_and_exact_on_a_cpu_unless_asked(tiny_model: Path) -> None:
+    post = Post("1", "Ada in Oslo", photo())
+    exact, rough = (Tagger.load(tiny_model, device="cpu", precision=one) for one in (None, "bf16"))
+    types = [next(tagger.model.parameters()).dtype for tagger in (exact, rough)]
+    has_bf16 = multiplies_bf16(torch.device("cpu"))
+    assert types == [torch.float32, torch.bfloat16 if has_bf16 else torch.float32]
+    (one,), (other,) = exact.tag([post]), rough.tag([post])
+    assert [score for _, score in other.existence] == pytest.approx(
+        [score for _, score in one.existence], abs=0.02
+    )
+
+
+def test_a_model_that_cannot_be_compiled_says_so(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_compiler(network: torch.nn.Module) -> None:
+        def fail(*_: object) -> None:
+            raise RuntimeError("Failed to find C compiler")
+
+        network.register_forward_pre_hook(fail)
+
+    monkeypatch.setattr(mnerqg.tagger, "compile_parts", without_compiler)
+    with pytest.raises(ModelError, match=r"cannot be compiled here: .*C compiler; leave compiled at false"):
+        Tagger.load(tiny_model, device="cpu", compiled=True)
 
 
 @pytest.mark.parametrize("training", [True, False])
