@@ -185,7 +185,7 @@ class _LabelFile:
 
     def __init__(self, model: str, config: ActorsConfig, queries: tuple[EntityQuery, ...]) -> None:
         self._tagger = Tagger.load(
-            model, "cuda" if config.gpus_per_actor else "cpu", queries, config.precision
+            model, "cuda" if config.gpus_per_actor else "cpu", queries, precision=config.precision
         )
         self._batch_posts = config.batch_posts
 
