@@ -113,7 +113,7 @@ def test_posts_without_a_picture_have_zeros(training: bool) -> None:
 
 def test_no_pictures_at_all_leave_the_statistics() -> None:
     head, maps, queries = grounding()
-    found = head.train()(tuple(grid[:0] for grid in maps), queries, torch.zeros(0, dtype=torch.long))
+    found, _ = head.train()(tuple(grid[:0] for grid in maps), queries, torch.zeros(0, dtype=torch.long))
     assert (found == 0).all()
     found.sum().backward()
     assert all(parameter.grad is not None for parameter in head.parameters())

@@ -382,3 +382,37 @@ def test_phrases_teach_where_and_nothing_else() -> None:
     terms = loss_terms(small_model()(batch), batch, LossConfig())
     assert terms.counts[TERMS.index("existence")] == 4
     assert terms.sums.isfinite().all()
+
+
+def test_start_and_end_as_means_over_queries() -> None:
+    """The same sums, over the queries of posts that have words: they weigh as much in a long text as in a short one."""
+    output, batch, _ = case()
+    by_word = loss_terms(output, batch, LossConfig())
+    by_query = loss_terms(output, batch, LossConfig(span_mean="queries"))
+    torch.testing.assert_close(by_query.sums, by_word.sums)
+    asked = int(batch.begins_word.any(-1).sum())
+    for index, term in enumerate(TERMS):
+        expected = asked if term in ("start", "end") else int(by_word.counts[index])
+        assert int(by_query.counts[index]) == expected, term
+
+
+def test_unlikely_pairs_are_candidates_where_that_is_asked() -> None:
+    output, batch, targets = case()
+    at = TERMS.index("match")
+    counts = [
+        int(loss_terms(output, batch, LossConfig(match_candidates=threshold)).counts[at])
+        for threshold in (1.0, 0.5, 0.05)
+    ]
+    assert counts[0] == int((targets.matches >= 0).sum())  # of the gold starts and ends alone
+    assert counts[0] <= counts[1] < counts[2]
+
+
+def test_the_match_has_a_weight_of_its_own() -> None:
+    output, batch, _ = case()
+    terms = loss_terms(output, batch, LossConfig())
+    means = terms.sums / terms.counts.clamp(min=1)
+    match = float(means[TERMS.index("match")].detach())
+    full = LossBalance(LossConfig(balance="constant"))(terms)
+    tenth = LossBalance(LossConfig(balance="constant", match_weight=0.1))(terms)
+    assert match > 0
+    assert float(full.spans - tenth.spans) == pytest.approx(0.9 * match, rel=1e-4)
