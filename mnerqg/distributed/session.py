@@ -18,6 +18,8 @@ from ray.util.annotations import RayDeprecationWarning
 from mnerqg.distributed.failures import first_cause
 from mnerqg.errors import one_line
 
+# What C++ says of the level that we ask of it.
+_LEVEL_IS_SET = "Set ray log level from environment variable"
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 # That a new local cluster asks for a token, which is Ray's default; and what we ask of Ray Data.
 _MATTERS_OF_COURSE = ("Token authentication is enabled", "Progress bars disabled")
@@ -104,6 +106,8 @@ class Causes:
         return show_briefly
 
     def _brief(self, text: str) -> str | None:
+        if _LEVEL_IS_SET in text:
+            return None
         if "Traceback (most recent call last)" not in text:
             return text
         last = [line.strip() for line in text.splitlines() if line.strip()][-1]

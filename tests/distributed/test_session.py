@@ -58,6 +58,10 @@ def test_a_cause_is_said_once_and_first() -> None:
     show({"pid": "raylet", "lines": [TRACEBACK]}, ignore_prefix=False)
     show({"pid": 7, "lines": ["Traceback (most recent call last)"]}, ignore_prefix=False)
     show({"pid": "raylet", "lines": ["a node is out of memory"]}, ignore_prefix=False)
+    show(
+        {"pid": "raylet", "lines": ["logging.cc: Set ray log level from environment variable X"]},
+        ignore_prefix=False,
+    )
     assert printed == [
         ["RuntimeError: no kernel image (Task MapWorker.get_location failed. It will be retried.)"],
         ["Traceback (most recent call last)"],
