@@ -18,6 +18,7 @@ from ray.util.annotations import RayDeprecationWarning
 from mnerqg.distributed.failures import first_cause
 from mnerqg.errors import one_line
 
+_DATA_ACTOR = "SplitCoordinator"
 # What C++ says of the level that we ask of it.
 _LEVEL_IS_SET = "Set ray log level from environment variable"
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
@@ -91,9 +92,14 @@ class Causes:
         return cause is None or self._first_time(cause)
 
     def printer(self, show: Callable[..., None]) -> Callable[..., None]:
-        """`show`, which prints what workers and raylets say, with tracebacks as their last lines, each once."""
+        """`show`, which prints what workers and raylets say, with tracebacks as their last lines, each once.
+
+        Ray Data in a training says what it does through an actor of its own, which is left out as it is in the driver.
+        """
 
         def show_briefly(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
+            if str(data.get("actor_name")).startswith(_DATA_ACTOR):
+                return
             lines = (
                 [self._brief(line) for line in data["lines"]]
                 if data.get("pid") == "raylet"

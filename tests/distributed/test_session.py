@@ -56,6 +56,7 @@ def test_a_cause_is_said_once_and_first() -> None:
     show = causes.printer(lambda data, ignore_prefix: printed.append((data["lines"], ignore_prefix)[0]))
     show({"pid": "raylet", "lines": [TRACEBACK]}, ignore_prefix=False)
     show({"pid": "raylet", "lines": [TRACEBACK]}, ignore_prefix=False)
+    show({"pid": 8, "actor_name": "SplitCoordinator", "lines": ["Execution plan"]}, ignore_prefix=False)
     show({"pid": 7, "lines": ["Traceback (most recent call last)"]}, ignore_prefix=False)
     show({"pid": "raylet", "lines": ["a node is out of memory"]}, ignore_prefix=False)
     show(
