@@ -92,7 +92,7 @@ class Causes:
         return cause is None or self._first_time(cause)
 
     def printer(self, show: Callable[..., None]) -> Callable[..., None]:
-        """`show`, which prints what workers and raylets say, with tracebacks as their last lines, each once.
+        """`show`, which prints what workers and raylets say; of the latter each thing once, a traceback as its last line.
 
         Ray Data in a training says what it does through an actor of its own, which is left out as it is in the driver.
         """
@@ -115,7 +115,7 @@ class Causes:
         if _LEVEL_IS_SET in text:
             return None
         if "Traceback (most recent call last)" not in text:
-            return text
+            return text if self._first_time(text) else None
         last = [line.strip() for line in text.splitlines() if line.strip()][-1]
         said = text.splitlines()[0].partition(" Error: Traceback")[0]
         return one_line(f"{last} ({said})") if self._first_time(last) else None
