@@ -92,7 +92,8 @@ class Causes:
         return cause is None or self._first_time(cause)
 
     def printer(self, show: Callable[..., None]) -> Callable[..., None]:
-        """`show`, which prints what workers and raylets say; of the latter each thing once, a traceback as its last line.
+        """`show`, which prints what workers and raylets say; of the latter each thing once, and of a traceback
+        its last line.
 
         Ray Data in a training says what it does through an actor of its own, which is left out as it is in the driver.
         """
