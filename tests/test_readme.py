@@ -39,13 +39,13 @@ PAGES.pop("report.md", None)
 
 # Where the work of a job begins: what is called there is all that a command can do wrong before it.
 WORK = {
-    "benchmark": "jobs.benchmark.plan_tagging",
-    "demo": "jobs.demo.write_world",
+    "benchmark": "mnerqg.distributed.tagging_plan.plan_tagging",
+    "demo": "mnerqg.demo.world.write_world",
     "evaluate": "mnerqg.distributed.evaluation.evaluate",
-    "experiments": "jobs.experiments.plan_table",
+    "experiments": "mnerqg.distributed.experiments.plan_table",
     "label": "mnerqg.distributed.labelling.label",
-    "report": "jobs.report.write_report",
-    "tag": "jobs.tag.plan_tagging",
+    "report": "mnerqg.report.report.write_report",
+    "tag": "mnerqg.distributed.tagging_plan.plan_tagging",
     "train": "mnerqg.distributed.training.train",
 }
 # Of the other programs: what has to be there for a command of it to work.
@@ -88,10 +88,18 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("jobs", "constraints.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mnerqg.distributed.session.connect", lambda **_: None)
-    for job in ("benchmark", "experiments", "tag"):
-        monkeypatch.setattr(f"jobs.{job}.connect", lambda **_: None)
+    for name in ("connect", "hush"):
+        replace_all(monkeypatch, f"mnerqg.distributed.session.{name}", lambda **_: None)
     return tmp_path
+
+
+def replace_all(monkeypatch: pytest.MonkeyPatch, place: str, value: Any) -> None:
+    """Put `value` in the place of a function, where it is made and in the jobs that have imported it."""
+    module, _, name = place.rpartition(".")
+    for job in WORK:
+        if (ROOT / "jobs" / f"{job}.py").exists():
+            monkeypatch.setattr(importlib.import_module(f"jobs.{job}"), name, value, raising=False)
+    monkeypatch.setattr(importlib.import_module(module), name, value, raising=False)
 
 
 def reach(*_: Any, **__: Any) -> None:
@@ -129,8 +137,7 @@ def check_job(job: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(MnerqgError, match=r"is no tagging run|corrected.json does not exist"):
             main(arguments)
         return
-    module, _, name = WORK[job].rpartition(".")
-    monkeypatch.setattr(importlib.import_module(module), name, reach)
+    replace_all(monkeypatch, WORK[job], reach)
     with pytest.raises(ReachedError):
         main(arguments)
 
