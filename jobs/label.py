@@ -11,6 +11,7 @@ from typing import Any
 from mnerqg.cli import add_verbose, format_columns, job_parser, run
 from mnerqg.config_files import load_config
 from mnerqg.config_jobs import ActorsConfig
+from mnerqg.places import place
 
 
 def main(argv: list[str]) -> None:
@@ -21,19 +22,22 @@ def main(argv: list[str]) -> None:
     """
     parser = job_parser("jobs/label.py", __doc__, ActorsConfig, config=False)
     parser.add_argument(
-        "--model", required=True, help="model directory with a grounding head, local or s3://"
+        "--model", type=place, required=True, help="model directory with a grounding head, local or s3://"
     )
-    parser.add_argument("--data", required=True, help="prepared dataset, local or s3://")
-    parser.add_argument("--output", required=True, help="folder for the labelled dataset, local or s3://")
+    parser.add_argument("--data", type=place, required=True, help="prepared dataset, local or s3://")
+    parser.add_argument(
+        "--output", type=place, required=True, help="folder for the labelled dataset, local or s3://"
+    )
     add_verbose(parser)
     arguments, overrides = parser.parse_known_args(argv)
     config = load_config(ActorsConfig, "", overrides, source="the command line")
 
-    # Here, for the help and a wrong setting need not wait for them.
+    # Here, for the help and a wrong setting need not wait for it.
     from mnerqg.distributed.labelling import label
-    from mnerqg.distributed.session import connect
+    from mnerqg.distributed.session import hush
 
-    connect(verbose=arguments.verbose)
+    if not arguments.verbose:
+        hush()
     print(format_labels(label(arguments.model, arguments.data, arguments.output, config)))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from mnerqg.cli import add_verbose, job_parser, run
 from mnerqg.config import Config
 from mnerqg.config_files import find_recipe, load_files
+from mnerqg.places import local_place, place
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -25,22 +26,25 @@ def main(argv: list[str]) -> None:
         "--config",
         required=True,
         action="append",
-        type=Path,
+        type=local_place,
         help="recipe: a path, or the name of one in jobs/configs, such as paper or variants/text; later ones override "
         "earlier ones key by key",
     )
-    parser.add_argument("--data", required=True, help="prepared dataset (jobs/prepare.py), local or s3://")
-    parser.add_argument("--output", required=True, help="folder of this run, local or s3://")
+    parser.add_argument(
+        "--data", type=place, required=True, help="prepared dataset (jobs/prepare.py), local or s3://"
+    )
+    parser.add_argument("--output", type=place, required=True, help="folder of this run, local or s3://")
     add_verbose(parser)
     arguments, overrides = parser.parse_known_args(argv)
     recipes = [find_recipe(path, CONFIGS) for path in arguments.config]
     config = load_files(Config, recipes, overrides)
 
-    # Here, for the help and a wrong setting need not wait for them.
-    from mnerqg.distributed.session import connect
+    # Here, for the help and a wrong setting need not wait for it.
+    from mnerqg.distributed.session import hush
     from mnerqg.distributed.training import train
 
-    connect(verbose=arguments.verbose)
+    if not arguments.verbose:
+        hush()
     best = train(config, arguments.data, arguments.output)
     print(
         f"best epoch {best['epoch']}: valid F1 {best['f1']:.4f}, Accu@0.5 {best['accuracy_50']:.4f}, "

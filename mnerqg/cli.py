@@ -1,6 +1,7 @@
 """What every job shares: help that prints the settings, tables for people, errors as one line and an exit code."""
 
 import argparse
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,14 +19,29 @@ from mnerqg.errors import MnerqgError
 WIDTH = 100
 """Columns of the help."""
 
+_INTERRUPTED = 128 + signal.SIGINT
 _SOURCES = "[chosen] marks what the paper leaves open, [FA-VG] what is that of Yang et al. 2019."
 _SAMPLES = 2  # a longer list is shown by its first members
 
 
-def run(main: Callable[[list[str]], None]) -> NoReturn:
-    """Call `main` with the command line and exit: 0, or the error's code after one line on stderr."""
+def run(
+    main: Callable[[list[str]], None],
+    *,
+    interrupted: str = "what is written is safe: the same command goes on from there",
+) -> NoReturn:
+    """Call `main` with the command line and exit: 0, or the error's code after one line on stderr; of Ctrl-C 130.
+
+    Args:
+        main: the job.
+        interrupted: what is safe after Ctrl-C, and how to go on.
+    """
     try:
         main(sys.argv[1:])
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the way out takes a second or two, and is under way
+        sys.stdout.flush()
+        print(f"\ninterrupted; {interrupted}", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
     except MnerqgError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "errors",
+    "places",
     "cli",
     "schema",
     "config_types",
@@ -22,6 +23,7 @@ ORDER = (
     "queries",
     "boxes",
     "io.s3",
+    "io.local",
     "io.storage",
     "io.downloads",
     "io.parquet",
@@ -37,6 +39,7 @@ ORDER = (
     "inputs.augment",
     "inputs.annotations",
     "inputs.posts",
+    "inputs.windows",
     "inputs.examples",
     "inputs.batch",
     "datasets.prepared",
@@ -47,7 +50,12 @@ ORDER = (
     "datasets.flickr30k_captions",
     "datasets.flickr30k",
     "archive.json_values",
+    "archive.files",
     "archive.jsonlines",
+    "archive.column_types",
+    "archive.columns",
+    "archive.parquet_files",
+    "archive.parquet_columns",
     "archive.reading",
     "archive.counts",
     "archive.run",
@@ -68,6 +76,7 @@ ORDER = (
     "model.decode",
     "model.optimization",
     "model.precision",
+    "model.inference",
     "model.files",
     "model.checkpoint",
     "tagger",
@@ -92,6 +101,7 @@ ORDER = (
     "distributed.picture_stages",
     "distributed.encoding",
     "distributed.scalars",
+    "distributed.validation",
     "distributed.train_worker",
     "distributed.training",
     "distributed.evaluation",
@@ -106,6 +116,7 @@ ORDER = (
     "demo.texts",
     "demo.drawings",
     "demo.world",
+    "demo.ambiguous",
 )
 MODULES = {
     ".".join(path.relative_to(ROOT / "mnerqg").with_suffix("").parts): path

@@ -5,19 +5,31 @@ import re
 from ray.data.exceptions import SystemException
 from ray.exceptions import ActorDiedError
 
-from mnerqg.errors import one_line
+from mnerqg.errors import DataError, one_line
 
 _RAYS_ADVICE = ("Failed to apply UDF transform after", "To change retry attempts, backoff")
 
 _ERROR = re.compile(r"[\w.]+(Error|Exception): ")
 
 
-def first_cause(error: BaseException) -> str:
-    """The innermost cause in one line: Ray wraps the stages' errors, traceback and all."""
+def innermost(error: BaseException) -> BaseException:
+    """The innermost cause: Ray wraps the stages' errors, traceback and all."""
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
         if isinstance(cause, SystemException):
             break  # Ray Data's mark on errors outside of stages, which says nothing
         error = cause
+    return error
+
+
+def data_error(error: BaseException) -> DataError | None:
+    """The error in the user's data that is the innermost cause, if it is one, as it was raised."""
+    found = innermost(error)
+    return DataError(str(found).partition("\n")[0]) if isinstance(found, DataError) else None
+
+
+def first_cause(error: BaseException) -> str:
+    """The innermost cause in one line."""
+    error = innermost(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # Behind the cause Ray says how often it tried, and how to make it try more often.
     lines = [line for line in lines if not line.startswith(_RAYS_ADVICE)] or lines

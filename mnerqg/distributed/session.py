@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -26,27 +27,36 @@ _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup
 _MATTERS_OF_COURSE = ("Token authentication is enabled", "Progress bars disabled")
 
 
-def connect(*, verbose: bool = False, workers_speak: bool = True) -> None:
-    """Join the cluster that the environment names, or start one; nothing where the process has a session already.
+@dataclass
+class _Manner:
+    """How the session that `connect` begins speaks."""
 
-    Args:
-        verbose: let Ray say all that it has to say.
-        workers_speak: show what the workers print, each line with its worker. Without, `verbose` shows it.
-    """
+    hushed: bool = False
+    workers_speak: bool = True
+
+
+_manner = _Manner()
+
+
+def connect() -> None:
+    """Join the cluster that `RAY_ADDRESS` names, or start one on this machine; a process that has one keeps it."""
     if ray.is_initialized():
         return
-    if not verbose:
-        _hush()
     ray.init(
-        ignore_reinit_error=True,
-        logging_level=logging.INFO if verbose else logging.WARNING,
-        log_to_driver=verbose or workers_speak,
+        logging_level=logging.WARNING if _manner.hushed else logging.INFO,
+        log_to_driver=_manner.workers_speak or not _manner.hushed,
     )
     # Bars of every stage, or tables where there is no terminal.
-    ray.data.DataContext.get_current().enable_progress_bars = verbose
+    ray.data.DataContext.get_current().enable_progress_bars = not _manner.hushed
 
 
-def _hush() -> None:
+def hush(*, workers_speak: bool = True) -> None:
+    """From now on, and in the session that `connect` begins, Ray says only what a person can act on.
+
+    Args:
+        workers_speak: show what the workers print, each line with its worker.
+    """
+    _manner.hushed, _manner.workers_speak = True, workers_speak
     causes = Causes()
     logging.getLogger(_AUTHENTICATION_LOGGER).addFilter(_is_worth_a_line)
     for handler in logging.getLogger("ray.data").handlers:

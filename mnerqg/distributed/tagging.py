@@ -22,7 +22,7 @@ import ray.data
 
 from mnerqg.archive import run as tag_run
 from mnerqg.archive.run import RowHashes
-from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.failures import data_error, first_cause
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.short_queues import bound_queues
 from mnerqg.distributed.sources import read_archive
@@ -31,7 +31,7 @@ from mnerqg.distributed.tag_progress import shown_progress
 from mnerqg.distributed.tagging_plan import TagPlan
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
 from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, TagPosts, TagSettings
-from mnerqg.errors import RunError
+from mnerqg.errors import DataError, RunError
 from mnerqg.io import storage
 from mnerqg.schema import ROW_HASH
 
@@ -61,6 +61,7 @@ def tag_archive(
     Raises:
         ConfigError: the cluster is too small for the stages.
         StorageError: the output cannot be read or written.
+        DataError: a file of the archive is damaged where only its rows show it.
         RunError: another job is writing there, the run failed, rows out are not rows in, or too many pictures failed;
             nothing is marked as finished.
     """
@@ -110,7 +111,7 @@ def _tag_missing_rows(
     """
     tagged = 0
     for passes in itertools.count():
-        done = tag_run.reconcile(plan.output)
+        done = tag_run.reconcile(plan.output, plan.archive.left_out)
         missing = plan.archive.rows - len(done)
         if missing <= 0 or passes == _PASSES:
             break
@@ -129,6 +130,10 @@ def _tag_missing_rows(
             ):
                 _write(plan, resources, _Job(run_id, done, tools))
         except Exception as error:  # Ray raises its own, pyarrow's and, disguised, the stages' errors
+            if (cause := data_error(error)) is not None:
+                raise DataError(
+                    f"{cause}; run {run_id} is not finished, and what it has written is safe"
+                ) from error
             raise RunError(
                 f"run {run_id}: tagging failed: {first_cause(error)}; what is written is safe: run the same "
                 "command again"
@@ -170,7 +175,7 @@ class LeaveOut:
 
 def _write(plan: TagPlan, resources: Resources, job: _Job) -> None:
     config, columns = plan.config, plan.config.columns
-    filesystem, path = storage.filesystem(plan.output)
+    filesystem, path = storage.filesystem(tag_run.tags_of(plan.output))
     rows_per_file = config.min_rows_per_file or min(max(plan.archive.rows // 32, 1_000), 20_000)
     rows_per_file = min(rows_per_file, config.max_rows_per_file)
     with ray.data.DataContext.current(_context(resources, job.tools.verbose)):
@@ -216,6 +221,7 @@ def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
         pass_through=plan.archive.pass_through,
         several_pictures=plan.archive.pictures == "lists",
         batch_posts=plan.config.batch_posts,
+        windows=plan.config.windows,
         device="cuda" if resources.gpus_per_actor else "cpu",
         threads=resources.threads_per_actor,
         run_id=job.run_id,
@@ -225,7 +231,7 @@ def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
 def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Dataset:
     config, columns, archive = plan.config, plan.config.columns, plan.archive
     task_cpus = resources.cpus_per_task
-    posts = read_archive(archive, columns, num_cpus=task_cpus)
+    posts = read_archive(archive, num_cpus=task_cpus)
     if len(job.done):
         posts = posts.map_batches(
             LeaveOut(ray.put(job.done)), batch_format="pyarrow", batch_size=None, num_cpus=task_cpus

@@ -43,6 +43,7 @@ class TagSettings:
         pass_through: fields that are copied.
         several_pictures: whether the archive holds lists of pictures.
         batch_posts: what the model sees at once.
+        windows: of a text that are read at most.
         device: where it runs.
         threads: of torch.
         run_id: the run that metrics are labelled with.
@@ -54,6 +55,7 @@ class TagSettings:
     pass_through: tuple[pa.Field, ...]
     several_pictures: bool
     batch_posts: int
+    windows: int
     device: Literal["cuda", "cpu"]
     threads: int
     run_id: str
@@ -235,7 +237,9 @@ def _load(settings: TagSettings) -> "Tagger":
     from mnerqg.tagger import Tagger
 
     torch.set_num_threads(settings.threads)
-    return Tagger.load(settings.model, device=settings.device, queries=settings.queries)
+    return Tagger.load(
+        settings.model, device=settings.device, queries=settings.queries, windows=settings.windows
+    )
 
 
 def tag_each(tagger: "Tagger", posts: Sequence[PreparedPost]) -> list[TaggedPost]:
@@ -267,7 +271,7 @@ def tag_each(tagger: "Tagger", posts: Sequence[PreparedPost]) -> list[TaggedPost
 def _failed(post: PreparedPost, error: Exception) -> TaggedPost:
     reason = f"{MODEL_RAISED}{type(error).__name__}: {one_line(error)}"
     failed = TaggedPost(image_status=post.image_status, error=reason)
-    return failed if post.text and post.text.strip() else replace(failed, text_status="empty")
+    return failed if post.text and not post.text.isspace() else replace(failed, text_status="empty")
 
 
 def _row(post: TaggedPost, model_id: str) -> dict[str, Any]:
@@ -300,6 +304,7 @@ def _row(post: TaggedPost, model_id: str) -> dict[str, Any]:
         "image_height": post.image_height,
         "image_status": post.image_status,
         "text_status": post.text_status,
+        "text_read": post.text_read,
         "error": post.error,
         "model_id": model_id,
     }

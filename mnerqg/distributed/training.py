@@ -28,6 +28,7 @@ from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, read
 from mnerqg.distributed.encoding import EncodePosts
 from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.scalars import check_tensorboard
+from mnerqg.distributed.session import connect
 from mnerqg.distributed.sources import read_split
 from mnerqg.distributed.train_worker import TrainingJob, best_metric, train_worker
 from mnerqg.errors import ConfigError, ModelError, RunError
@@ -54,6 +55,8 @@ _PLACEMENT = (
 def train(config: Config, data: str, output: str) -> dict[str, float]:
     """Train, or go on training, or say that it is done; returns the best epoch's validation scores.
 
+    The cluster is joined, or started, when all that can be looked at without it is right.
+
     Args:
         config: the recipe.
         data: prepared dataset with the splits train and valid.
@@ -77,8 +80,6 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     _check_start(config)
     if config.train.tensorboard:
         check_tensorboard()
-    if not config.train.autoscaling:
-        _check_cluster(config.train)
     asked = _asked(config, queries, data)
     folder = RunFolder(output, "training run", run_file="run.json")
     if not folder.check(asked):
@@ -88,6 +89,9 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     elif _is_finished(output):
         print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
         return _best(config, output)
+    connect()
+    if not config.train.autoscaling:
+        _check_cluster(config.train)
     with folder.writing(asked):
         if not _is_finished(output):  # by a job that held the lock until now
             job = TrainingJob(dump_config(config), dump_queries(queries), data, output, posts)

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mnerqg.archive.jsonlines import read_tables, row_hashes
+from mnerqg.archive import jsonlines, parquet_files
+from mnerqg.archive.parquet_files import ParquetLayout
 from mnerqg.archive.reading import Archive, open_archive, text_values
-from mnerqg.archive.run import MANIFEST_FILE, tags_folder
+from mnerqg.archive.run import MANIFEST_FILE, tags_folder, tags_of
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError
 from mnerqg.exchange.posts import Picture, TaggedText
@@ -61,7 +62,7 @@ class TaggedArchive:
         """All types that the run knows, as far as its tags tell, in the order of the model where that answers."""
         found: dict[str, None] = {}
         manifest = storage.join(self._tags, MANIFEST_FILE)
-        for entry in storage.list_files(self._tags, ".parquet"):
+        for entry in storage.list_files(tags_of(self._tags), ".parquet"):
             with open_parquet(entry) as file:
                 for column in ("existence", "entities", "regions"):
                     for row in file.read([column])[column].to_pylist():
@@ -83,7 +84,7 @@ class TaggedArchive:
         """
         tags = self._read_tags(sample, seed)
         self.missing = len(tags)
-        for rows, hashes in _archive_rows(self._archive, self._columns):
+        for rows, hashes in _archive_rows(self._archive):
             wanted = [place for place, row_hash in enumerate(hashes.tolist()) if row_hash in tags]
             if not wanted:
                 continue
@@ -99,7 +100,7 @@ class TaggedArchive:
 
     def _read_tags(self, sample: int | None, seed: int) -> dict[int, dict[str, Any]]:
         """Rows of the tags by `row_hash`: all, or a sample."""
-        files = storage.list_files(self._tags, ".parquet")
+        files = storage.list_files(tags_of(self._tags), ".parquet")
         hashes: list[int] = []
         for entry in files:
             with open_parquet(entry) as file:
@@ -164,19 +165,14 @@ def _picture_values(rows: pa.Table, archive: Archive, columns: ColumnsConfig) ->
     return [None] * rows.num_rows if name is None else rows[name].to_pylist()
 
 
-def _archive_rows(archive: Archive, columns: ColumnsConfig) -> Iterator[tuple[pa.Table, Any]]:
+def _archive_rows(archive: Archive) -> Iterator[tuple[pa.Table, Any]]:
     """The rows of an archive in parts, with their `row_hash`."""
-    picture = _picture_column(archive, columns)
-    names = [columns.text, *([picture] if picture else [])]
+    if isinstance(archive.layout, ParquetLayout):
+        for piece in archive.pieces:
+            for table in parquet_files.read_tables(piece, archive.layout):
+                yield table, table[ROW_HASH].to_numpy()
+        return
     for entry in archive.files:
-        path = storage.path_of(entry.uri)
-        if archive.layout is not None:
-            with storage.open_stream(entry.uri) as stream:
-                for table in read_tables(stream, path, archive.layout):
-                    yield table, table[ROW_HASH].to_numpy()
-            continue
-        start = 0
-        with open_parquet(entry) as file:
-            for batch in file.iter_batches(batch_size=1024, columns=names):
-                yield pa.Table.from_batches([batch]), row_hashes(path, start, batch.num_rows)
-                start += batch.num_rows
+        with storage.open_stream(entry.uri) as stream:
+            for table in jsonlines.read_tables(stream, storage.path_of(entry.uri), archive.layout):
+                yield table, table[ROW_HASH].to_numpy()

@@ -2,20 +2,25 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel
+from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging as hf_logging
 
 from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
+from mnerqg.inputs.batch import Texts
 from mnerqg.inputs.text import first_line, resolve_encoder
 
 _log = logging.getLogger(__name__)
+_ALWAYS_MASKED = "sdpa_always_masked"
 
 
 def load_encoder(config: ModelConfig) -> nn.Module:
@@ -81,17 +86,49 @@ def empty_encoder(config: ModelConfig, directory: Path) -> nn.Module:
         ) from None
 
 
-def encoder_states(
-    encoder: nn.Module, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor
-) -> Tensor:
-    """The states of B texts: three [B, L] -> [B, L, encoder width]. Type ids only for an encoder that has several."""
+def encoder_states(encoder: nn.Module, texts: Texts) -> Tensor:
+    """The states of N texts, [N, L', encoder width]. Type ids only for an encoder that has several."""
     encoder_config: Any = encoder.config
-    types = {"token_type_ids": token_type_ids} if getattr(encoder_config, "type_vocab_size", 0) > 1 else {}
+    types = (
+        {"token_type_ids": texts.token_type_ids} if getattr(encoder_config, "type_vocab_size", 0) > 1 else {}
+    )
     # As numbers: some families subtract the mask from one.
     states: Tensor = encoder(
-        input_ids=input_ids, attention_mask=attention_mask.long(), **types
+        input_ids=texts.input_ids, attention_mask=texts.attention_mask.long(), **types
     ).last_hidden_state
     return states
+
+
+def lay_states(states: Sequence[Tensor], sequence: Tensor, pieces: int) -> Tensor:
+    """What was computed of each group of texts, laid where its sequences stand.
+
+    Args:
+        states: of each group [N, L', D].
+        sequence: which of all groups' sequences, counted through, stands where; of any shape.
+        pieces: L.
+
+    Returns:
+        [*sequence.shape, L, D], zeros behind the longest sequence of a group.
+    """
+    return torch.cat([F.pad(some, (0, 0, 0, pieces - some.shape[1])) for some in states])[sequence]
+
+
+def mask_always(encoder: nn.Module) -> None:
+    """Keep the encoder's sdpa attention from asking the device whether anything is padded.
+
+    transformers leaves the mask away where nothing is, and to know whether it is, the host waits for the device.
+    """
+    known: Any = encoder
+    if known.config._attn_implementation == "sdpa":
+        known.set_attn_implementation(_ALWAYS_MASKED)
+
+
+def _always_masked(*arguments: Any, **options: Any) -> Any:
+    return sdpa_mask(*arguments, **options | {"allow_is_bidirectional_skip": False})
+
+
+AttentionInterface.register(_ALWAYS_MASKED, sdpa_attention_forward)
+AttentionMaskInterface.register(_ALWAYS_MASKED, _always_masked)
 
 
 def _with_attention(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from mnerqg.errors import ConfigError, DataError, ModelError, RunError, StorageE
 from mnerqg.inputs.examples import table_to_examples
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io.lock import LOCK_FILE, locked
+from mnerqg.model.files import check_model
 from mnerqg.queries import dump_queries, load_queries
 from mnerqg.schema import Box, Post, Span
 from mnerqg.scoring.score import score
@@ -149,6 +151,13 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
     )
     assert score(chosen, read_posts(data, "valid")).scores()["f1"] == pytest.approx(best["f1"])
 
+    # A worker that is lost after its last checkpoint has shown nothing of the epoch; the next start does.
+    (output / "metrics.jsonl").unlink()
+    shutil.rmtree(output / "last")
+    assert train(_config(recipe), data, str(output)) == best
+    assert _history(output) == history
+    assert check_model(str(output / "last")).config.decode == chosen.config.decode
+
     # The same command again returns at once and writes nothing, not even a lock; other settings are refused, another
     # placement is not.
     with locked(str(output)):
@@ -183,11 +192,12 @@ def test_a_killed_driver_resumes_with_the_same_command(recipe: Path, data: str, 
                 driver.wait()
         assert not (output / "last").exists()
 
-        # Only the last upload, which is asynchronous, can be lost with the driver.
+        shown = _history(output)
         second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert second.returncode == 0, second.stderr[-2000:]
         assert (second.stdout + second.stderr).count("resuming after epoch") == 1
         assert [record["epoch"] for record in _history(output)] == [1, 2, 3, 4]
+        assert _history(output)[: len(shown)] == shown  # what is shown is never made anew
 
 
 def test_a_dataset_without_a_split_is_one_line(recipe: Path, tmp_path: Path) -> None:

@@ -90,8 +90,9 @@ def write_run(folder: Path, posts: list[dict[str, Any]], *, pictures: str = "ima
     tags = tag_run.tags_folder(str(folder / "tags"))
     with tags.writing(asked, {"run_id": "r"}):
         half = len(rows) // 2
+        (folder / "tags" / "tags").mkdir()
         for name, part in (("a", rows[half:]), ("b", rows[:half])):
             table = pa.Table.from_pylist(part, schema=tags_schema(several_pictures=several))
-            pq.write_table(table, folder / "tags" / f"{name}-0.parquet")
+            pq.write_table(table, folder / "tags" / "tags" / f"{name}-0.parquet")
         tags.finish({"entities": {}, "regions": {}})
     return folder / "tags"

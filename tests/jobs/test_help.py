@@ -99,6 +99,7 @@ def test_a_user_does_not_wait_for_what_the_help_does_not_need() -> None:
     """torch costs seven seconds of two cores, ray one; the driver of a tagging run does without torch to its end."""
     code = (
         "import sys, jobs.train, jobs.evaluate, jobs.label; assert not {'torch', 'ray'} & set(sys.modules)\n"
-        "import jobs.tag; assert not {'torch', 'transformers'} & set(sys.modules)"
+        "import jobs.tag, jobs.experiments; assert not {'torch', 'ray'} & set(sys.modules)\n"
+        "import mnerqg.distributed.tagging; assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=JOBS.parent)
