@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from mnerqg.archive.column_types import can_become, common, plain, without_nulls
+from mnerqg.archive.column_types import can_become, common, is_bytes, plain, without_nulls
 from mnerqg.archive.columns import PICTURES, check_name, expected_pictures
 from mnerqg.archive.files import path_values
 from mnerqg.archive.json_values import Picture
@@ -111,12 +111,6 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_null(kind))
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_null(kind)
-    ) and not pa.types.is_decimal(kind)
-
-
 def _is_text_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_null(kind) or (pa.types.is_list(kind) and _is_text(kind.value_type)))
 
@@ -124,7 +118,7 @@ def _is_text_list(kind: pa.DataType) -> bool:
 _FITTING: dict[str, tuple[Callable[[pa.DataType], bool], str, pa.DataType | None]] = {
     "post_id": (lambda kind: _is_text(kind) or pa.types.is_integer(kind), "text or integers", None),
     "text": (_is_text, "text", pa.string()),
-    "image": (_is_bytes, "binary", pa.large_binary()),
+    "image": (lambda kind: is_bytes(kind) or pa.types.is_null(kind), "binary", pa.large_binary()),
     "image_uris": (_is_text_list, "lists of text", pa.list_(pa.string())),
     "image_uri": (_is_text, "text", pa.string()),
 }

@@ -141,6 +141,20 @@ def decode_letterbox(data: bytes, side: int, limits: ImageLimits | None = None) 
     return _paste(_upright(small, decoded.orientation), place), place
 
 
+def decode_small(data: bytes, side: int, limits: ImageLimits | None = None) -> tuple[Pixels, tuple[int, int]]:
+    """The encoded picture as [h, w, 3] uint8 RGB, upright, no edge longer than `side`; and its full width and height.
+
+    A small picture stays as large as it is. Raises ImageProblem as `decode`.
+    """
+    decoded = _decode(data, limits or ImageLimits(), side)
+    width, height = decoded.size
+    ratio = min(1.0, side / max(width, height))
+    size = max(1, round(width * ratio)), max(1, round(height * ratio))
+    small = decoded.image.resize(size, Image.Resampling.BILINEAR, box=decoded.box)
+    upright = np.array(_upright(small, decoded.orientation), np.uint8)
+    return upright, (height, width) if decoded.orientation >= 5 else (width, height)
+
+
 def decode_region(
     data: bytes, side: int, limits: ImageLimits, xyxy_px: tuple[float, float, float, float]
 ) -> tuple[Pixels, Letterbox]:
