@@ -1,4 +1,4 @@
-"""A whole training in the world in which only the picture tells the type: the model reads pictures, or it fails here."""
+"""A whole training in the world in which only the picture tells the type: the model reads pictures, or this fails."""
 
 import json
 from pathlib import Path

@@ -153,6 +153,7 @@ def test_the_existence_is_told_what_the_grounding_sees(told: bool) -> None:
     """Without it, with the cross-modality at its start from the text alone, no picture changes what is said."""
     model = small_model(small_config(region_existence=told)).eval()
     torch.nn.init.normal_(model.spans.existence.project.weight)
+    torch.nn.init.zeros_(model.cross_modality.feed_forward[-1].weight)
     one, other, none = (
         existence_of(model, [example("Ada visits London", picture=picture)]) for picture in (0, 1, None)
     )
