@@ -48,10 +48,13 @@ def _role_type(files: Sequence[ParquetFacts], columns: ColumnsConfig, key: str) 
                 f"{one.entry.uri}: the column {name} holds {kind}, not {words}; "
                 f"convert it or name another one with --columns.{key} NAME"
             )
-    if target is None:  # ids: numbers where all are numbers
+    if target is not None:
+        return target
+    if key == "post_id":  # numbers where all are numbers
         merged = common(kind for _, kind in holding)
         return pa.string() if merged is None else without_nulls(merged)
-    return target
+    merged = _one_type(files, name)
+    return pa.large_binary() if is_bytes(merged) or pa.types.is_null(merged) else merged
 
 
 def _one_type(files: Sequence[ParquetFacts], name: str) -> pa.DataType:
@@ -70,7 +73,7 @@ def _one_type(files: Sequence[ParquetFacts], name: str) -> pa.DataType:
             there = f", but {merged} in {first}" if first else ""
             raise DataError(
                 f"{one.entry.uri}: the column {name} holds {plain(kind)}{there}, and no type holds both; tag the files "
-                "of each kind apart, or leave it out of --columns.pass_through"
+                "of each kind apart"
             )
         merged, first = both, first if first and plain(kind) == pa.null() else first or one.entry.uri
     return merged
@@ -118,8 +121,8 @@ def _is_text_list(kind: pa.DataType) -> bool:
 _FITTING: dict[str, tuple[Callable[[pa.DataType], bool], str, pa.DataType | None]] = {
     "post_id": (lambda kind: _is_text(kind) or pa.types.is_integer(kind), "text or integers", None),
     "text": (_is_text, "text", pa.string()),
-    "image": (lambda kind: is_bytes(kind) or pa.types.is_null(kind), "binary", pa.large_binary()),
+    "image": (lambda kind: is_bytes(kind) or pa.types.is_null(kind), "binary", None),
     "image_uris": (_is_text_list, "lists of text", pa.list_(pa.string())),
     "image_uri": (_is_text, "text", pa.string()),
 }
-"""Which plain types a column may hold, in words, and what it becomes."""
+"""Which plain types a column may hold, in words, and what it becomes; None: what holds the values of all files."""
