@@ -65,6 +65,7 @@ ORDER = (
     "model.sequence",
     "model.build",
     "model.losses",
+    "model.answers",
     "model.decode",
     "model.optimization",
     "model.precision",
