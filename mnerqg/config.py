@@ -185,7 +185,8 @@ class DecodeConfig(Section):
     """flat: no two entities overlap; across_types: they may when their types differ, as in the paper, which answers
     each query by itself."""
     regions: Literal["one", "several"] = "one"
-    """A query is answered by its most confident box, or by all that remain above the threshold after NMS."""
+    """A query is answered by its most confident box, or by all that remain above the threshold after NMS, of its
+    hundred most confident ones [chosen]."""
     nms_iou: Probability = 0.5
     """With several regions: of two of a query that overlap by more the less confident one is dropped [chosen]."""
 

@@ -74,6 +74,7 @@ ORDER = (
     "model.sequence",
     "model.build",
     "model.losses",
+    "model.answers",
     "model.decode",
     "model.optimization",
     "model.precision",
