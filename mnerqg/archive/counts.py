@@ -124,5 +124,5 @@ def _values(column: pa.Array) -> dict[str, int]:
 
 
 def _alike(reason: str) -> str:
-    """An error without the numbers that differ from row to row; what it begins with, an HTTP status, stays."""
-    return re.sub(r"(?<=\D)\d[\d,.]*", "N", re.sub(r"^picture \d+: ", "", reason))[:200]
+    """An error without the numbers and the <places> that differ from row to row; an HTTP status at its start stays."""
+    return re.sub(r"(?<=\D)\d[\d,.]*", "N", re.sub(r"^picture \d+: | <[^<>]*>", "", reason))[:200]

@@ -23,6 +23,7 @@ from mnerqg.archive.json_values import (
     ARROW_TYPES,
     READERS,
     Kind,
+    LostPicturesError,
     Picture,
     UnfitError,
     described,
@@ -42,6 +43,8 @@ ENDINGS = tuple(kind + packed for kind in (".jsonl", ".ndjson", ".json") for pac
 MAX_LINE_BYTES = 16 * 2**20
 LINE_ERROR = "mnerqg:line_error"
 """The column that says what is wrong with a row's line, null where nothing is."""
+PICTURE_ERRORS = "mnerqg:picture_errors"
+"""The column that says of each picture of a row why what was given as one cannot be used, null where nothing is."""
 
 _SAMPLE_LINES = 1000
 _MAX_KEYS = 100
@@ -59,9 +62,10 @@ class Layout:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of every table: the columns, `row_hash` and `LINE_ERROR`."""
+        """Of every table: the columns, `row_hash`, `LINE_ERROR` and `PICTURE_ERRORS`."""
         fields = [pa.field(name, ARROW_TYPES[kind]) for name, kind in self.columns]
-        return pa.schema([*fields, pa.field(ROW_HASH, pa.uint64()), pa.field(LINE_ERROR, pa.string())])
+        errors = [pa.field(LINE_ERROR, pa.string()), pa.field(PICTURE_ERRORS, pa.list_(pa.string()))]
+        return pa.schema([*fields, pa.field(ROW_HASH, pa.uint64()), *errors])
 
 
 @dataclass(frozen=True)
@@ -249,9 +253,10 @@ def read_tables(
 
 
 def _row(number: int, content: bytes | None, path: str, layout: Layout) -> list[Any]:
-    """The values of the layout's columns, then the error."""
+    """The values of the layout's columns, then the error, then those of the pictures."""
     post, text, wrong = _parse(content)
     problems = [f"line {number} {wrong}"] if wrong else []
+    lost: list[str | None] | None = None
     written: dict[str, str] = {}
     values: list[Any] = []
     for name, kind in layout.columns:
@@ -262,19 +267,23 @@ def _row(number: int, content: bytes | None, path: str, layout: Layout) -> list[
         elif value is not None:
             try:
                 value = READERS[kind](value)
+            except LostPicturesError as unfit:
+                start = f"line {number}: {name} "
+                lost = [reason and f"{start}{reason} ({path})" for reason in unfit.reasons]
+                value = unfit.usable
             except UnfitError as unfit:
                 problems.append(f"line {number}: {name} {unfit}")
                 value = unfit.usable
         values.append(value)
     # The file, since the row may not even have an id by which the line could be found.
-    values.append(f"{'; '.join(problems)} ({path})" if problems else None)
+    values += [f"{'; '.join(problems)} ({path})" if problems else None, lost]
     return values
 
 
 def _table(rows: Sequence[Sequence[Any]], path: str, start: int, layout: Layout) -> pa.Table:
     schema = layout.schema
-    *columns, errors = list(zip(*rows, strict=True)) or [()] * (len(layout.columns) + 1)
-    values = [*columns, row_hashes(path, start, len(rows)), errors]
+    *columns, errors, lost = list(zip(*rows, strict=True)) or [()] * (len(layout.columns) + 2)
+    values = [*columns, row_hashes(path, start, len(rows)), errors, lost]
     arrays = [pa.array(column, field.type) for column, field in zip(values, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
 

@@ -19,7 +19,7 @@ from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet
 from mnerqg.schema import ROW_HASH, tags_schema
 
-Pictures = Literal["bytes", "uris", "lists", "none"]
+Pictures = Literal["bytes", "structs", "uris", "lists", "none"]
 
 _PARQUET = ".parquet"
 _ENDINGS = (_PARQUET, *jsonlines.ENDINGS)
@@ -46,7 +46,8 @@ class Archive:
         files: its files, all of one format.
         rows: posts in all files together.
         format: of the files.
-        pictures: whether it holds the pictures themselves, a URI a post, lists of URIs, or nothing of them.
+        pictures: whether it holds the pictures themselves (as bytes or text, or as structs that may have a URI in the
+            place of bytes), a URI a post, lists of URIs, or nothing of them.
         pass_through: the fields to be copied to the tags, with plain types.
         layout: how JSON Lines become columns; None for Parquet.
     """
@@ -172,11 +173,17 @@ def _open_parquet(
         files=tuple(files),
         rows=rows,
         format="parquet",
-        pictures=_PICTURES[picture] if picture else "none",
+        pictures=_pictures(schemas[0], columns, picture),
         pass_through=tuple(
             pa.field(name, _plain(schemas[0].field(name).type)) for name in columns.pass_through
         ),
     )
+
+
+def _pictures(schema: pa.Schema, columns: ColumnsConfig, picture: Picture | None) -> Pictures:
+    if picture == "image" and pa.types.is_struct(schema.field(columns.image).type):
+        return "structs"
+    return _PICTURES[picture] if picture else "none"
 
 
 def _read_footer(entry: storage.FileEntry) -> pq.FileMetaData:
@@ -244,6 +251,19 @@ def _is_bytes(kind: pa.DataType) -> bool:
     )
 
 
+def _is_image(kind: pa.DataType) -> bool:
+    """Bytes, base64, or Hugging Face's `Image`: a struct of bytes and path, which are null where the other is given."""
+    if not pa.types.is_struct(kind):
+        return _is_bytes(kind) or _is_text(kind)
+    parts = {part.name: _plain(part.type) for part in kind}
+    return (
+        not parts.keys() - {"bytes", "path"}
+        and "bytes" in parts
+        and (_is_bytes(parts["bytes"]) or _is_text(parts["bytes"]))
+        and _is_text(parts.get("path", pa.null()))
+    )
+
+
 def _is_text_list(kind: pa.DataType) -> bool:
     types = pa.types
     is_list = types.is_list(kind) or types.is_large_list(kind)
@@ -253,7 +273,7 @@ def _is_text_list(kind: pa.DataType) -> bool:
 _FITTING: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
     "post_id": (lambda kind: _is_text(kind) or pa.types.is_integer(kind), "text or integers"),
     "text": (_is_text, "text"),
-    "image": (_is_bytes, "binary"),
+    "image": (_is_image, "binary, base64 or structs of bytes and path"),
     "image_uris": (_is_text_list, "lists of text"),
     "image_uri": (_is_text, "text"),
 }

@@ -141,7 +141,11 @@ def table(**columns: Any) -> pa.Table:
         (table().drop_columns(["post_id"]), [], "no column post_id; it has: text, lang"),
         (table(text=[1, 2, 3]), [], "column text holds int64, not text"),
         (table(post_id=[1.0, 2.0, 3.0]), [], "column post_id holds double, not text or integers"),
-        (table(image=["a", "b", "c"]), [], "column image holds string, not binary"),
+        (
+            table(image=[1, 2, 3]),
+            [],
+            "column image holds int64, not binary, base64 or structs of bytes and path",
+        ),
         (table(image_uri=[1, 2, 3]), [], "column image_uri holds int64, not text"),
         (table(), ["--columns.image_uri", "url"], "no column url"),
         (table(), ["--columns.pass_through", "[when]"], "no column when; it has: post_id, text, lang"),
@@ -161,6 +165,7 @@ def table(**columns: Any) -> pa.Table:
         ),
         (table(), ["--pictures.roots", "[gs://b]"], "'gs' is not supported"),
         (table(), ["--pictures.schemes", "[ftp]"], "pictures.schemes"),
+        (table(), ["--pictures.formats", "[jpeg, svg]"], "pictures.formats"),
         (table(), ["--config", "no.yaml"], "no.yaml does not exist"),
     ],
 )
