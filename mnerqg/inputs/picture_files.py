@@ -23,6 +23,9 @@ from mnerqg.inputs.picture_kinds import format_of, looks_like
 _PILLOW_NAMES: dict[PictureFormat, str] = {"heic": "HEIF"}  # the others have the name in capitals
 _SHOWN_IN_PART = {"jpeg", "png", "gif", "webp", "bmp"}
 _LEAST_SHARE_OF_ROWS = 0.5
+_SMALL_PIXELS, _MAX_PIXELS_PER_BYTE = 10_000_000, 1000
+"""A picture of more than `_SMALL_PIXELS` has something in it: photographs have 1 to 20 pixels a byte, flat drawings as
+PNG 300. Else kilobytes would take most of a gigabyte: WebP needs 16 bytes a pixel on the way [chosen]."""
 _MAX_SCANS = 100
 """Of a JPEG: writers make about ten. A file of thousands would take an hour, each going over all pixels [chosen]."""
 _MAX_SEGMENTS = 10_000
@@ -84,20 +87,11 @@ def load_picture(
         if file_format == "jpeg":
             data = _needed_segments(data)
         elif file_format == "avif":
-            _check_size(largest_frame(data), limits)
+            _check_size(largest_frame(data), data, limits)
         elif file_format == "png":
             data = _needed_chunks(data)
         opened = _Opener(data, file_format, limits, least)
-        flaw = None
-        try:
-            image, box = opened.open()
-            image.load()
-        except ImageProblem:
-            raise
-        except Exception as error:  # decoders raise nearly anything on broken input
-            if file_format not in _SHOWN_IN_PART:
-                raise
-            image, box, flaw = _load_in_part(opened, error)
+        image, box, flaw = _load(opened)
         # Pillow turns a TIFF itself while loading: size and orientation are right only now.
         size = opened.size if box else image.size
         box = box or (0.0, 0.0, float(size[0]), float(size[1]))
@@ -149,11 +143,12 @@ def _reads_heic() -> bool:
     return True
 
 
-def _check_size(size: Size, limits: ImageLimits) -> None:
-    if size[0] * size[1] > limits.max_pixels:
-        raise ImageProblem(
-            "too_large", f"the picture has {size[0]} x {size[1]} pixels, of at most {limits.max_pixels:,}"
-        )
+def _check_size(size: Size, data: bytes, limits: ImageLimits) -> None:
+    pixels, words = size[0] * size[1], f"the picture has {size[0]} x {size[1]} pixels"
+    if pixels > limits.max_pixels:
+        raise ImageProblem("too_large", f"{words}, of at most {limits.max_pixels:,}")
+    if pixels > _SMALL_PIXELS and pixels > _MAX_PIXELS_PER_BYTE * len(data):
+        raise ImageProblem("too_large", f"{words} in only {len(data):,} bytes: it is nearly empty, or a bomb")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -182,7 +177,7 @@ class _Opener:
         name = _PILLOW_NAMES.get(self.file_format, self.file_format.upper())
         image = Image.open(BytesIO(self.data + ending if ending else self.data), formats=(name,))
         self.size = image.size
-        _check_size(self.size, self.limits)
+        _check_size(self.size, self.data, self.limits)
         drafted = image.draft(None, self.least(*self.size)) if self.least else None
         extents = [tile.extents or (0, 0, *image.size) for tile in image.tile]
         areas = [(right - left) * (lower - upper) for left, upper, right, lower in extents]
@@ -190,49 +185,86 @@ class _Opener:
             raise ImageProblem("unreadable", f"the picture is covered over and over by {len(areas):,} tiles")
         return image, drafted[1] if drafted else None
 
-    def open_over(self, shade: int) -> tuple[ImageFile.ImageFile, _Box | None]:
-        """What `open` gives, decoded as far as that is possible, on a ground of `shade`."""
-        for ending in self._endings(shade):
-            image, box = self.open(ending)
-            image.load_prepare()
-            image.im.paste((shade,) * len(image.getbands()), (0, 0, *image.size))
-            # Loading would prepare once more; GIF starts anew then.
-            image.load_prepare = lambda: None  # type: ignore[method-assign]
-            try:
-                image.load()
-                break
-            except Exception:  # it is broken: that is why it is opened so
-                image.tile = []
+    def open_loaded(self, ending: bytes = b"") -> tuple[ImageFile.ImageFile, _Box | None]:
+        image, box = self.open(ending)
+        image.load()
         return image, box
 
-    def _endings(self, shade: int) -> list[bytes]:
-        """What stands in for the end of a file: libwebp takes none that is not as long as it says."""
-        if self.file_format != "webp":
-            return [b""]
+    def open_over(self, shade: int) -> tuple[ImageFile.ImageFile, _Box | None]:
+        """What `open_loaded` gives, decoded as far as that is possible, on a ground of `shade`."""
+        if self.file_format == "webp":
+            return self._open_filled_up(shade)
+        image, box = self.open()
+        image.load_prepare()
+        image.im.paste((shade,) * len(image.getbands()), (0, 0, *image.size))
+        # Loading would prepare once more; GIF starts anew then.
+        image.load_prepare = lambda: None  # type: ignore[method-assign]
+        try:
+            image.load()
+        except Exception:  # it is broken: that is why it is opened so
+            image.tile = []
+        return image, box
+
+    def _open_filled_up(self, shade: int) -> tuple[ImageFile.ImageFile, _Box | None]:
+        """A WebP with an end in the place of what it lacks: libwebp takes none that is not as long as it says."""
         lacking = 8 + int.from_bytes(self.data[4:8], "little") - len(self.data)
         lacking = min(lacking, self.limits.max_bytes - len(self.data))
-        # One byte in twenty, repeated, makes a stream that breaks off.
-        return [bytes([byte]) * lacking for byte in (shade, shade + 8, shade + 16)]
+        for byte in (shade, shade + 8):  # one byte in twenty, repeated, makes a stream that breaks off
+            try:
+                return self.open_loaded(bytes([byte]) * lacking)
+            except ImageProblem:
+                raise
+            except Exception as error:
+                failure = error.with_traceback(None)
+        raise failure
 
 
-def _load_in_part(opener: _Opener, error: Exception) -> tuple[ImageFile.ImageFile, _Box | None, str]:
-    """A broken picture of which at least half of the rows are there, and what is wrong with it."""
-    (image, box), (other, _) = opener.open_over(_GRAY), opener.open_over(0)
+def _load(opener: _Opener) -> tuple[ImageFile.ImageFile, _Box | None, str | None]:
+    """The picture decoded, its part that shows it, and what is wrong with it if some of it is not there."""
+    try:
+        return (*opener.open_loaded(), None)
+    except ImageProblem:
+        raise
+    except Exception as error:  # decoders raise nearly anything on broken input
+        # Its traceback would keep the first attempt in memory.
+        failure = error.with_traceback(None)
+    if opener.file_format not in _SHOWN_IN_PART:
+        raise failure
     # What is there is what is alike on two different grounds.
-    pairs = zip(_values(image), _values(other), strict=True)
-    there = np.concatenate([_each(one == two) for one, two in pairs])
-    for row in np.flatnonzero(~there):
-        image.paste((_GRAY,) * len(image.getbands()), (0, int(row), image.width, int(row) + 1))
-    if opener.file_format == "jpeg" and (closed := _load_closed(opener)) is not None:
-        # A progressive JPEG shows nothing before its end. What is then not there is gray.
-        image = closed
+    try:
+        on_black = _digests(opener.open_over(0)[0])
+        image, box = opener.open_over(_GRAY)
+    except ImageProblem:
+        raise
+    except Exception:
+        raise failure from None
+    there = _digests(image) == on_black
+    if opener.file_format == "jpeg":
+        del image
+        image, box = _load_closed(opener)
         drawn = np.concatenate([~_each(abs(values.astype(int) - _GRAY) <= 1) for values in _values(image)])
         there = max(there, drawn, key=np.sum)
+    else:
+        for row in np.flatnonzero(~there):
+            image.paste((_GRAY,) * len(image.getbands()), (0, int(row), image.width, int(row) + 1))
     if there.mean() < _LEAST_SHARE_OF_ROWS:
-        raise error
+        raise failure
     rows, height = round(there.mean() * opener.size[1]), opener.size[1]
     flaw = f"the {_name(opener.file_format)} is damaged or cut short: {rows:,} of {height:,} rows are there"
     return image, box, flaw
+
+
+def _load_closed(opener: _Opener) -> tuple[ImageFile.ImageFile, _Box | None]:
+    """A JPEG with an end put to it: a progressive one shows nothing before. What it lacks, libjpeg makes gray."""
+    try:
+        return opener.open_loaded(b"\xff\xd9")
+    except Exception:
+        return opener.open_over(_GRAY)
+
+
+def _digests(image: Image.Image) -> npt.NDArray[np.uint32]:
+    """A number for each row: two whole pictures would take twice the memory."""
+    return np.array([zlib.crc32(row) for values in _values(image) for row in values], np.uint32)
 
 
 def _values(image: Image.Image) -> Iterator[npt.NDArray[Any]]:
@@ -250,16 +282,6 @@ def bands(size: Size) -> Iterator[tuple[int, int, int, int]]:
     rows = max(1, 2**20 // width)
     for top in range(0, height, rows):
         yield 0, top, width, min(top + rows, height)
-
-
-def _load_closed(opener: _Opener) -> ImageFile.ImageFile | None:
-    """A JPEG with an end; libjpeg makes gray what it lacks."""
-    image, _ = opener.open(b"\xff\xd9")
-    try:
-        image.load()
-    except Exception:
-        return None
-    return image
 
 
 # ---- looking at files before a decoder does -------------------------------------------------------
