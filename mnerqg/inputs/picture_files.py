@@ -35,7 +35,7 @@ _GRAY = 128
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 """Those that no length follows, within scans, are passed over."""
 _JPEG_END, _JPEG_SCAN = b"\xd9", b"\xda"
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_SIGNATURE, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _NEEDED_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf")
 _EXIF_ORIENTATION = 0x0112
 
@@ -329,8 +329,9 @@ def _needed_chunks(data: bytes) -> bytes:
 
     Texts of any size, broken profiles and damaged chunks that no pixel depends on are left out: viewers pass over them.
     """
-    kept: dict[bytes, bytes] = {}
-    pixels: list[bytes] = []
+    view = memoryview(data)
+    kept: dict[bytes, memoryview] = {}
+    pixels: list[memoryview] = []
     place = len(_PNG_SIGNATURE)
     while place + 8 <= len(data):
         name, start = data[place + 4 : place + 8], place + 8
@@ -338,18 +339,16 @@ def _needed_chunks(data: bytes) -> bytes:
         if name == b"IEND":
             break
         if name == b"IDAT":
-            pixels.append(data[start:end])
-        elif (
-            name in _NEEDED_CHUNKS
-            and name not in kept
-            and _chunk(name, data[start:end]) == data[place : end + 4]
-        ):
-            kept[name] = data[place : end + 4]
+            pixels.append(view[start:end])
+        elif name in _NEEDED_CHUNKS and name not in kept and _is_whole(view[place + 4 : end + 4]):
+            kept[name] = view[place : end + 4]
         place = end + 4
     order = [kept[name] for name in _NEEDED_CHUNKS if name in kept]
-    return b"".join([_PNG_SIGNATURE, *order, _chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")])
+    size = sum(map(len, pixels)).to_bytes(4, "big")
+    # Of pixels the stream has a checksum of its own, so that Pillow does not look at the chunk's.
+    return b"".join([_PNG_SIGNATURE, *order, size, b"IDAT", *pixels, bytes(4), _PNG_END])
 
 
-def _chunk(name: bytes, content: bytes) -> bytes:
-    check = zlib.crc32(content, zlib.crc32(name))
-    return b"".join([len(content).to_bytes(4, "big"), name, content, check.to_bytes(4, "big")])
+def _is_whole(chunk: memoryview) -> bool:
+    """Whether name and content of a chunk agree with the checksum after them."""
+    return zlib.crc32(chunk[:-4]) == int.from_bytes(chunk[-4:], "big")

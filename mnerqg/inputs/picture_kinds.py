@@ -26,10 +26,10 @@ _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"FLV\x01"), "a video (Flash)"),
     (re.compile(rb"OggS"), "a video or sound (Ogg)"),
     (re.compile(rb"ID3|RIFF....WAVE|fLaC", re.DOTALL), "a sound"),
-    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), "a JPEG XL picture, which is not read"),
-    (re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"), "a JPEG 2000 picture, which is not read"),
-    (re.compile(rb"\0\0[\x01\x02]\0[^\0]\0"), "an icon (ICO), which is not read"),
-    (re.compile(rb"8BPS"), "a Photoshop document, which is not read"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), "a JPEG XL picture"),
+    (re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"), "a JPEG 2000 picture"),
+    (re.compile(rb"\0\0[\x01\x02]\0[^\0]\0"), "an icon (ICO)"),
+    (re.compile(rb"8BPS"), "a Photoshop document"),
     (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "a PostScript document"),
     (re.compile(rb"PK\x03\x04"), "a ZIP archive or an office document"),
     (re.compile(rb"\x1f\x8b"), "something compressed with gzip"),
@@ -39,7 +39,7 @@ _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
 _TEXTS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (
         re.compile(rb"<svg|<\?xml.*<svg|<!--.*<svg|<!DOCTYPE svg", re.DOTALL | re.IGNORECASE),
-        "an SVG drawing, which is not read",
+        "an SVG drawing",
     ),
     (re.compile(rb"<(!DOCTYPE html|html|head|body|title|script|meta|div|p|h1)\b", re.IGNORECASE), "an HTML page"),
     (re.compile(rb"<\?xml.*<html", re.DOTALL | re.IGNORECASE), "an HTML page"),

@@ -203,7 +203,7 @@ def test_pictures_that_viewers_show(tmp_path: Path, tiny_model: Path) -> None:
     assert cut["regions"]
     for name, status, error in (
         ("half.jpg", "unreadable", "the JPEG is damaged or cut short: "),
-        ("drawing.svg", "unreadable", "not a picture that is read, but an SVG drawing, which is not read"),
+        ("drawing.svg", "unreadable", "not a picture that is read, but an SVG drawing"),
         ("pipe.jpg", "forbidden", f"a pipe (FIFO), not a regular file <{archive}/pipe.jpg>"),
         ("gone.jpg", "missing", f"No such file or directory <{archive}/gone.jpg>"),
         ("number", "unreadable", f"line 13: image_uri is a whole number, not text ({archive}/posts.jsonl)"),

@@ -233,7 +233,7 @@ def test_fewer_formats(name: PictureFormat) -> None:
 def test_what_is_no_picture() -> None:
     assert refusal(b"") == ("unreadable", "the picture has no bytes")
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
-    assert refusal(svg) == ("unreadable", "not a picture that is read, but an SVG drawing, which is not read")
+    assert refusal(svg) == ("unreadable", "not a picture that is read, but an SVG drawing")
 
 
 # ---- bounds ----------------------------------------------------------------------------------------
