@@ -74,12 +74,12 @@ def places_of(uri: str, config: PicturesConfig) -> list[Place]:
     found: dict[Place, None] = {}
     refusal: PictureError | None = None
     for reading in dict.fromkeys(_readings(uri)):
-        try:
-            _refuse_tricks(reading)
-            for absolute in _absolutes(reading, config.roots):
+        for absolute in _absolutes(reading, config.roots):
+            try:
+                _refuse_tricks(reading)
                 found[_allowed(absolute, config)] = None
-        except PictureError as error:
-            refusal = refusal or error
+            except PictureError as error:
+                refusal = refusal or error
     if not found and refusal:
         raise refusal
     return list(found)
@@ -141,19 +141,21 @@ def _refuse_tricks(uri: str) -> None:
 
 
 def _absolutes(reading: str, roots: Sequence[str]) -> Iterator[str]:
-    """A reading below each root where it is relative; `/path` and `//host/path` as pages on the web mean them, too."""
+    """A reading below each root where it is relative; on the web `//host/path`, and `/path` if no root is a folder."""
+    web = [urllib.parse.urlsplit(root) for root in roots if scheme_of(root) in _WEB]
     if scheme_of(reading):
         yield reading
-        return
-    web = [urllib.parse.urlsplit(root) for root in roots if scheme_of(root) in _WEB]
-    if reading.startswith("/"):
-        if len(web) < len(roots):
-            yield reading
+    elif not reading.startswith("/"):
+        for root in roots:
+            yield join(root, reading.removeprefix("./"))
+    elif reading.startswith("//") and web:
         for parts in web:
-            yield f"{parts.scheme}:{reading if reading.startswith('//') else f'//{parts.netloc}{reading}'}"
-        return
-    for root in roots:
-        yield join(root, reading.removeprefix("./"))
+            yield f"{parts.scheme}:{reading}"
+    elif any(scheme_of(root) in ("", "file") for root in roots) or not web:
+        yield reading
+    else:
+        for parts in web:
+            yield f"{parts.scheme}://{parts.netloc}{reading}"
 
 
 def _allowed(uri: str, config: PicturesConfig) -> Place:

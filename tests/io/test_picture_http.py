@@ -149,6 +149,18 @@ def test_default_ports_and_relative_urls_below_several_roots(
     assert "10.0.0.1" in str(answer.error)
 
 
+def test_a_root_whose_scheme_is_not_allowed_hides_no_other(server: ScriptedServer, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(PICTURE)
+    store = PictureStore(PicturesConfig(roots=(server.url, str(tmp_path))))
+    assert store.fetch("a.jpg") == Fetched(PICTURE, "ok", None)
+    assert store.fetch("b.jpg").error == f"No such file or directory <{tmp_path}/b.jpg>"
+    # A path is a file's where files may lie, and nobody is asked about it.
+    both = PictureStore(PicturesConfig(roots=(server.url, str(tmp_path)), schemes=("file", "http")))
+    assert both.fetch(str(tmp_path / "b.jpg")).status == "missing"
+    assert both.fetch("/etc/passwd").status == "forbidden"
+    assert server.requests == []
+
+
 def test_errors_name_the_url_without_its_secrets(server: ScriptedServer) -> None:
     server.script = [(404, {}, b"")]
     store = web(server.url)
