@@ -35,6 +35,7 @@ _GRAY = 128
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 """Those that no length follows, within scans, are passed over."""
 _JPEG_END, _JPEG_SCAN = b"\xd9", b"\xda"
+_AVIF_EXIF = re.compile(rb"(infe[\2\3]...(?:..)?....)Exif", re.DOTALL)
 _PNG_SIGNATURE, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _NEEDED_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf")
 _EXIF_ORIENTATION = 0x0112
@@ -88,6 +89,8 @@ def load_picture(
             data = _needed_segments(data)
         elif file_format == "avif":
             _check_size(largest_frame(data), data, limits)
+            # libavif refuses a picture with broken EXIF; its orientation is the container's.
+            data = _AVIF_EXIF.sub(rb"\1skip", data)
         elif file_format == "png":
             data = _needed_chunks(data)
         opened = _Opener(data, file_format, limits, least)

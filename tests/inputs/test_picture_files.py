@@ -161,6 +161,18 @@ def test_a_jpeg_with_broken_segments(kind: int, content: bytes) -> None:
     assert load_picture(data, ImageLimits()).flaw is None
 
 
+@pytest.mark.parametrize("file_format", ["AVIF", "WEBP", "TIFF"])
+def test_broken_exif_and_profiles_in_other_formats(file_format: str) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    data = encode(noisy(), file_format, exif=exif)
+    place = data.find(b"MM\0*", 8)
+    broken = data if place < 0 else data[:place] + b"garb" + data[place + 4 :]
+    assert (place > 0) == (file_format != "TIFF")
+    assert load_picture(broken, ImageLimits()).flaw is None
+    assert load_picture(encode(noisy(), file_format, icc_profile=b"garbage"), ImageLimits()).flaw is None
+
+
 def test_what_follows_a_picture() -> None:
     garbage = b"\0\r\n--boundary--" + os.urandom(100)
     for file_format in ("JPEG", "GIF", "WEBP", "BMP", "TIFF"):
