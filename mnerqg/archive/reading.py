@@ -61,6 +61,13 @@ class Archive:
     pass_through: tuple[pa.Field, ...]
     layout: Layout | None = None
 
+    def picture_column(self, columns: ColumnsConfig) -> str | None:
+        """The column of the pictures, or of their URIs; None where nothing is of them."""
+        if self.pictures == "none":
+            return None
+        names = {"uris": columns.image_uri, "lists": columns.image_uris}
+        return names.get(self.pictures, columns.image)
+
 
 def scan_here(files: Sequence[storage.FileEntry], columns: ColumnsConfig) -> list[Scan]:
     """`jsonlines.scan` of each file, in this process."""
@@ -256,12 +263,8 @@ def _is_image(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind):
         return _is_bytes(kind) or _is_text(kind)
     parts = {part.name: _plain(part.type) for part in kind}
-    return (
-        not parts.keys() - {"bytes", "path"}
-        and "bytes" in parts
-        and (_is_bytes(parts["bytes"]) or _is_text(parts["bytes"]))
-        and _is_text(parts.get("path", pa.null()))
-    )
+    data, path = parts.pop("bytes", pa.int8()), parts.pop("path", pa.null())
+    return not parts and (_is_bytes(data) or _is_text(data)) and _is_text(path)
 
 
 def _is_text_list(kind: pa.DataType) -> bool:

@@ -94,9 +94,8 @@ def read_archive(archive: Archive, columns: ColumnsConfig, *, num_cpus: float) -
         # A task a file: a retry repeats one file only, and the blocks are not cut any smaller than they come.
         return ray.data.read_datasource(source, num_cpus=num_cpus, override_num_blocks=len(paths))
     names = [columns.post_id, columns.text, *columns.pass_through, ROW_HASH]
-    pictures = {"bytes": columns.image, "uris": columns.image_uri, "lists": columns.image_uris}
-    if archive.pictures != "none":
-        names.append(pictures[archive.pictures])
+    if picture := archive.picture_column(columns):
+        names.append(picture)
     posts = _read_parquet(
         archive.files, partitioning=None, file_extensions=None, include_row_hash=True, num_cpus=num_cpus
     )

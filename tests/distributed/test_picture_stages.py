@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
 
@@ -163,6 +164,30 @@ def test_base64_as_encoders_write_it(tmp_path: Path, tiny_model: Path) -> None:
     assert manifest["image_status"] == dict.fromkeys(manifest["image_status"], 0) | {
         "ok": 5, "none": 1, "unreadable": 2,
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_image_column_of_hugging_face(tmp_path: Path, tiny_model: Path) -> None:
+    archive = tmp_path / "structs"
+    (archive / "images").mkdir(parents=True)
+    (archive / "images" / "a.jpg").write_bytes(JPEG)
+    images: dict[str, Any] = {
+        "bytes": {"bytes": JPEG, "path": "a.jpg"},
+        "path": {"bytes": None, "path": "images/a.jpg"},
+        "gone": {"bytes": None, "path": "images/b.jpg"},
+        "none": None,
+    }
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = {"post_id": list(images), "text": [TEXT] * 4, "image": pa.array(list(images.values()), kind)}
+    pq.write_table(pa.table(columns), archive / "a.parquet")
+    _, rows = tag(tiny_model, archive, r"1 of 3 pictures failed \(33\.3%, more than 20\.0%\)")
+    found = {name: (row["image_status"], row["error"], row["image_width"]) for name, row in rows.items()}
+    assert found == {
+        "bytes": ("ok", None, 40),
+        "path": ("ok", None, 40),
+        "gone": ("missing", f"No such file or directory <{archive}/images/b.jpg>", None),
+        "none": ("none", None, None),
+    }
 
 
 @pytest.mark.usefixtures("ray_cluster")

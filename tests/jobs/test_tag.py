@@ -96,6 +96,11 @@ def test_dry_run(tiny_model: Path, archive: Path, tmp_path: Path, capsys: pytest
     main([*command, "--dry-run", "--restart"])
     assert re.search(r"^output +.*/tags \(starts over run r1\)$", capsys.readouterr().out, re.MULTILINE)
     assert json.loads((tmp_path / "tags" / "_run.json").read_text()) == state
+    images = [{"bytes": None, "path": "a.jpg"}] * 3
+    pq.write_table(table(image=images), archive / "posts.parquet")
+    main([*command, "--dry-run", "--restart"])
+    words = rf"^pictures +in the archive, or at a path below {archive}$"
+    assert re.search(words, capsys.readouterr().out, re.MULTILINE)
 
 
 def damage(model: Path, change: Callable[[Path], object]) -> Path:
