@@ -10,7 +10,7 @@ NIGHTS ?= 30
 setup: $(VENV)/.installed
 
 # uv takes less than half of pip's time for the five gigabytes that torch brings, and compiles them on all cores.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --compile-bytecode \
@@ -35,5 +35,5 @@ lint: setup
 	$(BIN)/python -m pytest -q --noconftest -o addopts= tests/test_layering.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

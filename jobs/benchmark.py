@@ -9,21 +9,22 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray
 
-from mnerqg.cli import job_parser, run
+from mnerqg.cli import add_verbose, job_parser, run
 from mnerqg.config_files import load_file
 from mnerqg.config_jobs import TagConfig
+from mnerqg.distributed.session import connect, hush
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet
 from mnerqg.io.picture_store import PictureStore
+from mnerqg.places import local_place, place
 from mnerqg.schema import Post
 from mnerqg.tagger import Tagger
 
@@ -35,19 +36,24 @@ def main(argv: list[str]) -> None:
         MnerqgError: as `jobs/tag.py`; the archive must be Parquet with `image_uri` or without pictures.
     """
     parser = job_parser("jobs/benchmark.py", __doc__, TagConfig)
-    parser.add_argument("--model", required=True, help="model directory")
-    parser.add_argument("--input", required=True, help="archive in Parquet")
-    parser.add_argument("--output", required=True, help="new folder for the tags of the run on Ray")
+    parser.add_argument("--model", type=place, required=True, help="model directory")
+    parser.add_argument("--input", type=place, required=True, help="archive in Parquet")
+    parser.add_argument(
+        "--output", type=place, required=True, help="new folder for the tags of the run on Ray"
+    )
     parser.add_argument("--posts", type=int, default=1000, help="posts of the plain loop")
-    parser.add_argument("--config", type=Path, help="YAML of settings")
+    parser.add_argument("--config", type=local_place, help="YAML of settings")
+    add_verbose(parser)
     arguments, overrides = parser.parse_known_args(argv)
+    if not arguments.verbose:
+        hush(workers_speak=False)
     config = load_file(TagConfig, arguments.config, overrides)
     plan = plan_tagging(config, arguments.model, arguments.input, arguments.output)
     if plan.state.run_id is not None:
         raise ConfigError(f"--output {plan.output} holds a run; choose a new folder")
     if plan.archive.format != "parquet" or plan.archive.pictures not in ("uris", "none"):
         raise ConfigError(
-            f"--input {plan.archive.uri} is {plan.archive.format} with {plan.archive.pictures}; the plain loop "
+            f"--input {plan.archive.name} is {plan.archive.format} with {plan.archive.pictures}; the plain loop "
             "reads Parquet with image_uri, or without pictures"
         )
     plain_rows, plain_s = tag_plainly(plan, arguments.posts)
@@ -56,7 +62,7 @@ def main(argv: list[str]) -> None:
         flush=True,
     )
     started = time.monotonic()
-    ray.init(ignore_reinit_error=True)
+    connect()
     first = FirstFile(plan.output, started)
     manifest = tag_archive(plan)
     total_s = time.monotonic() - started
@@ -127,5 +133,9 @@ class FirstFile:
         }
 
 
+command = partial(
+    run, main, interrupted="nothing is measured before the end: run it again with a new --output"
+)
+
 if __name__ == "__main__":
-    run(main)
+    command()

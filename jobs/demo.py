@@ -10,13 +10,16 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow.dataset as ds
 
 from mnerqg.cli import format_table, job_parser, run
+from mnerqg.demo.ambiguous import write_ambiguous
 from mnerqg.demo.world import ARCHIVE_POSTS, SPLIT_POSTS, write_world
 from mnerqg.errors import ConfigError, RunError
+from mnerqg.places import local_place
 
 JOBS = Path(__file__).parent
 
@@ -30,7 +33,7 @@ def main(argv: list[str]) -> None:
     parser = job_parser("jobs/demo.py", __doc__)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=local_place,
         default=Path("demo_output"),
         metavar="DIR",
         help="folder to write (default: demo_output)",
@@ -47,6 +50,12 @@ def main(argv: list[str]) -> None:
         help="draw N pictures with captions, too, to DIR/posts/phrases in the layout of Flickr30K Entities "
         "(whole number; default: 0)",
     )
+    parser.add_argument(
+        "--ambiguous",
+        action="store_true",
+        help="draw posts, too, whose texts fit every type, so that only the picture tells it, to DIR/posts/ambiguous "
+        "in the layout of the Twitter releases",
+    )
     arguments = parser.parse_args(argv)
     output: Path = arguments.output
     posts, training, tags = (output / name for name in ("posts", "run", "tags"))
@@ -54,6 +63,8 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--output {output} holds files of no earlier demo; choose an empty or new folder")
     started = time.monotonic()
     write_world(posts, arguments.seed, arguments.phrases)
+    if arguments.ambiguous:
+        write_ambiguous(posts / "ambiguous", arguments.seed)
     counts = ", ".join(f"{count} {split}" for split, count in SPLIT_POSTS.items())
     print(f"{counts} posts in {posts}; {ARCHIVE_POSTS} to tag in {posts / 'archive'}", flush=True)
     if arguments.world_only:
@@ -106,5 +117,7 @@ def _summarise(output: Path, model: Path, scores_file: Path, tags: Path, seconds
     print(format_table([(name, str(place)) for name, place in places], figures=False, indent="  "))
 
 
+command = partial(run, main, interrupted="run it again: the world is the same, and training begins anew")
+
 if __name__ == "__main__":
-    run(main)
+    command()

@@ -12,15 +12,15 @@ the data to DIR/labelled. Manual boxes are what every system is scored against.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
-import ray
-
-from mnerqg.cli import job_parser, run
+from mnerqg.cli import add_verbose, job_parser, run
 from mnerqg.config import Config
-from mnerqg.distributed.experiments import Experiment, make_table, plan_table
+from mnerqg.config_files import find_recipe
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
+from mnerqg.places import local_place, place
 from mnerqg.scoring.paper import DATASETS
 from mnerqg.scoring.tables import TABLES
 
@@ -34,18 +34,27 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     which.add_argument("--table", type=int, choices=(2, 3, 4, 5), help="table of the paper")
     which.add_argument("--figure", type=int, choices=(4,), help="figure of the paper")
     parser.add_argument(
-        "--config", required=True, action="append", type=Path, help="recipe that all systems share"
+        "--config", required=True, action="append", type=local_place, help="recipe that all systems share"
     )
-    parser.add_argument("--data", required=True, help="prepared dataset (jobs/prepare.py), local or s3://")
-    parser.add_argument("--output", required=True, help="folder of all experiments, local or s3://")
+    parser.add_argument(
+        "--data", type=place, required=True, help="prepared dataset (jobs/prepare.py), local or s3://"
+    )
+    parser.add_argument(
+        "--output", type=place, required=True, help="folder of all experiments, local or s3://"
+    )
     parser.add_argument("--seeds", default="0", help="one run for each of these, such as 0,1,2 (default: 0)")
     parser.add_argument(
         "--split",
         help="what is scored: train, valid or test (default: as in the paper, test, of --figure 4 valid)",
     )
     parser.add_argument("--paper", choices=DATASETS, help="print the paper's figures on this dataset, too")
-    parser.add_argument("--labeller", metavar="MODEL", help="model directory that gives the weak boxes")
-    parser.add_argument("--phrases", metavar="URI", help="prepared phrase dataset the labeller begins with")
+    parser.add_argument(
+        "--labeller", type=place, metavar="MODEL", help="model directory that gives the weak boxes"
+    )
+    parser.add_argument(
+        "--phrases", type=place, metavar="URI", help="prepared phrase dataset the labeller begins with"
+    )
+    add_verbose(parser)
     return parser.parse_known_args(argv)
 
 
@@ -56,11 +65,18 @@ def main(argv: list[str]) -> None:
         MnerqgError: recipe, settings, datasets or labeller are not as they should be, or a run failed.
     """
     arguments, overrides = parse_arguments(argv)
+
+    # Here, for the help and a wrong setting need not wait for them.
+    from mnerqg.distributed.experiments import Experiment, make_table, plan_table
+    from mnerqg.distributed.session import hush
+
+    if not arguments.verbose:
+        hush()
     table = TABLES[f"table{arguments.table}" if arguments.table else f"figure{arguments.figure}"]
     experiment = Experiment(
         table=table,
         split=arguments.split or table.split,
-        recipes=arguments.config,
+        recipes=[find_recipe(path, CONFIGS) for path in arguments.config],
         settings=overrides,
         seeds=parse_seeds(arguments.seeds),
         configs=CONFIGS,
@@ -70,7 +86,6 @@ def main(argv: list[str]) -> None:
         phrases=arguments.phrases,
     )
     plan = plan_table(experiment)
-    ray.init(ignore_reinit_error=True)
     markdown = make_table(plan, arguments.paper)
     print(f"\n{markdown}\nwritten: {experiment.place(table.name)}.md and .json")
 
@@ -86,5 +101,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

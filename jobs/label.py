@@ -5,11 +5,13 @@ only is asked for the dataset's types by --queries. The output is a dataset for 
 `manual_where_present`. A finished output is left as it is.
 """
 
+from functools import partial
 from typing import Any
 
-from mnerqg.cli import format_columns, job_parser, run
+from mnerqg.cli import add_verbose, format_columns, job_parser, run
 from mnerqg.config_files import load_config
 from mnerqg.config_jobs import ActorsConfig
+from mnerqg.places import place
 
 
 def main(argv: list[str]) -> None:
@@ -20,19 +22,22 @@ def main(argv: list[str]) -> None:
     """
     parser = job_parser("jobs/label.py", __doc__, ActorsConfig, config=False)
     parser.add_argument(
-        "--model", required=True, help="model directory with a grounding head, local or s3://"
+        "--model", type=place, required=True, help="model directory with a grounding head, local or s3://"
     )
-    parser.add_argument("--data", required=True, help="prepared dataset, local or s3://")
-    parser.add_argument("--output", required=True, help="folder for the labelled dataset, local or s3://")
+    parser.add_argument("--data", type=place, required=True, help="prepared dataset, local or s3://")
+    parser.add_argument(
+        "--output", type=place, required=True, help="folder for the labelled dataset, local or s3://"
+    )
+    add_verbose(parser)
     arguments, overrides = parser.parse_known_args(argv)
     config = load_config(ActorsConfig, "", overrides, source="the command line")
 
-    # Here, for the help and a wrong setting need not wait for them.
-    import ray
-
+    # Here, for the help and a wrong setting need not wait for it.
     from mnerqg.distributed.labelling import label
+    from mnerqg.distributed.session import hush
 
-    ray.init(ignore_reinit_error=True)
+    if not arguments.verbose:
+        hush()
     print(format_labels(label(arguments.model, arguments.data, arguments.output, config)))
 
 
@@ -56,5 +61,7 @@ def _figures(found: dict[str, Any], kinds: list[str]) -> list[tuple[str, str]]:
     ]
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

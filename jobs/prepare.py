@@ -6,12 +6,13 @@ Writes Parquet a split with `summary.json` beside them. The summary is printed t
 """
 
 import argparse
-from pathlib import Path
+from functools import partial
 
 from mnerqg.cli import HelpFormatter, format_columns, job_parser, run
 from mnerqg.datasets import flickr30k, twitter
 from mnerqg.datasets.importing import SUMMARY_FILE
 from mnerqg.io import storage
+from mnerqg.places import local_place, place
 
 PRINTED_NAMES = 20
 
@@ -30,8 +31,10 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         layout = layouts.add_parser(
             name, help=f"the layout of {release}", formatter_class=HelpFormatter, allow_abbrev=False
         )
-        layout.add_argument("--root", type=Path, required=True, help=f"directory with {root}")
-        layout.add_argument("--output", required=True, help="directory or s3:// URI to write the dataset to")
+        layout.add_argument("--root", type=local_place, required=True, help=f"directory with {root}")
+        layout.add_argument(
+            "--output", type=place, required=True, help="directory or s3:// URI to write the dataset to"
+        )
         layout.add_argument(
             "--splits",
             type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
@@ -153,5 +156,7 @@ def main(argv: list[str]) -> None:
     print(f"\nwritten: {storage.join(arguments.output, SUMMARY_FILE)}")
 
 
+command = partial(run, main, interrupted="run it again, with --overwrite where it says so")
+
 if __name__ == "__main__":
-    run(main)
+    command()

@@ -8,18 +8,20 @@ archive's own folder. Relative URIs lie below the first.
 """
 
 import logging
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import ray
-
-from mnerqg.archive.run import MANIFEST_FILE
-from mnerqg.cli import format_table, job_parser, run
+from mnerqg.archive.run import MANIFEST_FILE, tags_of
+from mnerqg.cli import add_verbose, format_table, job_parser, run
 from mnerqg.config_files import load_file
 from mnerqg.config_jobs import TagConfig
-from mnerqg.distributed.tagging import tag_archive
-from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
-from mnerqg.distributed.tagging_resources import Resources, plan_resources
+from mnerqg.places import local_place, place
+
+if TYPE_CHECKING:
+    from mnerqg.distributed.tagging_plan import TagPlan
+    from mnerqg.distributed.tagging_resources import Resources
+
+_SHOWN_FILES = 5
 
 
 def main(argv: list[str]) -> None:
@@ -29,25 +31,46 @@ def main(argv: list[str]) -> None:
         MnerqgError: model, archive, output or cluster are not as they should be, or the run failed.
     """
     parser = job_parser("jobs/tag.py", __doc__, TagConfig)
-    parser.add_argument("--model", required=True, help="model directory, local or s3://")
+    parser.add_argument("--model", type=place, required=True, help="model directory, local or s3://")
     parser.add_argument(
         "--input",
+        type=place,
         required=True,
-        help="archive: file, folder or glob of Parquet or JSON Lines (plain, .gz, .zst), local or s3://",
+        action="append",
+        help="archive: file, folder or glob of Parquet or JSON Lines (plain, .gz, .zst), local or s3://; "
+        "given several times, all are one archive",
     )
-    parser.add_argument("--output", required=True, help="folder for the tags, local or s3://")
-    parser.add_argument("--config", type=Path, help="YAML of settings")
+    parser.add_argument("--output", type=place, required=True, help="folder for the tags, local or s3://")
+    parser.add_argument("--config", type=local_place, help="YAML of settings")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     parser.add_argument(
         "--restart", action="store_true", help="throw away what an unfinished run left in --output"
     )
     parser.add_argument(
         "--retry-failed",
+        type=place,
         metavar="RUN",
         help="tag again only the rows of this run whose pictures failed for a passing reason, take over the others",
     )
+    parser.add_argument(
+        "--skip-damaged",
+        action="store_true",
+        help="leave files out that are damaged, and count them; reads Parquet through before it begins",
+    )
+    add_verbose(parser)
     arguments, overrides = parser.parse_known_args(argv)
     config = load_file(TagConfig, arguments.config, overrides)
+
+    # Here, for the help and a wrong setting need not wait for them.
+    import ray
+
+    from mnerqg.distributed.session import connect, hush
+    from mnerqg.distributed.tagging import tag_archive
+    from mnerqg.distributed.tagging_plan import plan_tagging
+    from mnerqg.distributed.tagging_resources import plan_resources
+
+    if not arguments.verbose:
+        hush(workers_speak=False)
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("mnerqg").setLevel(logging.INFO)
     plan = plan_tagging(
@@ -57,23 +80,24 @@ def main(argv: list[str]) -> None:
         arguments.output,
         restart=arguments.restart,
         retry_failed=arguments.retry_failed,
+        skip_damaged=arguments.skip_damaged,
     )
     if plan.state.manifest is not None:
         print(format_summary(tag_archive(plan)))
         print(f"already done: run {plan.state.run_id} finished at {plan.state.manifest['finished']}")
         return
     print(
-        f"tagging {plan.archive.rows:,} posts of {plan.archive.uri} with the model {plan.model_id}",
+        f"tagging {plan.archive.rows:,} posts of {plan.archive.name} with the model {plan.model_id}",
         flush=True,
     )
-    ray.init(ignore_reinit_error=True)
+    connect()
     if arguments.dry_run:
         print(format_plan(plan, plan_resources(config, ray.cluster_resources())))
         return
-    print(format_summary(tag_archive(plan)))
+    print(format_summary(tag_archive(plan, verbose=arguments.verbose)))
 
 
-def format_plan(plan: TagPlan, resources: Resources) -> str:
+def format_plan(plan: "TagPlan", resources: "Resources") -> str:
     """What a run would do, for a person."""
     archive, pictures = plan.archive, plan.pictures
     actors = f"{resources.min_actors} to {resources.max_actors}"
@@ -87,6 +111,7 @@ def format_plan(plan: TagPlan, resources: Resources) -> str:
     rows = [
         ("posts", f"{archive.rows:,}"),
         ("files", f"{len(archive.files):,} ({archive.format})"),
+        *([("files left out", f"{len(archive.left_out):,}")] if archive.left_out else []),
         ("bytes", f"{sum(entry.size for entry in archive.files):,}"),
         ("pictures", read),
         (
@@ -108,7 +133,7 @@ def format_plan(plan: TagPlan, resources: Resources) -> str:
     return f"{format_table(rows, figures=False)}\ndry run: nothing was done"
 
 
-def _begin(plan: TagPlan) -> str:
+def _begin(plan: "TagPlan") -> str:
     if plan.state.run_id is None:
         return "a new run"
     return f"{'starts over' if plan.restart else 'goes on with'} run {plan.state.run_id}"
@@ -116,11 +141,13 @@ def _begin(plan: TagPlan) -> str:
 
 def format_summary(manifest: dict[str, Any]) -> str:
     """The manifest for a person: counts by status and type, pace, and where the files lie."""
-    busy = manifest["model_busy"]
+    busy, left_out = manifest["model_busy"], manifest["files_left_out"]
     rows = [
         ("posts", f"{manifest['rows']:,}"),
         ("rows with an error", f"{manifest['rows_with_error']:,}"),
         ("rows worth a retry", f"{manifest['rows_retryable']:,}"),
+        ("rows not read", f"{manifest['rows_unread']:,}"),
+        *([("files left out", f"{len(left_out):,}")] if left_out else []),
         *_counts("text", manifest["text_status"]),
         *_counts("picture", manifest["image_status"]),
         *_counts("entities", manifest["entities"]),
@@ -136,7 +163,8 @@ def format_summary(manifest: dict[str, Any]) -> str:
             "",
             format_table(rows),
             *(["errors:", *reasons] if reasons else []),
-            f"\nrun {manifest['run_id']}, {len(manifest['files'])} file(s): {output}/",
+            *(["left out:", *(f"  {one['reason']}" for one in left_out[:_SHOWN_FILES])] if left_out else []),
+            f"\nrun {manifest['run_id']}, {len(manifest['files'])} file(s): {tags_of(output)}/",
             f"summary: {output}/{MANIFEST_FILE}",
         ]
     )
@@ -147,5 +175,7 @@ def _counts(name: str, counts: dict[str, int]) -> list[tuple[str, str]]:
     return rows or [(name, "0")]
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

@@ -4,12 +4,15 @@
 command resumes an interrupted run and says so when the run is finished.
 """
 
+from functools import partial
 from pathlib import Path
 
-from mnerqg.cli import job_parser, run
+from mnerqg.cli import add_verbose, job_parser, run
 from mnerqg.config import Config
-from mnerqg.config_files import load_files
-from mnerqg.errors import ConfigError
+from mnerqg.config_files import find_recipe, load_files
+from mnerqg.places import local_place, place
+
+CONFIGS = Path(__file__).parent / "configs"
 
 
 def main(argv: list[str]) -> None:
@@ -23,24 +26,25 @@ def main(argv: list[str]) -> None:
         "--config",
         required=True,
         action="append",
-        type=Path,
-        help="recipe, such as jobs/configs/paper.yaml; later ones override earlier ones key by key",
+        type=local_place,
+        help="recipe: a path, or the name of one in jobs/configs, such as paper or variants/text; later ones override "
+        "earlier ones key by key",
     )
-    parser.add_argument("--data", required=True, help="prepared dataset (jobs/prepare.py), local or s3://")
-    parser.add_argument("--output", required=True, help="folder of this run, local or s3://")
+    parser.add_argument(
+        "--data", type=place, required=True, help="prepared dataset (jobs/prepare.py), local or s3://"
+    )
+    parser.add_argument("--output", type=place, required=True, help="folder of this run, local or s3://")
+    add_verbose(parser)
     arguments, overrides = parser.parse_known_args(argv)
-    for path in arguments.config:
-        if not path.is_file():
-            recipes = ", ".join(sorted(entry.stem for entry in Path(__file__).parent.glob("configs/*.yaml")))
-            raise ConfigError(f"--config {path} does not exist; recipes in jobs/configs: {recipes}")
-    config = load_files(Config, arguments.config, overrides)
+    recipes = [find_recipe(path, CONFIGS) for path in arguments.config]
+    config = load_files(Config, recipes, overrides)
 
-    # Here, for the help and a wrong setting need not wait for them.
-    import ray
-
+    # Here, for the help and a wrong setting need not wait for it.
+    from mnerqg.distributed.session import hush
     from mnerqg.distributed.training import train
 
-    ray.init(ignore_reinit_error=True)
+    if not arguments.verbose:
+        hush()
     best = train(config, arguments.data, arguments.output)
     print(
         f"best epoch {best['epoch']}: valid F1 {best['f1']:.4f}, Accu@0.5 {best['accuracy_50']:.4f}, "
@@ -48,5 +52,7 @@ def main(argv: list[str]) -> None:
     )
 
 
+command = partial(run, main)
+
 if __name__ == "__main__":
-    run(main)
+    command()

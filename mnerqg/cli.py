@@ -1,11 +1,13 @@
 """What every job shares: help that prints the settings, tables for people, errors as one line and an exit code."""
 
 import argparse
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import cleandoc
 from itertools import zip_longest
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -17,14 +19,29 @@ from mnerqg.errors import MnerqgError
 WIDTH = 100
 """Columns of the help."""
 
+_INTERRUPTED = 128 + signal.SIGINT
 _SOURCES = "[chosen] marks what the paper leaves open, [FA-VG] what is that of Yang et al. 2019."
 _SAMPLES = 2  # a longer list is shown by its first members
 
 
-def run(main: Callable[[list[str]], None]) -> NoReturn:
-    """Call `main` with the command line and exit: 0, or the error's code after one line on stderr."""
+def run(
+    main: Callable[[list[str]], None],
+    *,
+    interrupted: str = "what is written is safe: the same command goes on from there",
+) -> NoReturn:
+    """Call `main` with the command line and exit: 0, or the error's code after one line on stderr; of Ctrl-C 130.
+
+    Args:
+        main: the job.
+        interrupted: what is safe after Ctrl-C, and how to go on.
+    """
     try:
         main(sys.argv[1:])
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the way out takes a second or two, and is under way
+        sys.stdout.flush()
+        print(f"\ninterrupted; {interrupted}", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
     except MnerqgError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -50,19 +67,25 @@ def job_parser(
     options cannot be abbreviated.
 
     Args:
-        prog: such as `jobs/train.py`.
+        prog: such as `jobs/train.py`; an installed command, such as mnerqg-train, goes by its own name.
         description: the docstring of the job.
         settings: the section whose settings the help prints, those of its sections under their names; none where the
             job takes no settings.
         config: whether the job reads settings from a YAML, too, which its --config names.
     """
+    called = Path(sys.argv[0]).name
     return argparse.ArgumentParser(
-        prog=prog,
+        prog=called if called.startswith("mnerqg") else prog,
         description=_filled(description or ""),
         epilog=None if settings is None else describe_settings(settings, config=config),
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """The option of the jobs that run on Ray."""
+    parser.add_argument("--verbose", action="store_true", help="print all that Ray says, its tables included")
 
 
 def _filled(text: str) -> str:

@@ -13,6 +13,7 @@ from mnerqg.config_types import (
     Many,
     NonNegativeFloat,
     Pair,
+    Place,
     PositiveFloat,
     PositiveInt,
     Probability,
@@ -23,7 +24,7 @@ from mnerqg.config_types import (
 class ModelConfig(Section):
     """The network, which is Figure 2 of the paper."""
 
-    encoder: str = "bert-base-uncased"
+    encoder: Place = "bert-base-uncased"
     """A text encoder that reads both ways (of BERT's, RoBERTa's, MPNet's, DeBERTa's, ModernBERT's family ...) and has a
     fast tokenizer: hub name, directory, or `package:NAME/PATH` inside an installed package."""
     encoder_dropout: Probability | None = None
@@ -35,7 +36,7 @@ class ModelConfig(Section):
     """Pieces of query, sentence and the tokenizer's own around and between them; only the sentence is cut [chosen]."""
     backbone: str = "darknet53"
     """Any timm feature backbone with maps at strides 8, 16 and 32."""
-    backbone_weights: str | None = None
+    backbone_weights: Place | None = None
     """Pretrained weights: a timm state dict, a Darknet `.weights` file, or `package:NAME` with one such file in it;
     null starts at random."""
     frozen_backbone_stages: Annotated[int, Field(ge=-1)] = 0
@@ -213,7 +214,11 @@ class TrainConfig(Section):
     """After each epoch `decode.span_threshold` and `match_threshold` become the one of ten values, from 0.05 to 0.5,
     with the best F1 on the validation posts [chosen]. At 0.5 precision is far above recall: an entity needs start,
     end and match above it."""
-    start_from: str | None = None
+    check_pictures: Literal["never", "last", "always"] = "last"
+    """After which epochs the validation posts are scored with the pictures of other posts and with none, too
+    (f1_shuffled and f1_none in metrics.jsonl): a model that reads pictures is the worse for it. It takes the time of
+    two more validations [chosen]."""
+    start_from: Place | None = None
     """URI of a model directory of the same network, whose weights training begins with (transfer)."""
     boxes: Literal["manual", "weak", "manual_where_present"] = "manual"
     """Whose boxes are learned. Weak ones are written by jobs/label.py."""
@@ -238,6 +243,9 @@ class TrainConfig(Section):
     minutes_between_checkpoints: PositiveFloat = 10.0
     """Within an epoch, beside the one at its end: so much is lost with a worker, or when an elastic range takes one
     more [chosen]."""
+    tensorboard: bool = False
+    """After each epoch the figures of metrics.jsonl are written for TensorBoard, too, to the folder tensorboard/ of the
+    run. It takes the extra: pip install 'mnerqg[tensorboard]'."""
     max_failures: Annotated[int, Field(ge=-1)] = 3
     """Lost workers after which the run is given up; -1: never. Preemptions are not counted."""
 
@@ -251,7 +259,7 @@ class TrainConfig(Section):
 class Config(Section):
     """Everything that defines a model and its training."""
 
-    queries: str = "keyword_annotation"
+    queries: Place = "keyword_annotation"
     """One of the paper's query styles, or the path of a YAML of one's own queries."""
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()

@@ -78,6 +78,21 @@ def load_file(section: type[S], path: Path | None, overrides: Sequence[str] = ()
     return load_files(section, [] if path is None else [path], overrides)
 
 
+def find_recipe(name: Path, folder: Path) -> Path:
+    """The file that --config names: a path, or the name of a recipe in `folder`, such as offline or variants/text.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if name.is_file():
+        return name
+    recipe = folder / f"{name}.yaml"
+    if recipe.is_file():
+        return recipe
+    recipes = ", ".join(sorted(entry.stem for entry in folder.glob("*.yaml")))
+    raise ConfigError(f"--config {name} does not exist; recipes in jobs/configs: {recipes}")
+
+
 def _read_text(path: Path) -> str:
     if not path.is_file():
         raise ConfigError(f"--config {path} does not exist; give the path of a YAML file of settings")

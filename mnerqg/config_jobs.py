@@ -11,6 +11,7 @@ from mnerqg.config_types import (
     CountOrRange,
     Many,
     NonNegativeFloat,
+    Place,
     PositiveFloat,
     PositiveInt,
     Probability,
@@ -79,7 +80,7 @@ class ImageLimits(Section):
 class PicturesConfig(ImageLimits):
     """Which pictures are read, and how hard to try."""
 
-    roots: Many[str] = ()
+    roots: Many[Place] = ()
     """URIs below which pictures may lie: a folder, s3://bucket/prefix or https://host/prefix, whose host may begin with
     `*.` for all its subdomains. A relative URI is looked for below each in turn. Empty: the archive's own folder."""
     schemes: Many[Literal["file", "s3", "http", "https"]] = ("file", "s3")
@@ -94,14 +95,25 @@ class PicturesConfig(ImageLimits):
     """Of a post with more pictures than that the rest is not read."""
 
 
+class ImportConfig(Section):
+    """The import of corrections (jobs/exchange.py)."""
+
+    pictures: PicturesConfig = PicturesConfig()
+
+
 class TagConfig(Section):
     """The bulk tagging of an archive."""
 
-    queries: str | None = None
+    queries: Place | None = None
     """A query style or the path of a YAML of queries, asked in the place of those the model was trained with: types
     may be among them that it never saw. null: its own."""
     columns: ColumnsConfig = ColumnsConfig()
     pictures: PicturesConfig = PicturesConfig()
+    long_texts: Literal["truncate", "windows"] = "truncate"
+    """Of a text that is longer than the model reads at once, its beginning is tagged; or all of it, in windows that
+    overlap. `text_read` says how far."""
+    max_windows: PositiveInt = 64
+    """So many windows of a text at most, which bounds what a post costs; of a longer text the rest is not read."""
     batch_posts: PositiveInt = 16
     """Posts that the model sees at once; halved where they do not fit into the GPU's memory."""
     actors: CountOrRange | None = None
@@ -123,6 +135,11 @@ class TagConfig(Section):
     """Rows of tags that one file holds at the most."""
     max_failed: Probability = 0.05
     """Share of pictures, and of posts that the model cannot tag, above which the run fails."""
+
+    @property
+    def windows(self) -> int:
+        """How many windows of a text are read at most."""
+        return self.max_windows if self.long_texts == "windows" else 1
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -147,5 +164,5 @@ class ActorsConfig(Section):
     """Leave at least one CPU of the cluster to reading."""
     gpus_per_actor: NonNegativeFloat = 0
     """0 runs the model on the CPU."""
-    queries: str | None = None
+    queries: Place | None = None
     """A query style or the path of a YAML of queries, asked in the place of the model's own; null: its own."""

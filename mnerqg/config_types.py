@@ -3,7 +3,9 @@
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -12,14 +14,25 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from mnerqg.places import place
+
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
 T = TypeVar("T")
-# YAML has lists only: the one exception from the strict types of `Section`. What they hold is strict again.
-Many = Annotated[tuple[T, ...], Field(strict=False)]
+Place = Annotated[str, AfterValidator(place)]
+"""A path or URI; `~` is the home directory."""
+
+
+def _as_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+# YAML has lists only: the one exception from the strict types of `Section`. What they hold is strict again. One text
+# is a list of one.
+Many = Annotated[tuple[T, ...], Field(strict=False), BeforeValidator(_as_many)]
 Pair = Annotated[tuple[T, T], Field(strict=False)]
 
 

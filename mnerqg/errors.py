@@ -36,11 +36,14 @@ class RunError(MnerqgError):
     exit_code = 1
 
 
+_CONTROL = dict.fromkeys([*range(9), *range(14, 32), 127], "?")
+
+
 def one_line(error: BaseException | str, length: int = 300) -> str:
     """An exception's message, or its kind where it has none, as a line that every file and column can hold.
 
-    Without line breaks and, beyond `length` characters, cut. What UTF-8 cannot hold (names of files that are in no
-    encoding come as lone surrogates) becomes question marks.
+    Without line breaks and control characters and, beyond `length` characters, cut. What UTF-8 cannot hold (names of
+    files that are in no encoding come as lone surrogates) becomes question marks.
     """
-    line = " ".join(str(error).split())[:length] or type(error).__name__
+    line = " ".join(str(error).translate(_CONTROL).split())[:length] or type(error).__name__
     return line.encode("utf-8", "replace").decode()

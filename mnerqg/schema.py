@@ -107,7 +107,8 @@ class TaggedPost:
     `regions` are those above the threshold, one a query or several. A region's type is that of its query, or the id
     of the post's own phrase.
     `image_width` and `image_height` are those of the upright picture, None without one. Of several pictures
-    they and `image_status` are those of the first usable one (of the first, where none is).
+    they and `image_status` are those of the first usable one (of the first, where none is). `text_read` is how many
+    code points of the text the model has read, from its beginning on.
     """
 
     entities: tuple[Entity, ...] = ()
@@ -118,6 +119,7 @@ class TaggedPost:
     image_height: int | None = None
     image_status: ImageStatus = "none"
     text_status: TextStatus = "ok"
+    text_read: int = 0
     error: str | None = None
 
 
@@ -183,6 +185,7 @@ _TAG_FIELDS = [
     pa.field("image_height", pa.int32()),
     pa.field("image_status", pa.string()),
     pa.field("text_status", pa.string()),
+    pa.field("text_read", pa.int32()),
     pa.field("error", pa.string()),
     pa.field("retryable", pa.bool_()),
     pa.field("model_id", pa.string()),

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Self
 
 import torch
@@ -14,9 +15,11 @@ from mnerqg.inputs.annotations import best_region
 from mnerqg.inputs.examples import Example, encode_post
 from mnerqg.inputs.posts import PreparedPost, prepare_post
 from mnerqg.inputs.text import TextEncoder
+from mnerqg.inputs.windows import merge_windows
 from mnerqg.model.build import Network, build_anchors, build_collator
 from mnerqg.model.checkpoint import ModelDirectory, load_model
 from mnerqg.model.decode import Decoder
+from mnerqg.model.inference import ready_to_answer
 from mnerqg.model.precision import multiplies_bf16
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Phrase, Post, Region, TaggedPost
@@ -26,11 +29,12 @@ class Tagger:
     """A model with everything around it that turns posts into entities and regions.
 
     Args:
-        model: in any mode; it is put into eval mode for each call.
+        model: in any mode; a copy of it as it is now answers.
         text_encoder: of the model's encoder and queries.
         config: what the model was trained with.
         model_id: digest of weights, encoder, config and queries.
         device: where the model runs.
+        windows: of a long text so many windows are read at most, which overlap; 1 reads its beginning alone.
     """
 
     def __init__(
@@ -41,14 +45,23 @@ class Tagger:
         config: Config,
         model_id: str,
         device: torch.device | str = "cpu",
+        windows: int = 1,
     ) -> None:
         anchors = build_anchors(config.model)
-        self.model = model
+        device = torch.device(device)
+        bf16 = device.type == "cuda" and config.train.precision == "bf16" and multiplies_bf16(device)
+        self.model = ready_to_answer(
+            model,
+            side=config.model.image_side,
+            device=device,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+        )
         self.text_encoder = text_encoder
         self.config = config
         self.model_id = model_id
-        self.device = torch.device(device)
+        self.device = device
         self.types = tuple(query.type for query in text_encoder.queries)
+        self.windows = windows
         self.limits = ImageLimits()
         self._collate = build_collator(config, text_encoder)
         self._decode = Decoder(
@@ -65,10 +78,13 @@ class Tagger:
         uri: str | os.PathLike[str],
         device: torch.device | str | None = None,
         queries: Sequence[EntityQuery] | None = None,
+        *,
+        windows: int = 1,
     ) -> Self:
         """Load a model directory, local or `s3://`; on CUDA where there is one unless `device` says otherwise.
 
         `queries` are asked in the place of those it was trained with: types may be among them that it never saw.
+        `windows` above 1 tags all of a long text, but for what so many do not cover (`inputs.windows`).
 
         Raises:
             ModelError: a file missing, damaged or of another format version, queries that it cannot be asked, or a
@@ -83,11 +99,12 @@ class Tagger:
             )
         directory: ModelDirectory = load_model(os.fspath(uri), None if queries is None else tuple(queries))
         return cls(
-            model=directory.model.to(device),
+            model=directory.model,
             text_encoder=directory.text_encoder,
             config=directory.config,
             model_id=directory.model_id,
             device=device,
+            windows=windows,
         )
 
     def tag(self, posts: Sequence[Post], *, batch_size: int = 16) -> list[TaggedPost]:
@@ -96,11 +113,14 @@ class Tagger:
         tagged: list[TaggedPost] = []
         for start in range(0, len(posts), batch_size):
             part = posts[start : start + batch_size]
-            tagged += self.tag_prepared([prepare_post(post, side, self.limits) for post in part])
+            prepared = [prepare_post(post, side, self.limits) for post in part]
+            tagged += self.tag_prepared(prepared, batch_size=batch_size)
         return tagged
 
-    def tag_prepared(self, posts: Sequence[PreparedPost]) -> list[TaggedPost]:
-        """Tag posts as one batch.
+    def tag_prepared(
+        self, posts: Sequence[PreparedPost], *, batch_size: int | None = None
+    ) -> list[TaggedPost]:
+        """Tag posts as one batch; the windows of long texts in batches of `batch_size`, or of as many as the posts.
 
         Raises:
             ModelError: the model is the second of two stages, whose regions posts do not bring along.
@@ -112,15 +132,29 @@ class Tagger:
             )
         if not posts:
             return []
-        examples = [self._example(post) for post in posts]
-        (answers,) = self._predict(examples, [self.config.decode])
+        texts = [self.text_encoder.windows(post.text or "", self.windows) for post in posts]
+        examples = [
+            Example(window, pixels=post.pixels, letterbox=post.letterbox)
+            for post, windows in zip(posts, texts, strict=True)
+            for window in windows
+        ]
+        size = batch_size or len(posts)
+        answers: list[TaggedPost] = []
+        for start in range(0, len(examples), size):
+            answers += self._predict(examples[start : start + size], [self.config.decode])[0]
+        of_windows = iter(answers)
         return [
-            replace(answer, image_status=post.image_status, error=post.error)
-            for post, answer in zip(posts, answers, strict=True)
+            replace(
+                merge_windows(list(islice(of_windows, len(windows))), windows, self._decode.resolve),
+                image_status=post.image_status,
+                error=post.error,
+            )
+            for post, windows in zip(posts, texts, strict=True)
         ]
 
     def answers_at(self, posts: Sequence[Post], configs: Sequence[DecodeConfig]) -> list[list[TaggedPost]]:
-        """For one batch of posts the answers with each of `configs`; the network runs once.
+        """For one batch of posts the answers with each of `configs`; the network runs once, and reads the beginning of
+        a long text alone.
 
         Posts with phrases are asked those, and a second stage looks at each post's best weak box.
         """
@@ -141,19 +175,8 @@ class Tagger:
     def _predict(
         self, examples: Sequence[Example], configs: Sequence[DecodeConfig]
     ) -> list[list[TaggedPost]]:
-        was_training = self.model.training
-        self.model.eval()
         batch = self._collate(examples, with_targets=False).to(self.device)
-        bf16 = (
-            self.device.type == "cuda"
-            and self.config.train.precision == "bf16"
-            and multiplies_bf16(self.device)
-        )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            output = self.model(batch)
-        answers = self._decode.at_each(configs, output, batch, examples)
-        self.model.train(was_training)
-        return answers
+        return self._decode.at_each(configs, self.model(batch), batch, examples)
 
     def _example(self, post: PreparedPost, phrases: Sequence[Phrase] = ()) -> Example:
         example = encode_post(post.text, phrases, self.text_encoder)

@@ -20,6 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from mnerqg.archive import jsonlines, parquet_files
+from mnerqg.archive.parquet_files import ParquetLayout
+from mnerqg.archive.reading import Archive
 from mnerqg.io import storage
 from mnerqg.schema import ROW_HASH, ImageStatus, TextStatus
 
@@ -329,3 +332,17 @@ def _assert_same_column(name: str, left: pa.Table, right: pa.Table) -> None:
             f"the column {name} differs in {len(differing)} rows, first in the one with row_hash "
             f"{left[ROW_HASH][place]}: {left[name][place].as_py()!r} and {right[name][place].as_py()!r}"
         )
+
+
+def read_archive_here(archive: Archive) -> pa.Table:
+    """All posts of an archive, read as the tasks of a run do."""
+    tables: list[pa.Table] = []
+    if isinstance(archive.layout, ParquetLayout):
+        for piece in archive.pieces:
+            tables += parquet_files.read_tables(piece, archive.layout)
+    else:
+        for entry in archive.files:
+            with storage.open_stream(entry.uri) as stream:
+                tables += jsonlines.read_tables(stream, storage.path_of(entry.uri), archive.layout)
+    assert {str(table.schema) for table in tables} == {str(archive.layout.schema)}
+    return pa.concat_tables(tables)

@@ -9,15 +9,17 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from mnerqg.boxes import Anchors
 from mnerqg.config import Config, ModelConfig
 from mnerqg.errors import ModelError
-from mnerqg.inputs.batch import Collator
+from mnerqg.inputs.batch import Batch, Collator
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.text import TextEncoder, load_tokenizer, resolve_encoder
 from mnerqg.model.build import Network, assemble, build_anchors
+from mnerqg.model.encoder import lay_states
 from mnerqg.model.mnerqg import MNERQG
 from mnerqg.queries import QUERY_STYLES, EntityQuery
 
@@ -58,6 +60,12 @@ def anchors(side: int = SIDE) -> Anchors:
 
 def collator(queries: tuple[EntityQuery, ...] = QUERIES) -> Collator:
     return Collator(text_encoder=text_encoder(queries), anchors=anchors(), ignore_iou=0.5)
+
+
+def laid(batch: Batch, name: str) -> Tensor:
+    """A field of `Texts` as it stands before the encoder, [P, K, L], zeros behind the longest of a group."""
+    columns = [getattr(texts, name)[..., None] for texts in batch.texts]
+    return lay_states(columns, batch.sequence, batch.attention_mask.shape[-1]).squeeze(-1)
 
 
 def small_config(**model: Any) -> Config:

@@ -63,6 +63,7 @@ def tag_cheaply(post: "PreparedPost") -> TaggedPost:
         image_height=post.letterbox.height if post.letterbox else None,
         image_status=post.image_status,
         text_status=status,
+        text_read=min(len(text), TEXT_LIMIT),
         error=post.error,
     )
 

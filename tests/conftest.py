@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 os.environ.update(RAY_worker_niceness="0")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What needs a GPU is skipped, visibly, where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The URL of a moto server; the AWS environment of this process and its children points to it."""
@@ -93,6 +102,18 @@ def ray_cluster(s3_endpoint: str) -> Iterator[None]:
         ray.data.DataContext.get_current().execution_no_progress_timeout_s = 300
         yield
         ray.shutdown()
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for a cluster here, although something is wrong that can be seen without one, fails."""
+    import ray
+
+    def init(*_: object, **__: object) -> None:
+        raise AssertionError("a cluster was asked for")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
 
 
 @pytest.fixture(scope="session")

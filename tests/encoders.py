@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModel, PreTrainedTokenizerFast
 
+from mnerqg.inputs.borders import split_at_borders
 from tests.builders import QUERIES
 
 WORDS = (
@@ -124,6 +126,24 @@ FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "initializer_range": 0.1},
     ),
 }  # fmt: skip
+
+
+@cache
+def family_tokenizer(family: str) -> Any:
+    """The tokenizer of a family as `load_tokenizer` gives it; or of "nfkc", which is XLM-R's with its normaliser, and
+    of "cased", which is BERT's with its own."""
+    name, normalizer = {
+        "nfkc": ("xlm-roberta", normalizers.NFKC()),
+        "cased": ("bert", normalizers.BertNormalizer(lowercase=False)),
+    }.get(family, (family, None))
+    tokenizer = FAMILIES[name][0]()
+    if normalizer is not None:
+        tokenizer.backend_tokenizer.normalizer = normalizer
+    split_at_borders(tokenizer)
+    return tokenizer
+
+
+TOKENIZERS = (*FAMILIES, "nfkc", "cased")
 
 
 def write_encoder(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:

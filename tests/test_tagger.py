@@ -1,5 +1,6 @@
 from dataclasses import replace
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ from PIL import Image
 
 from mnerqg.config import LossConfig
 from mnerqg.errors import ModelError
+from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.posts import PreparedPost, prepare_post
 from mnerqg.schema import Box, Post, Span, TaggedPost
 from mnerqg.tagger import Tagger
-from tests.builders import TYPES, image_bytes, photo
+from tests.builders import TYPES, image_bytes, photo, small_config, small_model, text_encoder
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -149,16 +151,81 @@ def test_the_batch_size_changes_nothing(talkative: Tagger, batch_size: int) -> N
             assert (*a.xyxy_px, a.score) == pytest.approx((*b.xyxy_px, b.score), abs=1e-3 * max(scale, 1))
 
 
+def reading(tagger: Tagger, windows: int) -> Tagger:
+    return Tagger(
+        model=tagger.model,
+        text_encoder=tagger.text_encoder,
+        config=tagger.config,
+        model_id=tagger.model_id,
+        windows=windows,
+    )
+
+
+def test_all_of_a_long_text_is_tagged_in_windows(talkative: Tagger) -> None:
+    name = "Ada Lovelace met Grace Hopper in Oslo, "
+    posts = [
+        Post("short", name, photo()),
+        Post("long", name * 30 + "🔥Ada🔥", photo()),
+        Post("blank", " " * 5000, photo()),
+        Post("longer", name * 1000),
+        Post("none", None),
+    ]
+    cut, tagged = talkative.tag(posts), reading(talkative, 40).tag(posts, batch_size=4)
+    for post, one, other in zip(posts, cut, tagged, strict=True):
+        check(post, other)
+        text = post.text or ""
+        if len(text) < 100 or text.isspace():
+            assert (one.text_read, other.text_read) == (len(text), len(text))
+            assert [(e.start, e.end, e.type) for e in one.entities] == [
+                (e.start, e.end, e.type) for e in other.entities
+            ]
+    assert [post.text_status for post in cut] == ["ok", "truncated", "empty", "truncated", "empty"]
+    assert [post.text_status for post in tagged] == ["ok", "ok", "empty", "truncated", "empty"]
+    assert cut[1].text_read < 200
+    assert tagged[1].text_read == len(posts[1].text or "")
+    assert 1000 < tagged[3].text_read < 10_000, "so much is read of a text, whatever its length"
+    for one, other in ((cut[1], tagged[1]), (cut[3], tagged[3])):
+        last = max(entity.end for entity in other.entities)
+        assert max(entity.end for entity in one.entities) <= one.text_read < last <= other.text_read
+        assert other.text_read - last < 200
+        spans = sorted((entity.start, entity.end) for entity in other.entities)
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans)), "once, and none overlap"
+    assert (tagged[1].image_width, tagged[1].image_status) == (80, "ok")
+    assert len(tagged[1].regions) == len({region.type for region in tagged[1].regions}) > 0
+
+
+def test_the_picture_of_a_long_text_is_encoded_once_a_batch(
+    talkative: Tagger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = []
+    forward = type(talkative.model).forward
+
+    def counted(model: torch.nn.Module, batch: Batch) -> object:
+        pictures.append((len(batch.pixels), batch.picture.tolist()))
+        return forward(model, batch)
+
+    monkeypatch.setattr(type(talkative.model), "forward", counted)
+    prepared = prepare_post(Post("1", "Ada in Oslo " * 40, photo()), 64, talkative.limits)
+    reading(talkative, 3).tag_prepared([prepared, replace(prepared), PreparedPost("Ada")])
+    assert pictures == [(1, [0, 0, 0]), (1, [0, 0, 0]), (0, [])]
+
+
 def test_no_posts(talkative: Tagger) -> None:
     assert talkative.tag([]) == []
     assert talkative.tag_prepared([]) == []
 
 
-def test_tagging_leaves_the_models_mode(talkative: Tagger) -> None:
-    for mode in (True, False):
-        talkative.model.train(mode)
-        talkative.tag([Post("1", "Ada", photo())])
-        assert talkative.model.training is mode
+@pytest.mark.parametrize("training", [True, False])
+def test_a_tagger_leaves_the_network_as_it_is(talkative: Tagger, training: bool) -> None:
+    network = small_model().train(training)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    tagger = Tagger(model=network, text_encoder=text_encoder(), config=small_config(), model_id="in training")
+    tagger.tag([Post("1", "Ada", photo())])
+    assert network.training is training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    after = network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def test_a_status_from_fetching_is_kept(talkative: Tagger) -> None:

@@ -28,6 +28,8 @@ _COLUMNS = [
 ]
 MODEL_RAISED = "the model raised "
 """How the error of a post begins that the model could not answer."""
+_UNREAD = r"(^|; )(line|row) \d+(:| is )"
+"""How the error of a row begins that could not be read, or not all of it."""
 _SHOWN_REASONS = 20
 _ROWS_AT_ONCE = 1024
 
@@ -40,6 +42,7 @@ class TagCounts:
         rows: posts.
         errors: rows whose `error` says something: a picture or the post itself could not be used.
         untagged: rows that the model raised on.
+        unread: rows whose line or values could not be read, or not all of them (`jsonlines`, `parquet_files`).
         retryable: rows with a picture that failed for a reason that may pass.
         image_status: pictures by status; a post without any counts as one `none`.
         reasons: errors, with numbers made alike so that they can be counted.
@@ -49,6 +52,7 @@ class TagCounts:
     rows: int = 0
     errors: int = 0
     untagged: int = 0
+    unread: int = 0
     retryable: int = 0
     image_status: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(IMAGE_STATUSES, 0)))
     text_status: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(TEXT_STATUSES, 0)))
@@ -86,6 +90,7 @@ class TagCounts:
             "rows": self.rows,
             "rows_with_error": self.errors,
             "rows_untagged": self.untagged,
+            "rows_unread": self.unread,
             "rows_retryable": self.retryable,
             "image_status": {name: self.image_status[name] for name in IMAGE_STATUSES},
             "text_status": {name: self.text_status[name] for name in TEXT_STATUSES},
@@ -100,6 +105,7 @@ class TagCounts:
         # Not by what is empty: some models answer no existence (BERT, FA-VG), some posts have no entities.
         raised = pc.match_substring_regex(rows["error"], f"(^|; ){MODEL_RAISED}")
         self.untagged += pc.sum(raised).as_py() or 0
+        self.unread += pc.sum(pc.match_substring_regex(rows["error"], _UNREAD)).as_py() or 0
         self.retryable += pc.sum(rows["retryable"]).as_py() or 0
         self.image_status.update(_image_statuses(rows))
         self.text_status.update(_values(rows["text_status"]))
@@ -123,6 +129,34 @@ def _values(column: pa.Array) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()}
 
 
+# What a reason may end with: the file of a line. It may have blanks in its name.
+_FILE = re.compile(r" \([^()]*\.[a-zA-Z]\w*\)$")
+_WORD = re.compile(r"(?<!\S)(?<!Errno )[(\[{<,]*(\S*?)[)\]}>,;:.]*(?!\S)")
+_QUOTED = re.compile(r"""('[^']*'|"[^"]*")""")
+_NUMBER = r"\d[\d,]*(?:\.\d+)?"
+# A number alone, perhaps with its unit; two of them as the size of a picture; an address in memory; NAME=number; the
+# port of a host.
+_COUNTED = re.compile(
+    rf"(?P<keep>[a-z_]+=|[\w.-]*[a-zA-Z.][\w.-]*:|[\da-fA-F:.]+\]:|)"
+    rf"(?:0x[\da-fA-F]+|{_NUMBER}[x×]{_NUMBER}|{_NUMBER}(?P<unit>%|ms|s|[kKMG]i?B|)?)"
+)
+
+
 def _alike(reason: str) -> str:
-    """An error without the numbers and the <places> that differ from row to row; an HTTP status at its start stays."""
-    return re.sub(r"(?<=\D)\d[\d,.]*", "N", re.sub(r"^picture \d+: | <[^<>]*>", "", reason))[:200]
+    """An error without the numbers that differ from row to row: sizes, places, ports, and <URIs>. The row has them.
+
+    Numbers in names, hosts, schemes and paths stay, and so do the codes of errors: what an error begins with, an HTTP
+    status, and errno.
+    """
+    _, status, rest = re.split(r"^((?:\d{3}(?![^\s:]))?)", re.sub(r"^picture \d+: | <[^<>]*>", "", reason))
+    file = match[0] if (match := _FILE.search(rest)) else ""
+    parts = _QUOTED.split(rest.removesuffix(file))
+    folded = "".join(part if place % 2 else _WORD.sub(_fold, part) for place, part in enumerate(parts))
+    return f"{status}{folded}{file}"[:200]
+
+
+def _fold(word: re.Match[str]) -> str:
+    counted = _COUNTED.fullmatch(word[1])
+    if counted is None:
+        return word[0]
+    return word[0].replace(word[1], f"{counted['keep']}N{counted['unit'] or ''}")

@@ -4,6 +4,7 @@ A file is read twice: before the run by `scan`, which counts the posts and finds
 which makes rows of them. Both see the same lines: those between line feeds that are not blank.
 """
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from mnerqg.archive.files import path_values
 from mnerqg.archive.json_values import (
     ARROW_TYPES,
     READERS,
@@ -39,13 +41,14 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-ENDINGS = tuple(kind + packed for kind in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst"))
 MAX_LINE_BYTES = 16 * 2**20
 LINE_ERROR = "mnerqg:line_error"
 """The column that says what is wrong with a row's line, null where nothing is."""
 PICTURE_ERRORS = "mnerqg:picture_errors"
 """The column that says of each picture of a row why what was given as one cannot be used, null where nothing is."""
 
+_MENDED = "mended: "
+"""How an error begins that cost nothing but characters; any other says that something was not read (`counts`)."""
 _SAMPLE_LINES = 1000
 _MAX_KEYS = 100
 _PLAIN = re.compile(r"[A-Za-z0-9 _.:@#$-]*")
@@ -241,8 +244,9 @@ def read_tables(
     """
     rows: list[list[Any]] = []
     done = size = 0
+    folders = _FolderValues(path, layout)
     for number, content in _lines(stream, path):
-        rows.append(_row(number, content, path, layout))
+        rows.append(_row(number, content, path, layout, folders))
         size += len(content or b"")
         if len(rows) == rows_per_table or size >= bytes_per_table:
             yield _table(rows, path, done, layout)
@@ -252,27 +256,53 @@ def read_tables(
         yield _table(rows, path, done, layout)
 
 
-def _row(number: int, content: bytes | None, path: str, layout: Layout) -> list[Any]:
+class _FolderValues:
+    """What the folders of a file say of all its posts: values and, of what does not fit, problems, by key."""
+
+    def __init__(self, path: str, layout: Layout) -> None:
+        self.values: dict[str, Any] = {}
+        self.problems: dict[str, str] = {}
+        texts = path_values(path)
+        for name, kind in layout.columns:
+            text = texts.get(name)
+            if text is not None:
+                try:
+                    self.values[name] = READERS[kind](_number_or_text(text, kind))
+                except UnfitError as unfit:
+                    self.problems[name] = f"{name} {unfit} (in the name of its folder)"
+
+
+def _number_or_text(text: str, kind: Kind) -> Any:
+    with contextlib.suppress(ValueError):
+        return json.loads(text) if kind in ("int64", "float64", "bool") else text
+    return text
+
+
+def _row(number: int, content: bytes | None, path: str, layout: Layout, folders: _FolderValues) -> list[Any]:
     """The values of the layout's columns, then the error, then those of the pictures."""
     post, text, wrong = _parse(content)
-    problems = [f"line {number} {wrong}"] if wrong else []
+    problems = [f"{_MENDED if post else ''}line {number} {wrong}"] if wrong else []
     lost: list[str | None] | None = None
     written: dict[str, str] = {}
     values: list[Any] = []
     for name, kind in layout.columns:
         value = post.get(name)
-        if kind == "string" and not isinstance(value, str | None):
+        if name not in post:
+            value = folders.values.get(name)
+            problems += [f"line {number}: {folders.problems[name]}"] if name in folders.problems else []
+        elif kind == "string" and not isinstance(value, str | None):
             written = written or values_as_written(text)
             value = written[name]
         elif value is not None:
             try:
                 value = READERS[kind](value)
             except LostPicturesError as unfit:
-                start = f"line {number}: {name} "
-                lost = [reason and f"{start}{reason} ({path})" for reason in unfit.reasons]
+                end = f", on line {number} ({path})"
+                lost = [reason and f"{name} {reason}{end}" for reason in unfit.reasons]
                 value = unfit.usable
             except UnfitError as unfit:
-                problems.append(f"line {number}: {name} {unfit}")
+                mended = "" if unfit.usable is None else _MENDED
+                problems.append(f"{mended}line {number}: {name} {unfit}")
                 value = unfit.usable
         values.append(value)
     # The file, since the row may not even have an id by which the line could be found.

@@ -1,8 +1,9 @@
 """The folder of a tagging run: which rows of the archive are done, and when the run is finished (DESIGN §6).
 
+    tags/            *.parquet and nothing else, so that every reader takes the folder as it is: polars does not skip
+                     names that begin with _ or a dot; in Hive folders where the run is partitioned
+    tags/kept-*      of them, those taken over from the run that this one repairs (`--retry-failed`)
     _run.json        what was asked for, from the start on
-    *.parquet        the tags; in Hive folders where the run is partitioned
-    kept-*.parquet   of them, those taken over from the run that this one repairs (`--retry-failed`)
     _manifest.json   files, rows, counts by status and type, reasons of failures, time
     _SUCCESS         empty, written last and only where everything is in order
     _lock.json       who is writing there (`io.lock`)
@@ -16,6 +17,7 @@ has its footer. Whatever else a death leaves, `reconcile` puts right:
   W-1, …, so the second try as a rule replaces what the first one left. But that may have cut its rows into files in
   another way, or be at work still on a node that counts as lost; and the workers of a driver that was killed may end
   a file after the next driver has looked.
+- A file with rows of a part of the archive that is left out by now (`--skip-damaged`) goes.
 - The rows of what went, if they lie nowhere else, are tagged again, like those of files that were never written.
 """
 
@@ -33,7 +35,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mnerqg.archive.counts import TagCounts
-from mnerqg.archive.reading import Archive
+from mnerqg.archive.jsonlines import row_hashes
+from mnerqg.archive.reading import Archive, LeftOut
 from mnerqg.errors import DataError, RunError, StorageError
 from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet
@@ -42,6 +45,7 @@ from mnerqg.schema import ROW_HASH
 
 MANIFEST_FILE = "_manifest.json"
 SUCCESS_FILE = "_SUCCESS"
+TAGS_FOLDER = "tags"
 _KEPT_PREFIX = "kept-"
 
 RowHashes = npt.NDArray[np.uint64]
@@ -64,6 +68,16 @@ def tags_folder(uri: str, option: str = "--output") -> RunFolder:
     )
 
 
+def tags_of(output: str) -> str:
+    """Where the tags of a run lie."""
+    return storage.join(output, TAGS_FOLDER)
+
+
+def _tag_files(output: str) -> list[storage.FileEntry]:
+    tags = tags_of(output)
+    return storage.list_files(tags, ".parquet") if storage.exists(tags) else []
+
+
 def asked(model_id: str, archive: Archive, settings: Mapping[str, Any], base: str | None) -> dict[str, Any]:
     """What decides the rows of a run, as `RunFolder` compares it.
 
@@ -73,12 +87,18 @@ def asked(model_id: str, archive: Archive, settings: Mapping[str, Any], base: st
         settings: of those of the configuration that decide what a row says, JSON values.
         base: URI of the run that this one repairs (`--retry-failed`).
     """
-    files = json.dumps([(entry.uri, entry.size) for entry in archive.files])
+    # Damaged files count, left out or not: that they are left out now is no other run.
+    entries = sorted([*archive.files, *(one.entry for one in archive.left_out)], key=lambda entry: entry.uri)
+    files = json.dumps([(entry.uri, entry.size) for entry in entries])
     return {
         "model_id": model_id,
-        "archive": archive.uri,
-        "rows": archive.rows,
-        "files": {"count": len(archive.files), "digest": hashlib.sha256(files.encode()).hexdigest()[:16]},
+        "archive": list(archive.uris),
+        "rows": archive.rows + sum(one.rows for one in archive.left_out),
+        "files": {
+            "count": len(entries),
+            "bytes": sum(entry.size for entry in entries),
+            "digest": hashlib.sha256(files.encode()).hexdigest()[:16],
+        },
         **settings,
         "retry_failed": base,
     }
@@ -87,16 +107,22 @@ def asked(model_id: str, archive: Archive, settings: Mapping[str, Any], base: st
 # ---- what is done --------------------------------------------------------------------------------
 
 
-def reconcile(output: str) -> RowHashes:
+def reconcile(output: str, left_out: Iterable[LeftOut] = ()) -> RowHashes:
     """Delete torn files and doubles (see above) and return the sorted `row_hash` of the rows that are done.
+
+    Args:
+        output: folder of the run.
+        left_out: files of the archive whose rows are not to be there.
 
     Raises:
         StorageError: the output cannot be read or written, or holds Parquet that are no tags.
     """
-    files = storage.list_files(output, ".parquet") if storage.exists(output) else []
+    files = _tag_files(output)
     with ThreadPoolExecutor(_READ_IN_FLIGHT) as pool:
         found = zip(files, pool.map(_row_hashes, files), strict=True)
         whole = {entry.uri: rows for entry, rows in found if rows is not None}
+    unwanted = _sorted(row_hashes(storage.path_of(one.entry.uri), 0, one.rows) for one in left_out)
+    whole = {uri: rows for uri, rows in whole.items() if not np.isin(rows, unwanted).any()}
     good = _without_doubles(whole)
     with ThreadPoolExecutor(_DELETED_IN_FLIGHT) as pool:
         list(pool.map(storage.delete_file, (entry.uri for entry in files if entry.uri not in good)))
@@ -169,21 +195,20 @@ def keep_good_rows(base: str, output: str) -> None:
 
     Each file appears as a whole; what an earlier call has copied is left as it is.
     """
-    there = storage.list_files(output, ".parquet") if storage.exists(output) else []
-    copied = {_place_in(output, entry) for entry in there}
+    copied = {_place_in(output, entry) for entry in _tag_files(output)}
     missing = []
-    for entry in storage.list_files(base, ".parquet"):
+    for entry in _tag_files(base):
         folder, _, name = _place_in(base, entry).rpartition("/")
         place = f"{folder}/{_KEPT_PREFIX}{name}".lstrip("/")
         if place not in copied:
-            missing.append((entry, storage.join(output, *place.split("/"))))
+            missing.append((entry, storage.join(tags_of(output), *place.split("/"))))
     with ThreadPoolExecutor(_READ_IN_FLIGHT) as pool:
         list(pool.map(lambda copy: _keep(*copy), missing))
 
 
-def _place_in(folder: str, entry: storage.FileEntry) -> str:
-    """The path of a file below its run's folder, such as `lang=en/a-0.parquet`."""
-    return storage.path_of(entry.uri).removeprefix(storage.path_of(folder).rstrip("/") + "/")
+def _place_in(output: str, entry: storage.FileEntry) -> str:
+    """The path of a file of tags below their folder, such as `lang=en/a-0.parquet`."""
+    return storage.path_of(entry.uri).removeprefix(storage.path_of(tags_of(output)) + "/")
 
 
 def _keep(entry: storage.FileEntry, target: str) -> None:
@@ -218,7 +243,7 @@ def finish(
         RunError: rows are missing or double, or too many failed; then there is no _SUCCESS.
     """
     output = folder.uri
-    files = storage.list_files(output, ".parquet")
+    files = _tag_files(output)
     with ThreadPoolExecutor(_COUNTED_IN_FLIGHT) as pool:
         parts = list(pool.map(TagCounts.of_file, files))
     counts = TagCounts.total(parts)
@@ -227,7 +252,7 @@ def finish(
     if counts.rows != archive.rows or doubles:
         raise RunError(
             f"{output} holds {counts.rows:,} rows ({doubles:,} of them double) for the {archive.rows:,} posts of "
-            f"{archive.uri}; the run is not marked as finished: run the same command again, and if that "
+            f"{archive.name}; the run is not marked as finished: run the same command again, and if that "
             "does not help, with --restart"
         )
     failure = judge(counts, max_failed)
@@ -236,9 +261,12 @@ def finish(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "failure": failure,
         **counts.summary(),
+        "files_left_out": [
+            {"file": one.entry.uri, "rows": one.rows, "reason": one.reason} for one in archive.left_out
+        ],
         "files": [
             {
-                "name": _place_in(output, entry),
+                "name": f"{TAGS_FOLDER}/{_place_in(output, entry)}",
                 "rows": part.rows,
                 "bytes": entry.size,
             }
@@ -263,6 +291,11 @@ def judge(counts: TagCounts, max_failed: float) -> str | None:
     if asked and failed / asked > max_failed:
         share = f"{failed / asked:.1%}"
         return f"{failed:,} of {asked:,} pictures failed ({share}, more than {max_failed:.1%}): {reasons}"
+    if counts.rows and counts.unread / counts.rows > max_failed:
+        return (
+            f"{counts.unread:,} of {counts.rows:,} posts could not be read as they stand in the archive "
+            f"({counts.unread / counts.rows:.1%}, more than {max_failed:.1%}): {reasons}"
+        )
     if counts.rows and counts.untagged / counts.rows > max_failed:
         return (
             f"the model could not tag {counts.untagged:,} of {counts.rows:,} posts "

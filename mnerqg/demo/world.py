@@ -66,6 +66,12 @@ def voc_xml(filename: str, size: tuple[int, int], boxes: list[tuple[str, tuple[i
     )
 
 
+def block_of(number: int, draft: Draft) -> str:
+    """A post's lines in a split's text file."""
+    words = [f"{token}\t{tag}" for token, tag in zip(draft.tokens, draft.tags, strict=True)]
+    return "\n".join([f"IMGID:{number}", *words]) + "\n"
+
+
 def write_split(rng: random.Random, output: Path, split: str, first_id: int, names: Names) -> None:
     """A split's text file, its pictures and, for two posts of three, their XML."""
     blocks = []
@@ -78,8 +84,7 @@ def write_split(rng: random.Random, output: Path, split: str, first_id: int, nam
             boxes = [(surface, picture.boxes[entity_type]) for entity_type, surface in shown.items()]
             xml = voc_xml(filename, picture.image.size, boxes)
             (output / "xml" / f"{number}.xml").write_text(xml, encoding="utf-8")
-        words = [f"{token}\t{tag}" for token, tag in zip(draft.tokens, draft.tags, strict=True)]
-        blocks.append("\n".join([f"IMGID:{number}", *words]) + "\n")
+        blocks.append(block_of(number, draft))
     (output / f"{split}.txt").write_text("\n".join(blocks), encoding="utf-8")
 
 
@@ -209,7 +214,7 @@ def clear_earlier(output: Path) -> None:
         )
     for split in SPLIT_POSTS:
         (output / f"{split}.txt").unlink(missing_ok=True)
-    for name in ("demo_images", "xml", "archive", "phrases"):
+    for name in ("demo_images", "xml", "archive", "phrases", "ambiguous"):
         shutil.rmtree(output / name, ignore_errors=True)
 
 

@@ -1,6 +1,7 @@
 """Scoring a model on a split with Ray Data: every row exactly once, counts a post, added up."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from mnerqg.config import Config
 from mnerqg.config_jobs import ActorsConfig
 from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, post_from_row
 from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.session import connect
 from mnerqg.distributed.sources import read_split
 from mnerqg.errors import ConfigError, RunError
 from mnerqg.io import storage
 from mnerqg.model.files import check_model
 from mnerqg.queries import EntityQuery, asked_queries
-from mnerqg.scoring.metrics import Counts
+from mnerqg.scoring.metrics import Counts, Pictures
 from mnerqg.scoring.score import score_each
 from mnerqg.tagger import Tagger
 
@@ -38,12 +40,22 @@ _GMNER = ("gmner_f1", "gmner_all_f1")
 _ENTITIES = ("precision", "recall", "f1")
 
 
-def evaluate(model: str, data: str, split: str, config: ActorsConfig) -> tuple[dict[str, Any], pa.Table]:
+def evaluate(
+    model: str, data: str, split: str, config: ActorsConfig, pictures: Sequence[Pictures] = ()
+) -> tuple[dict[str, Any], pa.Table]:
     """Scores of a model on a split, and what every post adds to them.
+
+    Args:
+        model, data: URIs.
+        split: of the dataset.
+        config: of the actors that score.
+        pictures: with which pictures beside the true ones the entities are scored; "shuffled" are those of other posts
+            of the same batch, so its size counts.
 
     Returns:
         `Counts.scores`, None for what the model does not answer, with the model's id and types and the fingerprint
-        of the split; and a table of `PER_POST_SCHEMA`, sorted by post and type.
+        of the split, and, for each of `pictures`, under its name the scores of entities with those; and a table of
+        `PER_POST_SCHEMA`, sorted by post and type.
 
     Raises:
         ModelError, DataError, StorageError, ConfigError: unusable model, dataset or queries.
@@ -58,9 +70,13 @@ def evaluate(model: str, data: str, split: str, config: ActorsConfig) -> tuple[d
             f"{model} looks at the regions of another model (model.picture is region), but {data} has no weak boxes; "
             f"write a dataset that has them: jobs/label.py --data {data}"
         )
-    scored = read_split(data, split).map_batches(
+    connect()
+    dataset = read_split(data, split)
+    # Else other posts would share a batch in every run.
+    dataset.context.execution_options.preserve_order = True
+    scored = dataset.map_batches(
         _Scorer,
-        fn_constructor_args=(model, config, files_of_model.queries),
+        fn_constructor_args=(model, config, files_of_model.queries, tuple(pictures)),
         batch_format="pyarrow",
         batch_size=config.batch_posts,
         compute=ray.data.ActorPoolStrategy(size=config.actors),
@@ -77,7 +93,12 @@ def evaluate(model: str, data: str, split: str, config: ActorsConfig) -> tuple[d
         raise RunError(f"{counts.posts} of {expected} posts of {split} were scored; run it again")
     scores = answered(counts.scores(), files_of_model.config)
     facts = {"model_id": files_of_model.model_id, "split": split, "data": fingerprint(data, split)}
-    return {**facts, "types": types, **scores}, per_post_table(posts)
+    others: dict[str, Any] = {}
+    for name in pictures:
+        total = sum((Counts.from_array(types, np.asarray(row[name])) for row in rows), Counts(types))
+        found = answered(total.scores(), files_of_model.config)
+        others[name] = {key: found[key] for key in (*_ENTITIES, *(f"f1_{kind}" for kind in types))}
+    return {**facts, "types": types, **scores, **others}, per_post_table(posts)
 
 
 def answered(scores: dict[str, float], config: Config) -> dict[str, float | None]:
@@ -120,15 +141,20 @@ def write_per_post(uri: str, per_post: pa.Table) -> None:
 class _Scorer:
     """A model actor: annotated posts in, one row of counts a post out."""
 
-    def __init__(self, model: str, config: ActorsConfig, queries: tuple[EntityQuery, ...]) -> None:
+    def __init__(
+        self,
+        model: str,
+        config: ActorsConfig,
+        queries: tuple[EntityQuery, ...],
+        pictures: tuple[Pictures, ...],
+    ) -> None:
         self._tagger = Tagger.load(model, "cuda" if config.gpus_per_actor else "cpu", queries)
+        self._pictures: dict[str, Pictures] = {"counts": "true", **{name: name for name in pictures}}
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         posts = [post_from_row(row) for row in rows.to_pylist()]
-        counts = [one.to_array() for one in score_each(self._tagger, posts)]
-        return pa.table(
-            {
-                "post_id": pa.array([post.post_id for post in posts], pa.string()),
-                "counts": pa.array(counts, pa.list_(pa.int64())),
-            }
-        )
+        columns = {"post_id": pa.array([post.post_id for post in posts], pa.string())}
+        for column, pictures in self._pictures.items():
+            counts = [one.to_array() for one in score_each(self._tagger, posts, pictures)]
+            columns[column] = pa.array(counts, pa.list_(pa.int64()))
+        return pa.table(columns)

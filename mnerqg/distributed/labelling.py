@@ -33,7 +33,8 @@ from mnerqg.datasets.prepared import (
     write_file,
 )
 from mnerqg.distributed.failures import first_cause
-from mnerqg.errors import ConfigError, RunError
+from mnerqg.distributed.session import connect
+from mnerqg.errors import ConfigError, DataError, RunError
 from mnerqg.io import storage
 from mnerqg.io.run_folder import RunFolder
 from mnerqg.model.files import check_model
@@ -71,6 +72,10 @@ def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str,
         )
     types = [query.type for query in files.queries]
     splits = [split for split in SPLITS if storage.exists(storage.join(data, split))]
+    if not splits:
+        raise DataError(
+            f"{data} has no split ({', '.join(SPLITS)}); give a prepared dataset (jobs/prepare.py)"
+        )
     expected = {split: count_posts(data, split) for split in splits}
     _check_types(types, data, splits)
     # The weights and the files, wherever they lie.
@@ -79,6 +84,7 @@ def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str,
     folder.check(asked)
     if (labels := folder.result()) is not None:
         return labels
+    connect()
     with folder.writing(asked):
         if (labels := folder.result()) is not None:
             return labels
@@ -96,7 +102,7 @@ def label(model: str, data: str, output: str, config: ActorsConfig) -> dict[str,
 def _resolved(uri: str) -> str:
     """The same folder has the same name, however it is written: none is written to in the place of another."""
     place = storage.locate(uri)
-    return str(place.resolve()) if isinstance(place, Path) else uri
+    return str(place.resolve()) if isinstance(place, Path) else storage.absolute(uri)
 
 
 def _check_types(types: Sequence[str], data: str, splits: Sequence[str]) -> None:

@@ -1,29 +1,34 @@
 """What Ray Data reads: the splits of a prepared dataset and the posts of an archive (DESIGN §5, §6).
 
-Both formats of an archive have the column `row_hash`, by which a continued run leaves out what is done.
+Both formats of an archive get the column `row_hash`, by which a continued run leaves out what is done.
 """
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs
 import ray
 import ray.data
-from ray.data.datasource import FileBasedDatasource
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, FileBasedDatasource, ReadTask
 from ray.exceptions import RayError
 
-from mnerqg.archive.jsonlines import Layout, Scan, read_tables, scan
+from mnerqg.archive.jsonlines import Layout, read_tables
+from mnerqg.archive.parquet_files import ParquetLayout, Piece
+from mnerqg.archive.parquet_files import read_tables as read_piece
 from mnerqg.archive.reading import Archive
-from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.datasets.prepared import split_files
 from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.session import connect
 from mnerqg.errors import MnerqgError, RunError
 from mnerqg.io import storage
-from mnerqg.schema import ROW_HASH
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 # Ray reads the footers of Parquet in actors that it starts for this one purpose, 32 whatever there is to read; each
@@ -43,29 +48,39 @@ def read_split(data: str, split: str) -> ray.data.Dataset:
     return _read_parquet(split_files(data, split))
 
 
-def _read_parquet(files: Sequence[storage.FileEntry], **options: Any) -> ray.data.Dataset:
+def _read_parquet(files: Sequence[storage.FileEntry]) -> ray.data.Dataset:
     filesystem, _ = storage.filesystem(files[0].uri)
     paths = [storage.path_of(entry.uri) for entry in files]
-    readers = min(-(-len(files) // _FILES_PER_FOOTER_READER), _MOST_FOOTER_READERS)
-    os.environ[_FOOTER_READERS] = str(readers)  # read by `read_parquet`
     # Ray looks at some files here and now, through pyarrow's own S3, which soon gives up.
-    with storage.reported(files[0].uri.rpartition("/")[0]):
-        return ray.data.read_parquet(paths, filesystem=filesystem, **options)
+    with storage.reported(files[0].uri.rpartition("/")[0]), _footer_readers(len(files)):
+        return ray.data.read_parquet(paths, filesystem=filesystem)
 
 
-def scan_in_tasks(files: Sequence[storage.FileEntry], columns: ColumnsConfig) -> list[Scan]:
-    """`jsonlines.scan` of each file in a task of its own, on the cluster that `ray.init()` finds.
+@contextmanager
+def _footer_readers(files: int) -> Iterator[None]:
+    """How many actors Ray starts to read the footers of so many files, unless the user has set it."""
+    if _FOOTER_READERS in os.environ:
+        yield
+        return
+    os.environ[_FOOTER_READERS] = str(min(-(-files // _FILES_PER_FOOTER_READER), _MOST_FOOTER_READERS))
+    try:
+        yield
+    finally:
+        del os.environ[_FOOTER_READERS]
+
+
+def work_in_tasks(function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
+    """`reading.work_here` with a task for each item, on the session's cluster or, without one, on one of its own.
 
     Raises:
-        StorageError, DataError: as `scan`; of several files the first one's.
+        MnerqgError: what the function raises; of several the first one's.
         RunError: a task was lost more often than Ray repeats it.
     """
-    if not ray.is_initialized():
-        ray.init()
-    size = sum(entry.size for entry in files) / 2**20
-    logger.info("counting the posts of %s file(s), %s MiB", f"{len(files):,}", f"{size:,.0f}")
-    task = ray.remote(num_cpus=1)(scan)
-    pending = [task.remote(entry, columns) for entry in files]
+    connect()
+    logger.info("reading %s file(s), or pieces of some, before tagging begins", f"{len(items):,}")
+    task = ray.remote(num_cpus=1)(_call)
+    call = ray.put(function)
+    pending = [task.remote(call, item) for item in items]
     try:
         return [ray.get(one) for one in pending]
     except RayError as error:
@@ -73,33 +88,63 @@ def scan_in_tasks(files: Sequence[storage.FileEntry], columns: ColumnsConfig) ->
         if isinstance(cause, MnerqgError):
             raise cause from None
         raise RunError(
-            f"the posts were not counted: {first_cause(error)}; run the same command again"
+            f"the archive was not read through: {first_cause(error)}; run the same command again"
         ) from error
 
 
-def read_archive(archive: Archive, columns: ColumnsConfig, *, num_cpus: float) -> ray.data.Dataset:
-    """The posts of an archive: the columns that tagging needs, what is passed through, and `row_hash`.
+def _call(function: Callable[[Any], T], item: Any) -> T:
+    return function(item)
 
-    Those of JSON Lines have the columns of `archive.layout.schema`.
+
+def read_archive(archive: Archive, *, num_cpus: float) -> ray.data.Dataset:
+    """The posts of an archive, with the columns of `archive.layout.schema`.
 
     Args:
         archive: from `open_archive`.
-        columns: with which it was opened.
         num_cpus: that each task takes.
     """
-    if archive.layout is not None:
-        filesystem, _ = storage.filesystem(archive.folder)
+    # A task a file or piece: a retry repeats no more, and the blocks are not cut any smaller than they come.
+    if isinstance(archive.layout, ParquetLayout):
+        source: Datasource = ParquetPosts(archive.pieces, archive.layout)
+        tasks = len(archive.pieces)
+    else:
+        filesystem, _ = storage.filesystem(archive.files[0].uri)
         paths = [storage.path_of(entry.uri) for entry in archive.files]
         source = JsonLinesDatasource(paths, archive.layout, filesystem)
-        # A task a file: a retry repeats one file only, and the blocks are not cut any smaller than they come.
-        return ray.data.read_datasource(source, num_cpus=num_cpus, override_num_blocks=len(paths))
-    names = [columns.post_id, columns.text, *columns.pass_through, ROW_HASH]
-    if picture := archive.picture_column(columns):
-        names.append(picture)
-    posts = _read_parquet(
-        archive.files, partitioning=None, file_extensions=None, include_row_hash=True, num_cpus=num_cpus
-    )
-    return posts.select_columns(list(dict.fromkeys(names)))
+        tasks = len(paths)
+    return ray.data.read_datasource(source, num_cpus=num_cpus, override_num_blocks=tasks)
+
+
+class ParquetPosts(Datasource):
+    """The posts of Parquet files, one task a piece, in blocks of `layout.schema`.
+
+    Not `ray.data.read_parquet`: it wants all columns of all files to have one type, used or not, and says of a damaged
+    page neither file nor row group.
+    """
+
+    def __init__(self, pieces: Sequence[Piece], layout: ParquetLayout) -> None:
+        super().__init__()
+        self._pieces = pieces
+        self._layout = layout
+
+    def estimate_inmemory_data_size(self) -> int:
+        return sum(piece.bytes for piece in self._pieces)
+
+    def get_read_tasks(
+        self,
+        parallelism: int,  # noqa: ARG002
+        per_task_row_limit: int | None = None,
+        data_context: ray.data.DataContext | None = None,  # noqa: ARG002
+    ) -> list[ReadTask]:
+        return [
+            ReadTask(
+                partial(read_piece, piece, self._layout),
+                BlockMetadata(piece.rows, piece.bytes, None, input_files=(piece.entry.uri,)),
+                self._layout.schema,
+                per_task_row_limit,
+            )
+            for piece in self._pieces
+        ]
 
 
 class JsonLinesDatasource(FileBasedDatasource):

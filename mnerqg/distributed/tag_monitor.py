@@ -1,27 +1,44 @@
-"""An actor of a tagging run that hears from the model actors how busy the model is."""
+"""An actor of a tagging run that hears from the model actors how far they are and how busy the model is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
+@dataclass(frozen=True)
+class ActorReport:
+    """What a model actor has done since its start: seconds in the model, seconds since it was ready, posts tagged, and
+    those of them with an error."""
+
+    busy_s: float
+    ready_s: float
+    posts: int
+    failed: int
+
+
 class Monitor:
     """The actor. It ends with the driver: nothing of it has to be cleaned up after a death."""
 
     def __init__(self) -> None:
-        self._actors: dict[str, tuple[float, float]] = {}
+        self._actors: dict[str, ActorReport] = {}
 
-    def report(self, actor: str, busy_s: float, ready_s: float) -> None:
-        """Seconds in the model and seconds since it was ready of a model actor, from its start."""
-        self._actors[actor] = (busy_s, ready_s)
+    def report(self, actor: str, report: ActorReport) -> None:
+        """The newest report of a model actor."""
+        self._actors[actor] = report
 
     def totals(self) -> tuple[float, float]:
         """Seconds in the model and seconds ready, of all model actors together."""
-        busy = sum(busy_s for busy_s, _ in self._actors.values())
-        return busy, sum(ready_s for _, ready_s in self._actors.values())
+        reports = self._actors.values()
+        return sum(one.busy_s for one in reports), sum(one.ready_s for one in reports)
+
+    def counted(self) -> tuple[int, int]:
+        """Posts tagged and those with an error, of all model actors together."""
+        reports = self._actors.values()
+        return sum(one.posts for one in reports), sum(one.failed for one in reports)
 
 
 class Report:
@@ -30,9 +47,9 @@ class Report:
     def __init__(self, monitor: Any) -> None:
         self._monitor = monitor
 
-    def __call__(self, busy_s: float, ready_s: float) -> None:
+    def __call__(self, report: ActorReport) -> None:
         actor = ray.get_runtime_context().get_actor_id() or ""
-        self._monitor.report.remote(actor, busy_s, ready_s)
+        self._monitor.report.remote(actor, report)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,16 @@ import ray.data
 
 from mnerqg.archive import run as tag_run
 from mnerqg.archive.run import RowHashes
-from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.failures import data_error, first_cause
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.short_queues import bound_queues
 from mnerqg.distributed.sources import read_archive
 from mnerqg.distributed.tag_monitor import Report, started_monitor
+from mnerqg.distributed.tag_progress import shown_progress
 from mnerqg.distributed.tagging_plan import TagPlan
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
 from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, TagPosts, TagSettings
-from mnerqg.errors import RunError
+from mnerqg.errors import DataError, RunError
 from mnerqg.io import storage
 from mnerqg.schema import ROW_HASH
 
@@ -43,7 +45,9 @@ _PASSES = 2  # over the archive; the second tags what was lost in the first
 logger = logging.getLogger(__name__)
 
 
-def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = None) -> dict[str, Any]:
+def tag_archive(
+    plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = None, *, verbose: bool = False
+) -> dict[str, Any]:
     """Tag the archive on the running cluster and return the manifest.
 
     Whatever ends it, the same call goes on where it stopped. A finished run's tags are left as they are. Where another
@@ -52,10 +56,12 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
     Args:
         plan: from `plan_tagging`.
         load_tagger: makes an actor's tagger from the model's URI; None is `Tagger.load`.
+        verbose: let Ray show its own tables, in the place of our line or bar.
 
     Raises:
         ConfigError: the cluster is too small for the stages.
         StorageError: the output cannot be read or written.
+        DataError: a file of the archive is damaged where only its rows show it.
         RunError: another job is writing there, the run failed, rows out are not rows in, or too many pictures failed;
             nothing is marked as finished.
     """
@@ -77,7 +83,8 @@ def tag_archive(plan: TagPlan, load_tagger: "Callable[[str], Tagger] | None" = N
         started = time.monotonic()
         if plan.base is not None:
             tag_run.keep_good_rows(plan.base, plan.output)
-        rows = _tag_missing_rows(plan, resources, run["run_id"], load_tagger, Report(monitor))
+        tools = _Tools(load_tagger, monitor, verbose)
+        rows = _tag_missing_rows(plan, resources, run["run_id"], tools)
         seconds = time.monotonic() - started
         busy, ready = ray.get(monitor.totals.remote())
         facts = {
@@ -95,8 +102,7 @@ def _tag_missing_rows(
     plan: TagPlan,
     resources: Resources,
     run_id: str,
-    load_tagger: "Callable[[str], Tagger] | None",
-    report: Report,
+    tools: "_Tools",
 ) -> int:
     """Tag what is not there and return how many rows that were.
 
@@ -105,8 +111,10 @@ def _tag_missing_rows(
     """
     tagged = 0
     for passes in itertools.count():
-        done = tag_run.reconcile(plan.output)
+        done = tag_run.reconcile(plan.output, plan.archive.left_out)
         missing = plan.archive.rows - len(done)
+        if missing <= 0 or passes == _PASSES:
+            break
         logger.info(
             "run %s: %s posts to tag, %s done before, into %s",
             run_id,
@@ -114,11 +122,18 @@ def _tag_missing_rows(
             f"{len(done):,}",
             plan.output,
         )
-        if missing <= 0 or passes == _PASSES:
-            break
         try:
-            _write(plan, resources, _Job(run_id, done, load_tagger, report))
+            with (
+                nullcontext()
+                if tools.verbose
+                else shown_progress(tools.monitor, plan.archive.rows, len(done))
+            ):
+                _write(plan, resources, _Job(run_id, done, tools))
         except Exception as error:  # Ray raises its own, pyarrow's and, disguised, the stages' errors
+            if (cause := data_error(error)) is not None:
+                raise DataError(
+                    f"{cause}; run {run_id} is not finished, and what it has written is safe"
+                ) from error
             raise RunError(
                 f"run {run_id}: tagging failed: {first_cause(error)}; what is written is safe: run the same "
                 "command again"
@@ -128,13 +143,21 @@ def _tag_missing_rows(
 
 
 @dataclass(frozen=True)
+class _Tools:
+    """What all passes of a run share."""
+
+    load_tagger: "Callable[[str], Tagger] | None"
+    monitor: Any
+    verbose: bool
+
+
+@dataclass(frozen=True)
 class _Job:
     """One pass over the archive, which leaves out the rows that are `done`."""
 
     run_id: str
     done: RowHashes
-    load_tagger: "Callable[[str], Tagger] | None"
-    report: Report
+    tools: _Tools
 
 
 class LeaveOut:
@@ -152,10 +175,10 @@ class LeaveOut:
 
 def _write(plan: TagPlan, resources: Resources, job: _Job) -> None:
     config, columns = plan.config, plan.config.columns
-    filesystem, path = storage.filesystem(plan.output)
+    filesystem, path = storage.filesystem(tag_run.tags_of(plan.output))
     rows_per_file = config.min_rows_per_file or min(max(plan.archive.rows // 32, 1_000), 20_000)
     rows_per_file = min(rows_per_file, config.max_rows_per_file)
-    with ray.data.DataContext.current(_context(resources)):
+    with ray.data.DataContext.current(_context(resources, job.tools.verbose)):
         tags = _pipeline(plan, resources, job)
         # Ray's own bound on the rows of a file is not for partitioned writes; there a block is a write.
         if columns.partition_by:
@@ -174,7 +197,7 @@ def _write(plan: TagPlan, resources: Resources, job: _Job) -> None:
         )
 
 
-def _context(resources: Resources) -> ray.data.DataContext:
+def _context(resources: Resources, verbose: bool) -> ray.data.DataContext:
     """All settings of Ray Data that tagging relies on."""
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = resources.block_bytes
@@ -182,7 +205,7 @@ def _context(resources: Resources) -> ray.data.DataContext:
     context.max_errored_blocks = 0
     context.actor_init_retry_on_errors = True
     context.max_consecutive_actor_init_deaths = 5
-    context.enable_progress_bars = True
+    context.enable_progress_bars = verbose
     if resources.small:
         # Reserved shares of so few CPUs leave some of them idle.
         context.op_resource_reservation_enabled = False
@@ -198,6 +221,7 @@ def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
         pass_through=plan.archive.pass_through,
         several_pictures=plan.archive.pictures == "lists",
         batch_posts=plan.config.batch_posts,
+        windows=plan.config.windows,
         device="cuda" if resources.gpus_per_actor else "cpu",
         threads=resources.threads_per_actor,
         run_id=job.run_id,
@@ -207,7 +231,7 @@ def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
 def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Dataset:
     config, columns, archive = plan.config, plan.config.columns, plan.archive
     task_cpus = resources.cpus_per_task
-    posts = read_archive(archive, columns, num_cpus=task_cpus)
+    posts = read_archive(archive, num_cpus=task_cpus)
     if len(job.done):
         posts = posts.map_batches(
             LeaveOut(ray.put(job.done)), batch_format="pyarrow", batch_size=None, num_cpus=task_cpus
@@ -218,10 +242,10 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
         resources.block_bytes // (3 * plan.side**2), archive.rows // (2 * max(1, int(resources.cluster_cpus)))
     )
     posts = posts.repartition(target_num_rows_per_block=max(rows, config.batch_posts))
-    picture = archive.picture_column(columns)
-    if picture is not None and archive.pictures != "bytes":
+    fetched = {"uris": columns.image_uri, "lists": columns.image_uris, "structs": columns.image}
+    if archive.pictures in fetched:
         posts = posts.map_batches(
-            FetchPictures(columns, picture, plan.pictures),
+            FetchPictures(columns, fetched[archive.pictures], plan.pictures),
             batch_format="pyarrow",
             batch_size=_FETCH_BATCH,
             num_cpus=task_cpus / 2,  # it mostly waits
@@ -238,7 +262,11 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
     )
     return decoded.map_batches(
         TagPosts,
-        fn_constructor_args=(_settings(plan, resources, job), job.load_tagger, job.report),
+        fn_constructor_args=(
+            _settings(plan, resources, job),
+            job.tools.load_tagger,
+            Report(job.tools.monitor),
+        ),
         batch_format="pyarrow",
         batch_size=config.batch_posts * CHUNK_BATCHES,
         # Two calls overlap the transfer of blocks; Ray still runs the model itself one call at a time.

@@ -1,12 +1,13 @@
 """What a tagging run is to do, checked before any cluster is asked for anything; nothing is written (DESIGN §6)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mnerqg.archive import run as tag_run
 from mnerqg.archive.reading import Archive, open_archive
 from mnerqg.config_jobs import PicturesConfig, TagConfig
-from mnerqg.distributed.sources import scan_in_tasks
+from mnerqg.distributed.sources import work_in_tasks
 from mnerqg.errors import ModelError, StorageError
 from mnerqg.io import storage
 from mnerqg.io.picture_places import check_roots
@@ -45,7 +46,7 @@ class TagPlan:
         return {
             "model": self.model,
             "model_id": self.model_id,
-            "input": self.archive.uri,
+            "input": list(self.archive.uris),
             "input_files": len(self.archive.files),
             "output": self.output,
             "retry_of": self.base,
@@ -56,27 +57,30 @@ class TagPlan:
 def plan_tagging(
     config: TagConfig,
     model: str,
-    archive: str,
+    archive: str | Sequence[str],
     output: str,
     *,
     restart: bool = False,
     retry_failed: str | None = None,
+    skip_damaged: bool = False,
 ) -> TagPlan:
     """Check model, archive and output; nothing is written.
 
     Args:
         config: settings of the run.
         model: URI of a model directory.
-        archive: URI of the archive's file, folder or glob.
+        archive: URI of the archive's file, folder or glob; or several, which are one archive.
         output: URI of a directory: a new one, or that of an earlier call with the same arguments.
         restart: start over where an unfinished run lies; a finished one is never touched.
         retry_failed: URI of a complete run of the same model and archive: only its rows whose pictures failed
             for a passing reason are tagged again, the others are taken over.
+        skip_damaged: leave damaged files of the archive out in the place of refusing them.
 
     Raises:
         ModelError, StorageError, DataError, ConfigError: one of them is not what it should be.
     """
-    model, archive, output = (storage.absolute(uri) for uri in (model, archive, output))
+    model, output = storage.absolute(model), storage.absolute(output)
+    uris = [storage.absolute(uri) for uri in ([archive] if isinstance(archive, str) else archive)]
     base = storage.absolute(retry_failed) if retry_failed else None
     files = check_model(model, asked_queries(config.queries))
     if files.config.model.picture == "region":
@@ -84,11 +88,12 @@ def plan_tagging(
             f"{model} is the second of two stages (model.picture is region): it needs another model's boxes, "
             "which an archive does not have; tag with a model whose model.picture is whole"
         )
-    opened = open_archive(archive, config.columns, scan_in_tasks)
+    opened = open_archive(uris, config.columns, work_in_tasks, skip_damaged=skip_damaged)
     _check_place(output, opened, base)
-    pictures = _pictures(config.pictures, opened.folder)
+    pictures = _pictures(config.pictures, opened.folders)
     settings = {
         "columns": config.columns.model_dump(mode="json"),
+        "long_texts": config.long_texts if config.windows == 1 else f"up to {config.windows} windows",
         "pictures": {
             "roots": pictures.roots,
             "schemes": pictures.schemes,
@@ -121,23 +126,24 @@ def plan_tagging(
 
 
 def _check_place(output: str, archive: Archive, base: str | None) -> None:
-    inside = f"{output.rstrip('/')}/".startswith(f"{archive.folder.rstrip('/')}/")
-    if inside and (archive.uri == archive.folder or "**" in archive.uri):
-        raise StorageError(
-            f"--output {output} lies in the archive {archive.uri}, where the next run would take "
-            "the tags for posts; choose another folder"
-        )
-    if base is not None and base.rstrip("/") == output.rstrip("/"):
+    for uri in archive.uris:
+        folder = uri.partition("**")[0].rstrip("/")
+        if (uri in archive.folders or "**" in uri) and f"{output}/".startswith(f"{folder}/"):
+            raise StorageError(
+                f"--output {output} lies in the archive {uri}, where the next run would take "
+                "the tags for posts; choose another folder"
+            )
+    if base == output:
         raise StorageError(
             f"--output {output} is the run to repair itself, which stays as it is; choose another folder"
         )
 
 
-def _pictures(config: PicturesConfig, archive_folder: str) -> PicturesConfig:
-    """The settings with absolute roots; without any, pictures lie in the archive's own folder."""
+def _pictures(config: PicturesConfig, archive_folders: tuple[str, ...]) -> PicturesConfig:
+    """The settings with absolute roots; without any, pictures lie in the archive's own folders."""
     roots = tuple(
         root if storage.scheme_of(root) in ("http", "https") else storage.absolute(root)
         for root in config.roots
     )
     check_roots(roots)
-    return config.model_copy(update={"roots": roots or (archive_folder,)})
+    return config.model_copy(update={"roots": roots or archive_folders})

@@ -18,6 +18,7 @@ from mnerqg.archive.jsonlines import LINE_ERROR
 from mnerqg.archive.reading import text_values
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.distributed.picture_stages import PICTURES
+from mnerqg.distributed.tag_monitor import ActorReport
 from mnerqg.errors import one_line
 from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import PreparedPost, merge_pictures
@@ -42,6 +43,7 @@ class TagSettings:
         pass_through: fields that are copied.
         several_pictures: whether the archive holds lists of pictures.
         batch_posts: what the model sees at once.
+        windows: of a text that are read at most.
         device: where it runs.
         threads: of torch.
         run_id: the run that metrics are labelled with.
@@ -53,6 +55,7 @@ class TagSettings:
     pass_through: tuple[pa.Field, ...]
     several_pictures: bool
     batch_posts: int
+    windows: int
     device: Literal["cuda", "cpu"]
     threads: int
     run_id: str
@@ -69,14 +72,14 @@ class TagPosts:
     Args:
         settings: of the run.
         load_tagger: makes the tagger from the model's URI; None is `Tagger.load`.
-        report: called after every batch with this actor's seconds in the model and seconds since it was ready.
+        report: called after every batch with what this actor has done.
     """
 
     def __init__(
         self,
         settings: TagSettings,
         load_tagger: "Callable[[str], Tagger] | None",
-        report: Callable[[float, float], object],
+        report: Callable[[ActorReport], object],
     ) -> None:
         self._settings = settings
         self._tagger = load_tagger(settings.model) if load_tagger else _load(settings)
@@ -86,6 +89,7 @@ class TagPosts:
         self._metrics = TagMetrics(settings.run_id)
         self._ready = time.monotonic()
         self._busy = 0.0
+        self._posts = self._failed = 0
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         texts, broken = text_values(rows[self._settings.columns.text])
@@ -96,7 +100,10 @@ class TagPosts:
         errors = self._row_errors(rows, broken)
         tagged = [_complete(*row) for row in zip(tagged, pictures, errors, strict=True)]
         self._busy += seconds
-        self._report(self._busy, time.monotonic() - self._ready)
+        self._posts += len(tagged)
+        self._failed += sum(post.error is not None for post in tagged)
+        ready_s = time.monotonic() - self._ready
+        self._report(ActorReport(self._busy, ready_s, self._posts, self._failed))
         self._metrics.count(tagged, pictures, seconds)
         return self._table(rows, tagged, pictures)
 
@@ -230,7 +237,9 @@ def _load(settings: TagSettings) -> "Tagger":
     from mnerqg.tagger import Tagger
 
     torch.set_num_threads(settings.threads)
-    return Tagger.load(settings.model, device=settings.device, queries=settings.queries)
+    return Tagger.load(
+        settings.model, device=settings.device, queries=settings.queries, windows=settings.windows
+    )
 
 
 def tag_each(tagger: "Tagger", posts: Sequence[PreparedPost]) -> list[TaggedPost]:
@@ -262,7 +271,7 @@ def tag_each(tagger: "Tagger", posts: Sequence[PreparedPost]) -> list[TaggedPost
 def _failed(post: PreparedPost, error: Exception) -> TaggedPost:
     reason = f"{MODEL_RAISED}{type(error).__name__}: {one_line(error)}"
     failed = TaggedPost(image_status=post.image_status, error=reason)
-    return failed if post.text and post.text.strip() else replace(failed, text_status="empty")
+    return failed if post.text and not post.text.isspace() else replace(failed, text_status="empty")
 
 
 def _row(post: TaggedPost, model_id: str) -> dict[str, Any]:
@@ -295,6 +304,7 @@ def _row(post: TaggedPost, model_id: str) -> dict[str, Any]:
         "image_height": post.image_height,
         "image_status": post.image_status,
         "text_status": post.text_status,
+        "text_read": post.text_read,
         "error": post.error,
         "model_id": model_id,
     }

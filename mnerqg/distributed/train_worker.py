@@ -3,22 +3,25 @@
 import json
 import logging
 import random
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import ray.data
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 
 from mnerqg.config import Config, ModelConfig
 from mnerqg.config_files import load_config
-from mnerqg.datasets.prepared import read_posts
+from mnerqg.distributed.scalars import write_scalars
+from mnerqg.distributed.validation import ValidationPosts, sum_over_workers, validate
+from mnerqg.inputs.batch import Batch, made_ahead
 from mnerqg.inputs.examples import Example, table_to_examples
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io import storage
@@ -31,7 +34,7 @@ from mnerqg.model.checkpoint import (
     start_weights,
 )
 from mnerqg.model.files import WEIGHTS_FILE, publish_model
-from mnerqg.model.losses import JointLoss, LossBalance, loss_terms
+from mnerqg.model.losses import LossBalance, loss_terms
 from mnerqg.model.optimization import (
     build_optimizer,
     learning_rate_factor,
@@ -40,8 +43,6 @@ from mnerqg.model.optimization import (
 )
 from mnerqg.model.precision import multiplies_bf16
 from mnerqg.queries import parse_queries
-from mnerqg.scoring.metrics import Counts
-from mnerqg.scoring.score import score, score_at
 from mnerqg.tagger import Tagger
 
 _log = logging.getLogger(__name__)  # of a worker's print() Ray Train shows every line twice
@@ -52,8 +53,6 @@ _FIGURES = ("loss", "loss_grounding", "loss_existence", "loss_spans", "mean_bala
 # So many batches of shuffled posts are sorted by length together and then cut into batches, so that the posts of a
 # batch are of about one length: the more, the less padding, and the less random the batches [chosen].
 _BATCHES_SORTED_TOGETHER = 8
-# What `TrainConfig.fit_span_thresholds` chooses from.
-_SPAN_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 _SECONDS_BETWEEN_LINES = 20.0
 # How often the workers ask whether a checkpoint is due within an epoch. Ray Train takes a report from all of them at
 # one step, so they wait for each other to come to one answer, which costs too much to do it at every step.
@@ -135,7 +134,7 @@ class _Worker:
         started = time.monotonic()
         losses = self._train_epoch(epoch)
         trained = time.monotonic()
-        scores = self._validate()
+        scores = self._validate(last=epoch + 1 == self.config.train.epochs)
         record = {
             "epoch": epoch + 1,
             **losses,
@@ -152,28 +151,35 @@ class _Worker:
             f"Accu@0.5 {scores['accuracy_50']:.4f}, GMNER F1 {scores['gmner_f1']:.4f} | "
             f"{record['train_seconds']:.0f} + {record['valid_seconds']:.0f} s"
         )
-        last = epoch + 1 == self.config.train.epochs
         directory = self._model_directory(record)
+        self._report(record, directory, f"epoch_{epoch + 1:03d}", wait=True)
         if directory is not None:
-            self._publish(directory, last)
-        self._report(record, directory, f"epoch_{epoch + 1:03d}", wait=last)
+            # Only what a start would go on from is shown: an epoch that it would make anew must not be in
+            # metrics.jsonl, nor in best/, which another outcome of that epoch might not replace.
+            ray.train.get_all_reported_checkpoints(
+                consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED
+            )
+            self._publish(directory)
+            shutil.rmtree(directory)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         settings = self.config.train
         self.parallel.train()
-        totals = torch.zeros(len(_FIGURES))
+        # Stays on the device: reading a figure at each step would make the host wait for it each time.
+        totals = torch.zeros(len(_FIGURES), device=self.device)
+        figures = torch.ones_like(totals)
         started = said = time.monotonic()
         done = self.steps_done if epoch == self.first_epoch else 0
-        step, saved, balance, ask_at = done, done, 1.0, done + 2
+        step, saved, ask_at = done, done, done + 2
         # Of a resumed epoch the rest, in a new order: its first steps cannot be told from the others any more.
-        batches = islice(self._batches(epoch), self.steps - done if done else None)
-        for step, examples in enumerate(batches, start=done + 1):
+        rest = islice(
+            self._examples(ray.train.get_dataset_shard("train"), epoch), self.steps - done if done else None
+        )
+        for step, batch in enumerate(made_ahead(map(self._batch, rest)), start=done + 1):
             progress = progress_at(epoch, step, self.steps, settings.epochs)
             set_learning_rates(self.optimizer, learning_rate_factor(progress, settings.warmup))
-            loss, gradient_norm = self._step(examples)
-            balance = loss.balance
-            losses = (loss.value, loss.grounding, loss.existence, loss.spans)
-            totals += torch.tensor([*map(float, losses), balance, gradient_norm])
+            figures = self._step(batch.to(self.device))
+            totals += figures
             if step == done + 1:
                 started = said = time.monotonic()  # the first step waits for Ray Data to start
             pace = (time.monotonic() - started) / max(1, step - done - 1)
@@ -187,7 +193,10 @@ class _Worker:
                 # A few steps say little of the pace: no more are made until the next question than have been made.
                 ask_at += max(1, min(step - done, round(_SECONDS_BETWEEN_QUESTIONS / max(pace, 1e-3))))
         means = (totals / max(step - done, 1)).tolist()
-        return {**dict(zip(_FIGURES, means, strict=True)), "balance": balance}
+        return {
+            **dict(zip(_FIGURES, means, strict=True)),
+            "balance": float(figures[_FIGURES.index("mean_balance")]),
+        }
 
     def _say_progress(self, epoch: int, step: int, means: list[float], pace: float) -> None:
         _, grounding, existence, spans, balance, gradient_norm = means
@@ -197,9 +206,8 @@ class _Worker:
             f"{pace * max(0, self.steps - step) / 60:.1f} min left in this epoch"
         )
 
-    def _batches(self, epoch: int) -> Iterator[list[Example]]:
+    def _examples(self, shard: ray.data.DataIterator, epoch: int) -> Iterator[list[Example]]:
         """This worker's examples in batches of alike length: padding costs as much as words do."""
-        shard = ray.train.get_dataset_shard("train")
         shuffle = random.Random(f"{self.config.train.seed} {epoch}")
         side = self.config.model.image_side
         for table in shard.iter_batches(
@@ -211,24 +219,25 @@ class _Worker:
             for start in starts:
                 yield examples[start : start + self.batch_posts]
 
-    def _step(self, examples: list[Example]) -> tuple[JointLoss, float]:
-        """One optimizer step: its losses, and the norm of the gradient before it is clipped."""
-        batch = self.collate(examples, with_targets=True).to(self.device)
+    def _batch(self, examples: list[Example]) -> Batch:
+        batch = self.collate(examples, with_targets=True)
+        return batch.pinned() if self.device.type == "cuda" else batch
+
+    def _step(self, batch: Batch) -> torch.Tensor:
+        """One optimizer step and its `_FIGURES`, which like all in it stay on the device."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.parallel(batch)
         terms = loss_terms(output, batch)
-        loss = self.balance(terms, reduce=_sum_over_workers, workers=self.world)
+        loss = self.balance(terms, reduce=sum_over_workers, workers=self.world)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
         self.optimizer.step()
-        return loss, float(norm)
+        losses = (loss.value, loss.grounding, loss.existence, loss.spans)
+        return torch.stack([*losses, loss.balance, norm])
 
-    def _validate(self) -> dict[str, float]:
-        """Exact scores, at the best span threshold where that is to be found; it goes into the models to be saved.
-
-        The workers' shares of the split are disjoint and complete.
-        """
+    def _validate(self, *, last: bool) -> dict[str, float]:
+        """Scores of the model as it is now; the thresholds that were found go into the models to be saved."""
         tagger = Tagger(
             model=self.model,
             text_encoder=self.text_encoder,
@@ -236,29 +245,12 @@ class _Worker:
             model_id="in training",
             device=self.device,
         )
-        posts = read_posts(
-            self.job.data,
-            "valid",
-            share=self.rank,
-            shares=self.world,
-            limit=self.config.train.max_valid_posts,
-        )
-        if not (self.config.train.fit_span_thresholds and self.config.model.answers_spans):
-            return self._scores(tagger.types, score(tagger, posts))
-        at_each = score_at(tagger, posts, _SPAN_THRESHOLDS)
-        scores = [self._scores(tagger.types, counts) for counts in at_each]
-        best = max(range(len(scores)), key=lambda index: (scores[index]["f1"], index))
-        threshold = _SPAN_THRESHOLDS[best]
-        self.decode = self.config.decode.at(threshold)
-        return {**scores[best], "span_threshold": threshold}
-
-    def _scores(self, types: Sequence[str], counts: Counts) -> dict[str, float]:
-        """Those of all workers together."""
-        values = _sum_over_workers(torch.from_numpy(counts.to_array()).to(self.device))
-        return Counts.from_array(types, values.cpu().numpy()).scores()
+        posts = ValidationPosts(self.job.data, self.rank, self.world, self.config.train.max_valid_posts)
+        scores, self.decode = validate(tagger, posts, last=last)
+        return scores
 
     def _mean_over_workers(self, value: float) -> float:
-        return float(_sum_over_workers(torch.tensor(value, device=self.device))) / self.world
+        return float(sum_over_workers(torch.tensor(value, device=self.device))) / self.world
 
     def _save_if_due(self, epoch: int, step: int, seconds_since: float) -> bool:
         """Save a checkpoint within the epoch where one is due, and say whether it was.
@@ -276,7 +268,10 @@ class _Worker:
         record = {"epoch": epoch + 1, "step": step}
         name = f"epoch_{epoch + 1:03d}_step_{step:06d}"
         share = step / self.steps
-        self._report(record, self._model_directory(record), name, share_of_epoch=share, wait=reclaimed)
+        directory = self._model_directory(record)
+        self._report(record, directory, name, share_of_epoch=share, wait=reclaimed)
+        if directory is not None and reclaimed:
+            shutil.rmtree(directory)
         return True
 
     def _report(
@@ -295,7 +290,8 @@ class _Worker:
             directory: the first worker's with the model; what resuming takes is added to it. None on the others.
             name: of the checkpoint's folder.
             share_of_epoch: how much is done of an epoch under way.
-            wait: until the checkpoint is uploaded; else training goes on meanwhile.
+            wait: until the checkpoint is uploaded, and leave the directory; else training goes on meanwhile and the
+                directory goes with the end of the upload.
         """
         checkpoint = None
         if directory is not None:
@@ -313,7 +309,7 @@ class _Worker:
             checkpoint,
             checkpoint_dir_name=name,
             checkpoint_upload_mode=mode.SYNC if wait else mode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
+            delete_local_checkpoint_after_upload=not wait,
         )
 
     def _model_directory(self, metrics: dict[str, Any]) -> Path | None:
@@ -330,37 +326,35 @@ class _Worker:
         )
         return directory
 
-    def _publish(self, directory: Path, last: bool) -> None:
-        """Update best, best_grounding and, at the end, last, which marks the run as finished.
+    def _publish(self, directory: Path) -> None:
+        """Update metrics.jsonl, best, best_grounding and, at the end, last, which marks the run as finished.
 
         Without boxes to answer (`Config.answers_boxes`) there is no best grounding.
         """
         output = self.job.output
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         storage.write_text(storage.join(output, "metrics.jsonl"), lines)
+        if self.config.train.tensorboard:
+            write_scalars(self.history, output)
         bests = {"best": best_metric(self.config.model)}
         if self.config.answers_boxes:
             bests["best_grounding"] = "accuracy_50"
         for name, metric in bests.items():
             if all(record[metric] < self.history[-1][metric] for record in self.history[:-1]):
                 publish_model(directory, storage.join(output, name))
-        if last:
+        if len(self.history) == self.config.train.epochs:
             publish_model(directory, storage.join(output, "last"))
 
     def _restore(self, checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
         with checkpoint.as_directory() as directory:
             load_weights(self.model, Path(directory) / WEIGHTS_FILE)
             state: dict[str, Any] = load_training_state(Path(directory) / _STATE_FILE)
-        self.balance.running = state["balance"]
-        self.history = state["history"]
+            self.balance.running = state["balance"]
+            self.history = state["history"]
+            if self.rank == 0 and not state["share_of_epoch"]:
+                self._publish(Path(directory))  # it may have been lost between its checkpoint and this
         return state
 
     def _say(self, line: str) -> None:
         if self.rank == 0:
             _log.info(line)
-
-
-def _sum_over_workers(values: torch.Tensor) -> torch.Tensor:
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(values)
-    return values

@@ -5,6 +5,7 @@ its output:
 
     run.json        configuration, queries and data fingerprint; the same command resumes, another is refused
     metrics.jsonl   one line an epoch
+    tensorboard/    the same for TensorBoard, where train.tensorboard is true
     best/ last/ best_grounding/    model directories by validation F1 (FA-VG: Accu@0.5), of the last epoch, by Accu@0.5
                                    (the third only of models that answer boxes)
     checkpoints-<hash>/            Ray Train's own: models with their training state
@@ -26,6 +27,8 @@ from mnerqg.config_files import dump_config
 from mnerqg.datasets.prepared import count_posts, fingerprint, is_labelled, read_posts
 from mnerqg.distributed.encoding import EncodePosts
 from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.scalars import check_tensorboard
+from mnerqg.distributed.session import connect
 from mnerqg.distributed.sources import read_split
 from mnerqg.distributed.train_worker import TrainingJob, best_metric, train_worker
 from mnerqg.errors import ConfigError, ModelError, RunError
@@ -45,12 +48,14 @@ _SHAPE = (
 # Where a run executes does not change what it computes: these may differ when a run is resumed.
 _PLACEMENT = (
     *("workers", "gpus_per_worker", "cpus_per_worker", "threads_per_worker", "autoscaling"),
-    *("max_failures", "minutes_between_checkpoints"),
+    *("tensorboard", "max_failures", "minutes_between_checkpoints"),
 )
 
 
 def train(config: Config, data: str, output: str) -> dict[str, float]:
     """Train, or go on training, or say that it is done; returns the best epoch's validation scores.
+
+    The cluster is joined, or started, when all that can be looked at without it is right.
 
     Args:
         config: the recipe.
@@ -73,8 +78,8 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     _check_annotations(config, data)
     check_boxes(config, data)
     _check_start(config)
-    if not config.train.autoscaling:
-        _check_cluster(config.train)
+    if config.train.tensorboard:
+        check_tensorboard()
     asked = _asked(config, queries, data)
     folder = RunFolder(output, "training run", run_file="run.json")
     if not folder.check(asked):
@@ -84,6 +89,9 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     elif _is_finished(output):
         print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
         return _best(config, output)
+    connect()
+    if not config.train.autoscaling:
+        _check_cluster(config.train)
     with folder.writing(asked):
         if not _is_finished(output):  # by a job that held the lock until now
             job = TrainingJob(dump_config(config), dump_queries(queries), data, output, posts)

@@ -119,6 +119,7 @@ EXAMPLE_SCHEMA = pa.schema(
         ("ends", pa.list_(pa.int32())),
         ("begins_word", pa.list_(pa.bool_())),
         ("ends_word", pa.list_(pa.bool_())),
+        ("text_read", pa.int32()),
         ("truncated", pa.bool_()),
         ("pixels", pa.binary()),
         ("spans", pa.list_(pa.int32())),
@@ -132,10 +133,11 @@ EXAMPLE_SCHEMA = pa.schema(
 
 
 def examples_to_table(examples: Sequence[Example]) -> pa.Table:
-    """Examples as Arrow columns; letterbox and phrase ids stay behind (training has no use for them)."""
+    """Examples as Arrow columns; letterbox, phrase ids and what is not read of a text stay behind."""
     rows = []
     for example in examples:
         row = {entry.name: getattr(example.text, entry.name) for entry in fields(EncodedText)}
+        row["text"] = example.text.text[: example.text.text_read]
         row["pixels"] = None if example.pixels is None else example.pixels.tobytes()
         row["spans"] = [number for span in example.spans for number in span]
         row["boxes_canvas"] = example.boxes_canvas.ravel().tolist()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ from transformers import AutoTokenizer
 
 from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
-from mnerqg.inputs.borders import split_at_borders, with_marks, without_blanks, word_borders
+from mnerqg.inputs.borders import (
+    INK,
+    closed_edges,
+    kinds,
+    readable,
+    split_at_borders,
+    trimmed,
+    word_borders,
+    word_edges,
+)
 from mnerqg.inputs.pairs import PairTemplate, Row
 from mnerqg.io.packages import is_package, package_path
 from mnerqg.queries import EntityQuery
@@ -23,6 +33,12 @@ from mnerqg.schema import Span, TextStatus
 
 # A lone surrogate is a valid Python character that no UTF-8 text can hold and the tokeniser refuses.
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# How much of a text is tokenised for each piece that is wanted; where that gives too few, four times as much and so on.
+# Texts of all kinds have 1 to 6 code points a piece; more have those that are mostly blanks, or words that are none.
+_CODE_POINTS_A_PIECE = (8, 32, 128, 512)
+_MARGIN_CODE_POINTS = 256
+_MARGIN_PIECES = 16  # a word whose end is cut off may be read as other pieces
+_OVERLAP = 4  # a window shares this part of its pieces with the one before: 1 of 4 [chosen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +47,8 @@ class EncodedText:
 
     All lists have one entry a piece. `starts` and `ends` are code points of the text, end exclusive;
     `begins_word` and `ends_word` mark the only places where an entity may begin or end. A piece that is nothing but
-    blanks is empty, stands at the end of the piece before it, and neither begins nor ends a word.
+    blanks is empty, stands at the end of the piece before it, and neither begins nor ends a word. `text_read` is how
+    many code points have been read from the text's beginning on; `truncated` says that more than blanks follow.
     """
 
     text: str
@@ -40,12 +57,13 @@ class EncodedText:
     ends: list[int]
     begins_word: list[bool]
     ends_word: list[bool]
+    text_read: int
     truncated: bool
 
     @property
     def status(self) -> TextStatus:
         """What tagging says of the text."""
-        if not self.text.strip():
+        if not self.text or self.text.isspace():  # no copy is made of a long text
             return "empty"
         return "truncated" if self.truncated else "ok"
 
@@ -99,48 +117,105 @@ class TextEncoder:
         return ids[: self._template.room_alone(self.max_length)]
 
     def encode(self, text: str) -> EncodedText:
-        """Tokenise one sentence; never fails, whatever the text."""
-        encoding = self._tokenizer(
-            _SURROGATE.sub("�", text),
+        """Tokenise one sentence, or of a long text its beginning; never fails, whatever the text."""
+        return self.windows(text, 1)[0]
+
+    def windows(self, text: str, most: int) -> list[EncodedText]:
+        """Tokenise a text in windows that overlap by a quarter of their pieces, at most `most` of them, at least one.
+
+        Each has the whole text, offsets in it and, unless it reaches the text's end, `truncated`. Time and memory are
+        bounded by `most`, whatever the text holds.
+        """
+        windows: list[EncodedText] = []
+        start, begins = 0, True
+        while True:
+            windows.append(self._window(text, start, begins=begins))
+            if not windows[-1].truncated or len(windows) == most:
+                return windows
+            start, begins = self._next(windows[-1])
+
+    def _window(self, text: str, start: int, *, begins: bool) -> EncodedText:
+        """What fits of the text from `start` on; `begins`: a word, there."""
+        ink = INK.search(text, start)
+        start = ink.start() if ink else len(text)
+        if start and text[start - 1].isspace():
+            start -= 1  # some tokenizers have other pieces for a word behind a blank
+        for each in _CODE_POINTS_A_PIECE:
+            stop = _cut(text, start, each * self.budget + _MARGIN_CODE_POINTS)
+            pieces = self._pieces(text[start:stop])
+            if stop == len(text) or len(pieces.ids) > self.budget + _MARGIN_PIECES:
+                break
+        if pieces.borders:
+            pieces.borders[0] = begins or text[start].isspace()
+            pieces.borders[-1] = stop == len(text) or text[stop].isspace()
+        begins_word, ends_word = [False] * len(pieces.ids), [False] * len(pieces.ids)
+        for index, begins_here, ends_here in zip(
+            pieces.filled, pieces.borders, pieces.borders[1:], strict=False
+        ):
+            begins_word[index], ends_word[index] = begins_here, ends_here
+        cut = slice(self.budget)
+        starts = [start + offset for offset, _ in pieces.offsets[cut]]
+        ends = [start + offset for _, offset in pieces.offsets[cut]]
+        read = ends[-1] if len(pieces.ids) > self.budget and ends[-1] > start else stop
+        truncated = INK.search(text, read) is not None
+        return EncodedText(
+            text,
+            pieces.ids[cut],
+            starts,
+            ends,
+            begins_word[cut],
+            ends_word[cut],
+            text_read=read if truncated else len(text),
+            truncated=truncated,
+        )
+
+    def _next(self, window: EncodedText) -> tuple[int, bool]:
+        """Where the window after a truncated one starts, and whether a word begins there."""
+        if len(window.token_ids) == self.budget:
+            first = self.budget - self.budget // _OVERLAP
+            for index in range(first, first // 2, -1):
+                if window.begins_word[index]:
+                    return window.starts[index], True
+        return window.text_read, bool(window.ends_word and window.ends_word[-1])
+
+    def _pieces(self, text: str) -> "_Pieces":
+        """All of a part of a text, whose offsets begin at 0."""
+        text = _SURROGATE.sub("\ufffd", text)
+        of_text = kinds(text)
+        edges = word_edges(of_text)
+        text = readable(text, of_text)
+        encoding = self._tokenize(text)
+        offsets: list[tuple[int, int]] = encoding["offset_mapping"]
+        words: list[int] = encoding.word_ids()
+        if closed := closed_edges(of_text, edges, offsets, words):
+            # A blank parts them, in any tokenizer.
+            parts = [text[start:end] for start, end in pairwise([0, *sorted(closed), len(text)])]
+            encoding = self._tokenize(" ".join(parts))
+            places = [place for place in range(len(text) + 1) for _ in range(1 + (place in closed))]
+            offsets = [(places[start], places[end]) for start, end in encoding["offset_mapping"]]
+            words = encoding.word_ids()
+        limits = [*(start for start, _ in offsets[1:]), len(text)]
+        filled: list[int] = []
+        trimmed_offsets: list[tuple[int, int]] = []
+        for index, ((start, end), limit) in enumerate(zip(offsets, limits, strict=False)):
+            start, end = trimmed(of_text, start, end, limit)
+            if start < end:
+                filled.append(index)
+            else:
+                start = end = trimmed_offsets[-1][1] if trimmed_offsets else 0
+            trimmed_offsets.append((start, end))
+        borders = word_borders(
+            of_text, edges, [trimmed_offsets[index] for index in filled], [words[index] for index in filled]
+        )
+        return _Pieces(encoding["input_ids"], trimmed_offsets, filled, borders)
+
+    def _tokenize(self, text: str) -> Any:
+        return self._tokenizer(
+            text,
             add_special_tokens=False,
             split_special_tokens=True,  # a post that spells "[SEP]" has none
             return_offsets_mapping=True,
             verbose=False,
-        )
-        cut = slice(self.budget + 1)  # one more, for it says whether a word ends before it
-        ids: list[int] = encoding["input_ids"]
-        words: list[int] = encoding.word_ids()[cut]
-        offsets: list[tuple[int, int]] = encoding["offset_mapping"][cut]
-        limits = [*(start for start, _ in offsets[1:]), len(text)]
-        starts: list[int] = []
-        ends: list[int] = []
-        filled: list[int] = []
-        for index, ((raw_start, raw_end), limit) in enumerate(zip(offsets, limits, strict=False)):
-            start, end = without_blanks(text, raw_start, with_marks(text, raw_end, limit))
-            if start < end:
-                filled.append(index)
-            else:
-                start = end = ends[-1] if ends else 0
-            starts.append(start)
-            ends.append(end)
-        borders = word_borders(
-            text,
-            [starts[index] for index in filled],
-            [ends[index] for index in filled],
-            [words[index] for index in filled],
-        )
-        begins, finishes = [False] * len(starts), [False] * len(starts)
-        for index, begins_here, ends_here in zip(filled, borders, borders[1:], strict=False):
-            begins[index], finishes[index] = begins_here, ends_here
-        cut = slice(self.budget)
-        return EncodedText(
-            text,
-            ids[cut],
-            starts[cut],
-            ends[cut],
-            begins[cut],
-            finishes[cut],
-            truncated=len(ids) > self.budget,
         )
 
     def lay(self, query: list[int], sentence: list[int] | None) -> Row:
@@ -150,6 +225,24 @@ class TextEncoder:
     def save(self, directory: Path) -> None:
         """Write the tokenizer files."""
         self._tokenizer.save_pretrained(directory)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """The pieces of a part of a text: `filled` are those that are not blank, `borders` are `word_borders` of them."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    filled: list[int]
+    borders: list[bool]
+
+
+def _cut(text: str, start: int, size: int) -> int:
+    """Where to cut a text `size` code points behind `start`: at a blank, where there is one in the last quarter."""
+    stop = start + size
+    if stop >= len(text):
+        return len(text)
+    return next((place for place in range(stop, stop - size // 4, -1) if text[place].isspace()), stop)
 
 
 def load_text_encoder(config: ModelConfig, queries: Sequence[EntityQuery]) -> TextEncoder:

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 from mnerqg.errors import DataError, one_line
 from mnerqg.io import storage
 
+_SIGNATURE_BYTES = 28
+"""What follows a footer in plain text where columns are encrypted: a nonce and a tag (Parquet Modular Encryption)."""
 _READ_AHEAD_BYTES = 2**18
 """The small columns of a row group lie side by side: so they are one request, not one each [chosen]."""
 
@@ -33,9 +35,16 @@ def open_parquet(
             message. In the block, too.
         DataError: the file is no whole Parquet, or a page of it that the block reads is damaged.
     """
+    with _opened(entry, remedy) as (file, _):
+        yield file
+
+
+@contextmanager
+def _opened(entry: storage.FileEntry, remedy: str) -> Iterator[tuple[pq.ParquetFile, "_Ranges"]]:
+    ranges = _Ranges(entry)
     try:
-        with pq.ParquetFile(io.BufferedReader(_Ranges(entry), _READ_AHEAD_BYTES)) as file:
-            yield file
+        with pq.ParquetFile(io.BufferedReader(ranges, _READ_AHEAD_BYTES)) as file:
+            yield file, ranges
     except pa.ArrowMemoryError:
         raise
     except (pa.ArrowException, OSError) as error:
@@ -43,6 +52,20 @@ def open_parquet(
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError(f"{entry.uri} is not readable as Parquet ({one_line(error)}); {remedy}") from None
+
+
+def read_footer(entry: storage.FileEntry) -> tuple[pq.FileMetaData, pa.Schema, bool]:
+    """The footer of a file, the schema in it, and whether some columns are encrypted though it is not.
+
+    Errors as of `open_parquet`.
+
+    To ask Arrow for the metadata of an encrypted column of such a file ends the process; to read it is an error.
+    """
+    with _opened(entry, "remove or replace the file") as (file, ranges):
+        length = int.from_bytes(ranges.tail[:4], "little")
+        signed = length == file.metadata.serialized_size + _SIGNATURE_BYTES
+        # Not the metadata's own: it does not know extension types, such as UUIDs.
+        return file.metadata, file.schema_arrow, signed
 
 
 def count_rows(entry: storage.FileEntry) -> int:
@@ -58,6 +81,8 @@ class _Ranges(io.RawIOBase):
         super().__init__()
         self._entry = entry
         self._position = 0
+        self.tail = b""
+        """The last eight bytes of the file, once they have been read: the length of the footer, and PAR1."""
 
     def readable(self) -> bool:
         return True
@@ -78,4 +103,6 @@ class _Ranges(io.RawIOBase):
         data = storage.read_range(self._entry.uri, self._position, stop)
         buffer[: len(data)] = data
         self._position += len(data)
+        if self._position == self._entry.size and len(data) >= 8:
+            self.tail = bytes(data[-8:])
         return len(data)

@@ -6,17 +6,15 @@ AWS environment, for boto3 and pyarrow alike; no key is ever passed on, so none 
 or a log. Every failure is a `StorageError`. For URIs that stand in somebody's posts there is `pictures`.
 """
 
-import errno
 import os
 import re
 import shutil
 import urllib.parse
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import boto3.exceptions
 import botocore.exceptions
@@ -24,7 +22,7 @@ import botocore.session
 import pyarrow.fs
 
 from mnerqg.errors import StorageError
-from mnerqg.io import s3
+from mnerqg.io import local, s3
 from mnerqg.io.s3 import s3_client
 
 
@@ -91,9 +89,15 @@ def path_of(uri: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """`uri` as every process understands it, whatever its working directory: a local path made absolute."""
+    """The one name of a place, which every process understands whatever its working directory.
+
+    A local path, made absolute, also for file://; s3:// without doubled or trailing slashes.
+    """
     place = locate(uri)
-    return str(place.absolute()) if isinstance(place, Path) and not scheme_of(uri) else uri
+    if isinstance(place, S3Place):
+        return "/".join(["s3:/", place.bucket, *filter(None, place.key.split("/"))])
+    path = place.resolve() if ".." in place.parts else place.absolute()
+    return f"/{str(path).lstrip('/')}"
 
 
 def scheme_of(uri: str) -> str:
@@ -149,6 +153,8 @@ def _explain(uri: str, error: BaseException) -> str:
         return f"{error.filename or uri} does not exist; check the path"
     if isinstance(error, PermissionError):
         return f"{error.filename or uri}: permission denied; check the owner and mode of the path"
+    if isinstance(error, OSError) and error.errno == 0:  # `local` says what is wrong with the path
+        return f"{error.filename} {error.strerror}; remove it, or give another path"
     if isinstance(error, OSError) and error.strerror:
         return f"{uri}: {error.strerror.lower()}; check the path"
     return s3.explain(uri, error)
@@ -181,44 +187,50 @@ def check_writable(uri: str) -> None:
         if isinstance(place, S3Place):
             s3_client().head_bucket(Bucket=place.bucket)
             return
-        folder = place.absolute()
-        while not os.path.lexists(folder):
-            folder = folder.parent
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(folder))
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "permission denied", str(folder))
+        local.check_writable(place)
 
 
-def list_files(uri: str, suffix: str = "", *, recursive: bool = True) -> list[FileEntry]:
+def list_files(
+    uri: str,
+    suffix: str | tuple[str, ...] = "",
+    *,
+    recursive: bool = True,
+    matching: re.Pattern[str] | None = None,
+) -> list[FileEntry]:
     """The files under a directory, sorted by URI, whose names end with `suffix`; with or without its folders.
 
     Names that begin with `_` or `.` are skipped, directories of that kind with all they hold; symbolic links
-    to directories are not followed. A file gives itself. Raises StorageError where nothing is.
+    to directories are not followed. With `matching`, only files count whose path below the directory it matches. What
+    counts by its name must be a file: a FIFO, a socket, a device and a link to nothing are refused, and passed over
+    where neither suffix nor pattern says that they are meant. A file gives itself. Raises StorageError where there is
+    nothing.
     """
     place = locate(uri)
+    wanted = None if not suffix and matching is None else _Wanted(suffix, matching)
     with reported(uri):
         if isinstance(place, Path):
-            found = _list_local(place, uri, as_uri=scheme_of(uri) == "file", recursive=recursive)
+            if not place.is_dir():
+                return [FileEntry(uri, local.size_of(place))]
+            as_uri = scheme_of(uri) == "file"
+            found = [
+                FileEntry(path.as_uri() if as_uri else str(path), size)
+                for path, size in local.find_files(place, wanted, recursive=recursive)
+            ]
         else:
-            found = _list_s3(place, uri, recursive=recursive)
-    if [entry.uri for entry in found] == [uri]:
-        return found
-    return sorted((entry for entry in found if entry.uri.endswith(suffix)), key=lambda entry: entry.uri)
+            found = _list_s3(place, uri, wanted, recursive=recursive)
+    return sorted(found, key=lambda entry: entry.uri)
 
 
-def _list_local(place: Path, uri: str, *, as_uri: bool, recursive: bool) -> list[FileEntry]:
-    if place.is_file():
-        return [FileEntry(uri, place.stat().st_size)]
-    found = []
-    for folder, folders, names in os.walk(place, onerror=_raise):
-        folders[:] = [name for name in folders if recursive and not _is_hidden(name)]
-        for path in (Path(folder, name) for name in names if not _is_hidden(name)):
-            found.append(FileEntry(path.as_uri() if as_uri else str(path), path.stat().st_size))
-    return found
+@dataclass(frozen=True)
+class _Wanted:
+    suffix: str | tuple[str, ...]
+    matching: re.Pattern[str] | None
+
+    def __call__(self, path: str) -> bool:
+        return path.endswith(self.suffix) and (self.matching is None or bool(self.matching.match(path)))
 
 
-def _list_s3(place: S3Place, uri: str, *, recursive: bool) -> list[FileEntry]:
+def _list_s3(place: S3Place, uri: str, wanted: _Wanted | None, *, recursive: bool) -> list[FileEntry]:
     if place.key and not place.key.endswith("/"):
         for entry in s3.list_objects(place.bucket, place.key, limit=1):
             if entry.key == place.key:
@@ -226,27 +238,24 @@ def _list_s3(place: S3Place, uri: str, *, recursive: bool) -> list[FileEntry]:
     objects = list(s3.list_objects(place.bucket, place.prefix, recursive=recursive))
     if not objects and place.prefix and not exists(uri):
         raise StorageError(f"{uri} does not exist; check the URI")
+    start = len(place.prefix)
     return [
         FileEntry(f"s3://{place.bucket}/{entry.key}", entry.size)
         for entry in objects
         if not entry.key.endswith("/")  # the empty objects that some tools leave as directories
-        and not any(_is_hidden(name) for name in entry.key[len(place.prefix) :].split("/"))
+        and not any(local.is_hidden(name) for name in entry.key[start:].split("/"))
+        and (wanted is None or wanted(entry.key[start:]))
     ]
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(("_", "."))
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise error
 
 
 def read_bytes(uri: str) -> bytes:
     """The contents of a file. Raises StorageError where it is missing."""
     place = locate(uri)
     with reported(uri):
-        return place.read_bytes() if isinstance(place, Path) else s3.read_object(place.bucket, place.key)
+        if isinstance(place, S3Place):
+            return s3.read_object(place.bucket, place.key)
+        with local.open_file(place) as file:
+            return file.read()
 
 
 def read_range(uri: str, start: int, stop: int) -> bytes:
@@ -257,7 +266,7 @@ def read_range(uri: str, start: int, stop: int) -> bytes:
     with reported(uri):
         if isinstance(place, S3Place):
             return s3.read_object(place.bucket, place.key, (start, stop))
-        with place.open("rb") as file:
+        with local.open_file(place) as file:
             file.seek(start)
             return file.read(stop - start)
 
@@ -271,7 +280,7 @@ def open_stream(uri: str) -> Iterator[BinaryIO]:
     place = locate(uri)
     with reported(uri):
         if isinstance(place, Path):
-            stream: Any = place.open("rb")
+            stream: Any = local.open_file(place)
         else:
             # Imported here, since it brings half of Google's client along: most processes can do without.
             import smart_open.s3
@@ -286,22 +295,10 @@ def write_bytes(uri: str, data: bytes) -> None:
     place = locate(uri)
     with reported(uri):
         if isinstance(place, Path):
-            with _replacing(place) as temporary:
+            with local.replacing(place) as temporary:
                 temporary.write_bytes(data)
         else:
             s3_client().put_object(Bucket=place.bucket, Key=place.key, Body=data)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place at the end; on an error nothing is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_text(uri: str) -> str:
@@ -360,7 +357,7 @@ def copy_file(source: str, target: str) -> None:
     old, new = locate(source), locate(target)
     with reported(source):
         if isinstance(old, Path) and isinstance(new, Path):
-            with _replacing(new) as temporary:
+            with local.replacing(new) as temporary:
                 shutil.copyfile(old, temporary)
         elif isinstance(old, S3Place) and isinstance(new, S3Place):
             s3_client().copy({"Bucket": old.bucket, "Key": old.key}, new.bucket, new.key)

@@ -33,6 +33,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, states: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
         """[P, T, D] attend to [P, S, D]; `mask` [P, S] is true where a key may be seen -> [P, T, D]."""
+        if not len(states):
+            return states  # for nothing at all torch's kernels on a GPU in bf16 answer None
         queries, keys, values = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [P, heads, T or S, D / heads]
             for part in (self.query(states), self.key(keys), self.value(keys))

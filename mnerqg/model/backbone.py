@@ -82,6 +82,7 @@ class Backbone(nn.Module):
         """pixels uint8 [I, 3, S, S] -> C5 [I, c5, S/32, S/32], C4 [I, c4, S/16, ..], C3 [I, c3, S/8, ..]."""
         x = pixels.to(dtype=self.mean.dtype, memory_format=torch.channels_last)  # [I, 3, S, S]
         x = (x / 255 - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
+        x = x.to(next(self.net.parameters()).dtype)
         # On a CPU the backward pass of convolutions takes twice as long in bf16 as in fp32.
         with torch.autocast("cpu", enabled=False) if pixels.device.type == "cpu" else nullcontext():
             maps = self._maps(x)

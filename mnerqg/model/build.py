@@ -14,7 +14,7 @@ from mnerqg.inputs.batch import Collator
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.text import TextEncoder, first_line
 from mnerqg.model.backbone import Backbone, VisualEncoder
-from mnerqg.model.encoder import empty_encoder, encoder_states, load_encoder
+from mnerqg.model.encoder import empty_encoder, encoder_states, load_encoder, mask_always
 from mnerqg.model.mnerqg import MNERQG, TextFeatures
 from mnerqg.model.pretrained import load_pretrained
 from mnerqg.model.sequence import SequenceLabeller
@@ -77,25 +77,21 @@ def try_out(network: Network, config: Config, text_encoder: TextEncoder) -> None
     for words in (1, config.model.max_length):
         text = text_encoder.encode("word " * words)
         batch = collate([Example(text, pixels=np.zeros((side, side, 3), np.uint8))], with_targets=False)
-        ids = batch.input_ids.flatten(0, 1)
+        longest = batch.texts[-1]
+        shape = longest.input_ids.shape
         try:
-            states = encoder_states(
-                network.encoder,
-                ids,
-                batch.token_type_ids.flatten(0, 1),
-                batch.attention_mask.flatten(0, 1),
-            )
+            states = encoder_states(network.encoder, longest)
         except Exception as error:  # whatever a family of encoders does with texts that it was not made for
             remedy = (
                 "name another encoder" if words == 1 else "lower model.max_length, or name another encoder"
             )
             raise ModelError(
-                f"model.encoder is {name}, which cannot read a post of {ids.shape[1]} pieces: {first_line(error)}; "
+                f"model.encoder is {name}, which cannot read a post of {shape[1]} pieces: {first_line(error)}; "
                 f"{remedy}"
             ) from None
-        if states.shape[:2] != ids.shape or not states.isfinite().all():
+        if states.shape[:2] != shape or not states.isfinite().all():
             raise ModelError(
-                f"model.encoder is {name}, which does not answer each of {ids.shape[1]} pieces with a number; "
+                f"model.encoder is {name}, which does not answer each of {shape[1]} pieces with a number; "
                 "name another encoder"
             )
     try:
@@ -110,6 +106,7 @@ def try_out(network: Network, config: Config, text_encoder: TextEncoder) -> None
 
 def assemble(config: ModelConfig, encoder: nn.Module, types: int) -> Network:
     """The network around an encoder, for K = `types` queries; everything but the encoder is fresh."""
+    mask_always(encoder)
     encoder_config: Any = encoder.config
     width: int = encoder_config.hidden_size
     if config.tagger != "mrc":

@@ -1,6 +1,6 @@
 """From logits to answers: entities with character offsets and boxes in pixels (DESIGN §4 "Decoding")."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,7 +14,6 @@ from mnerqg.inputs.examples import Example
 from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import attach_regions
 from mnerqg.inputs.text import EncodedText
-from mnerqg.model.losses import candidate_pairs
 from mnerqg.model.output import Output, SpanLogits
 from mnerqg.model.words import WordLogits, label_runs
 from mnerqg.schema import Entity, Region, TaggedPost
@@ -64,7 +63,7 @@ class Decoder:
         posts = self._without_entities(output, examples)
         return [
             [
-                replace(post, entities=attach_regions(self._resolve(candidates), post.regions))
+                replace(post, entities=attach_regions(self.resolve(candidates), post.regions))
                 for post, candidates in zip(
                     posts, self._entities(config, output, batch, examples), strict=True
                 )
@@ -83,6 +82,7 @@ class Decoder:
                 image_height=example.letterbox.height if example.letterbox else None,
                 image_status="ok" if example.letterbox else "none",
                 text_status=example.text.status,
+                text_read=example.text.text_read,
             )
             for (best, kept), existence, example in zip(
                 self._regions(output, examples), self._existence(output, examples), examples, strict=True
@@ -212,7 +212,7 @@ class Decoder:
         start, end = text.starts[first], text.ends[last]
         return Entity(text.text[start:end], start, end, self.types[k], score)
 
-    def _resolve(self, candidates: list[Entity]) -> tuple[Entity, ...]:
+    def resolve(self, candidates: Iterable[Entity]) -> tuple[Entity, ...]:
         """Greedy by score without overlap, within a type or, "flat", across all; in text order."""
         kept: list[Entity] = []
         for entity in sorted(candidates, key=lambda entity: (-entity.score, entity.start, entity.end)):
@@ -220,6 +220,14 @@ class Decoder:
             if not any(entity.start < other.end and other.start < entity.end for other in rivals):
                 kept.append(entity)
         return tuple(sorted(kept, key=lambda entity: (entity.start, entity.end, entity.type)))
+
+
+def candidate_pairs(starts: Tensor, ends: Tensor) -> Tensor:
+    """All (post, query, start, end) [N, 4] with start ≤ end from two masks [P, K, L]."""
+    post, query, start = starts.nonzero().unbind(-1)
+    at_start, end = ends[post, query].nonzero().unbind(-1)
+    pairs = torch.stack([post[at_start], query[at_start], start[at_start], end], -1)
+    return pairs[pairs[:, 2] <= pairs[:, 3]]
 
 
 def _region(kind: str, xyxy_px: Sequence[float], score: float) -> Region:

@@ -2,19 +2,25 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel
+from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.utils import logging as hf_logging
 
 from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
+from mnerqg.inputs.batch import Texts
 from mnerqg.inputs.text import first_line, resolve_encoder
 
 _log = logging.getLogger(__name__)
+_ALWAYS_MASKED = "sdpa_always_masked"
 
 
 def load_encoder(config: ModelConfig) -> nn.Module:
@@ -29,13 +35,35 @@ def load_encoder(config: ModelConfig) -> nn.Module:
         _set_dropout(encoder_config, config.encoder_dropout)
 
         def make(**options: Any) -> nn.Module:
-            return AutoModel.from_pretrained(name, config=encoder_config, **options)
+            return _load(name, config=encoder_config, **options)
 
         return _with_attention(make, encoder_config, config.encoder_attention, name)
     except Exception as error:  # what the library raises depends on what the files say
         raise ModelError(
             f"no encoder at {name}: {first_line(error)}; name the model.encoder of a family that transformers has"
         ) from None
+
+
+def _load(name: str, **options: Any) -> nn.Module:
+    """Read the weights without the library's bar and its report, which in every run names weights that the file has for
+    heads and poolers and the network does not need; of those that the file lacks the log says so."""
+    level, has_bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        encoder, found = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+    finally:
+        hf_logging.set_verbosity(level)
+        if has_bar:
+            hf_logging.enable_progress_bar()
+    if missing := sorted(found["missing_keys"]):
+        _log.warning(
+            "the encoder %s has no %s%s; they begin at random",
+            name,
+            ", ".join(missing[:3]),
+            f" and {len(missing) - 3} weights more" if len(missing) > 3 else "",
+        )
+    return encoder
 
 
 def empty_encoder(config: ModelConfig, directory: Path) -> nn.Module:
@@ -58,17 +86,49 @@ def empty_encoder(config: ModelConfig, directory: Path) -> nn.Module:
         ) from None
 
 
-def encoder_states(
-    encoder: nn.Module, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor
-) -> Tensor:
-    """The states of B texts: three [B, L] -> [B, L, encoder width]. Type ids only for an encoder that has several."""
+def encoder_states(encoder: nn.Module, texts: Texts) -> Tensor:
+    """The states of N texts, [N, L', encoder width]. Type ids only for an encoder that has several."""
     encoder_config: Any = encoder.config
-    types = {"token_type_ids": token_type_ids} if getattr(encoder_config, "type_vocab_size", 0) > 1 else {}
+    types = (
+        {"token_type_ids": texts.token_type_ids} if getattr(encoder_config, "type_vocab_size", 0) > 1 else {}
+    )
     # As numbers: some families subtract the mask from one.
     states: Tensor = encoder(
-        input_ids=input_ids, attention_mask=attention_mask.long(), **types
+        input_ids=texts.input_ids, attention_mask=texts.attention_mask.long(), **types
     ).last_hidden_state
     return states
+
+
+def lay_states(states: Sequence[Tensor], sequence: Tensor, pieces: int) -> Tensor:
+    """What was computed of each group of texts, laid where its sequences stand.
+
+    Args:
+        states: of each group [N, L', D].
+        sequence: which of all groups' sequences, counted through, stands where; of any shape.
+        pieces: L.
+
+    Returns:
+        [*sequence.shape, L, D], zeros behind the longest sequence of a group.
+    """
+    return torch.cat([F.pad(some, (0, 0, 0, pieces - some.shape[1])) for some in states])[sequence]
+
+
+def mask_always(encoder: nn.Module) -> None:
+    """Keep the encoder's sdpa attention from asking the device whether anything is padded.
+
+    transformers leaves the mask away where nothing is, and to know whether it is, the host waits for the device.
+    """
+    known: Any = encoder
+    if known.config._attn_implementation == "sdpa":
+        known.set_attn_implementation(_ALWAYS_MASKED)
+
+
+def _always_masked(*arguments: Any, **options: Any) -> Any:
+    return sdpa_mask(*arguments, **options | {"allow_is_bidirectional_skip": False})
+
+
+AttentionInterface.register(_ALWAYS_MASKED, sdpa_attention_forward)
+AttentionMaskInterface.register(_ALWAYS_MASKED, _always_masked)
 
 
 def _with_attention(

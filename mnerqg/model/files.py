@@ -33,6 +33,8 @@ CONFIG_FILE = "config.yaml"
 QUERIES_FILE = "queries.yaml"
 ENCODER_FOLDER = "encoder"
 METRICS_FILE = "metrics.json"
+BEST_FOLDER = "best"
+"""Of a training run: the model that was the best one of its kind."""
 _DIGESTED = (WEIGHTS_FILE, CONFIG_FILE, QUERIES_FILE)
 
 
@@ -55,6 +57,8 @@ def check_model(uri: str, asked: tuple[EntityQuery, ...] | None = None) -> Model
         ModelError: a file missing or damaged, another format version, or queries that it cannot be asked.
         StorageError: the URI cannot be read.
     """
+    if not is_model(uri) and is_model(best := storage.join(uri, BEST_FOLDER)):
+        raise ModelError(f"{uri} is a training run, and no model; give one of its models, such as {best}")
     directory = download_directory(uri)
     for name in (
         MANIFEST_FILE,
@@ -83,12 +87,14 @@ def is_model(uri: str) -> bool:
 
 
 def publish_model(directory: Path, uri: str) -> None:
-    """Copy a model directory to `uri`, the manifest last; what was there before stops being a model first."""
+    """Copy the model of a directory to `uri`, the manifest last; what was there before stops being a model first.
+
+    A training state that lies beside the model is not copied.
+    """
     storage.delete_directory(uri)
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.name != MANIFEST_FILE:
-            storage.write_bytes(storage.join(uri, path.relative_to(directory).as_posix()), path.read_bytes())
-    storage.write_bytes(storage.join(uri, MANIFEST_FILE), (directory / MANIFEST_FILE).read_bytes())
+    metrics = [METRICS_FILE] if (directory / METRICS_FILE).is_file() else []
+    for name in (*_DIGESTED, *_encoder_files(directory), *metrics, MANIFEST_FILE):
+        storage.write_bytes(storage.join(uri, name), (directory / name).read_bytes())
 
 
 def _check_manifest(uri: str, directory: Path) -> str:

@@ -40,8 +40,11 @@ class MatchLogits:
     def at(self, pairs: Tensor) -> Tensor:
         """Logits [N] of `pairs` [N, 4] = (post, query, start, end)."""
         post, query, start, end = pairs.unbind(-1)
+        row = (post * self.start_share.shape[1] + query) * self.start_share.shape[2]
+        starts = self.start_share.flatten(0, 2).index_select(0, row + start)
+        ends = self.end_share.flatten(0, 2).index_select(0, row + end)
         # Outside autocast the shares are bf16 and the hidden layer is not.
-        both = self.start_share[post, query, start].float() + self.end_share[post, query, end].float()
+        both = starts.float() + ends.float()
         return (self.hidden(F.gelu(both)) if self.hidden is not None else both).squeeze(-1)
 
 
@@ -89,35 +92,47 @@ class GroundingHead(nn.Module):
             output.bias.detach().view(anchors_per_scale, 5)[:, 4] = RARE  # type: ignore[union-attr]
         self.outputs = nn.ModuleList(outputs)
 
-    def forward(self, maps: tuple[Tensor, ...], queries: Tensor, picture: Tensor) -> Tensor:
+    def forward(self, maps: tuple[Tensor, ...], queries: Tensor, shown: Tensor) -> Tensor:
         """Box logits of every candidate.
 
         Args:
             maps: U_1 to U_3, each [I, D, R, R].
             queries: q [P, K, D].
-            picture: [P] row of the post's picture, -1 for none.
+            shown: [I] the post of each of them.
 
         Returns:
             [P, K, C, 5] in the candidate order of `boxes.Anchors`; zeros for posts without a picture.
         """
-        shown = picture >= 0
-        asked = F.normalize(queries[shown], dim=-1)  # [P', K, D]
-        logits = torch.cat(
-            [self._scale(scale, grid, asked, picture[shown]) for scale, grid in enumerate(maps)], 2
-        )
-        result = logits.new_zeros(*queries.shape[:2], *logits.shape[2:])
-        result[shown] = logits
-        return result
+        asked = F.normalize(queries.index_select(0, shown), dim=-1)  # [I, K, D]
+        logits = torch.cat([self._scale(scale, grid, asked) for scale, grid in enumerate(maps)], 2)
+        return logits.new_zeros(*queries.shape[:2], *logits.shape[2:]).index_copy(0, shown, logits)
 
-    def _scale(self, scale: int, grid: Tensor, asked: Tensor, picture: Tensor) -> Tensor:
-        visual = self.visual[scale](F.normalize(grid, dim=1))[picture]  # [P', D, R, R]
-        textual = self.textual[scale](asked)[..., None, None]  # [P', K, D, 1, 1]
-        fused = (visual.unsqueeze(1) + textual).flatten(0, 1)  # [P'·K, D, R, R]
-        raw = self.outputs[scale](F.relu(self.norms[scale](fused)))  # [P'·K, A·5, R, R]
+    @torch.no_grad()
+    def fold_norms(self) -> None:
+        """Take the batch normalisation, as it is in eval mode, into what lies before the sum over picture and query.
+
+        It is then computed once a picture and once a query, and not once for each pair of them.
+        """
+        for scale, norm in enumerate(self.norms):
+            if not isinstance(norm, nn.BatchNorm2d):
+                continue
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            self.visual[scale].weight.mul_(factor[:, None, None, None])  # type: ignore[operator]
+            self.textual[scale].weight.mul_(factor[:, None])  # type: ignore[operator]
+            self.textual[scale].bias = nn.Parameter(norm.bias - norm.running_mean * factor)
+            self.norms[scale] = nn.Identity()
+
+    def _scale(self, scale: int, grid: Tensor, asked: Tensor) -> Tensor:
+        visual = self.visual[scale](F.normalize(grid, dim=1))  # [I, D, R, R]
+        textual = self.textual[scale](asked)[..., None, None]  # [I, K, D, 1, 1]
+        fused = (visual.unsqueeze(1) + textual).flatten(0, 1)  # [I·K, D, R, R]
+        raw = self.outputs[scale](F.relu(self.norms[scale](fused)))  # [I·K, A·5, R, R]
         return (
             raw.unflatten(1, (self.anchors_per_scale, 5))
             .permute(0, 1, 3, 4, 2)
             .flatten(1, 3)
             .unflatten(0, asked.shape[:2])
             .float()
-        )  # [P', K, A·R·R, 5]
+        )  # [I, K, A·R·R, 5]

@@ -21,22 +21,21 @@ class CrossModality(nn.Module):
         nn.init.zeros_(last.bias)
         self.feed_forward = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), last)
 
-    def forward(self, text: Tensor, maps: tuple[Tensor, ...], picture: Tensor) -> Tensor:
+    def forward(self, text: Tensor, maps: tuple[Tensor, ...], shown: Tensor) -> Tensor:
         """H_u of every text position; all queries of a post attend to the same picture, encoded once.
 
         Args:
             text: H' [P, K, L, D].
             maps: U_1 to U_3, each [I, D, R, R].
-            picture: [P] row of the post's picture in the maps, -1 for none: there H_a = 0.
+            shown: [I] the post of each of them; posts without one have H_a = 0.
         """
-        shown = picture >= 0
-        states = text[shown].flatten(1, 2)  # [P', K·L, D]
+        states = text.index_select(0, shown).flatten(1, 2)  # [I, K·L, D]
         attended: Tensor = sum(
-            attention(states, grid.flatten(2).transpose(1, 2)[picture[shown]])  # keys [P', R·R, D]
+            attention(states, grid.flatten(2).transpose(1, 2))  # keys [I, R·R, D]
             for attention, grid in zip(self.scales, maps, strict=True)
         ) / len(self.scales)
-        visual = torch.zeros_like(text)  # H_a
-        visual[shown] = attended.unflatten(1, text.shape[1:3]).to(text.dtype)
+        attended = attended.unflatten(1, text.shape[1:3]).to(text.dtype)
+        visual = torch.zeros_like(text).index_copy(0, shown, attended)  # H_a
         return text + self.feed_forward(torch.cat([visual, text], -1))
 
 

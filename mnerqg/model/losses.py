@@ -15,6 +15,9 @@ from mnerqg.config import LossConfig
 from mnerqg.inputs.batch import Batch, Targets
 from mnerqg.model.output import Output, SpanLogits
 
+# Of wrong pairs so many a piece teach at the most, on average over a batch; of more, the first [chosen]. A network that
+# says so much has hardly begun to learn.
+_PREDICTED_PAIRS = 4
 TERMS = ("box", "object_positive", "object_negative", "existence", "start", "end", "match", "words")
 
 
@@ -39,7 +42,8 @@ def loss_terms(output: Output, batch: Batch) -> LossTerms:
     targets = batch.targets
     if targets is None:
         raise ValueError("a batch without targets has no loss; collate it with_targets=True")
-    nothing = batch.input_ids.new_zeros((), dtype=torch.float32), 0
+    zero = batch.begins_word.new_zeros((), dtype=torch.float32)
+    nothing = zero, zero
     terms = dict.fromkeys(TERMS, nothing)
     if output.box_logits is not None:
         terms |= _grounding(output.box_logits, targets)
@@ -49,13 +53,11 @@ def loss_terms(output: Output, batch: Batch) -> LossTerms:
         terms["words"] = output.words.loss(targets.labels, batch.begins_word[:, 0])
     return LossTerms(
         torch.stack([total for total, _ in terms.values()]),
-        torch.tensor(
-            [count for _, count in terms.values()], dtype=torch.float32, device=batch.input_ids.device
-        ),
+        torch.stack([count.to(zero.dtype) for _, count in terms.values()]),
     )
 
 
-def _grounding(box_logits: Tensor, targets: Targets) -> dict[str, tuple[Tensor, int]]:
+def _grounding(box_logits: Tensor, targets: Targets) -> dict[str, tuple[Tensor, Tensor]]:
     """L_bbox (MSE on σ(tx), σ(ty), tw, th) and L_object (BCE), as the paper says.
 
     FA-VG has a softmax over all candidates in the place of the BCE. Positives and negatives are apart [chosen].
@@ -67,58 +69,46 @@ def _grounding(box_logits: Tensor, targets: Targets) -> dict[str, tuple[Tensor, 
     predicted = torch.cat([assigned[:, :2].sigmoid(), assigned[:, 2:4]], -1)
     box = F.mse_loss(predicted, targets.box_targets, reduction="sum")
     confidence = box_logits[..., 4]  # [P, K, C]
-    positive = confidence[targets.objectness == 1]
-    background = targets.objectness == 0
-    negative = confidence[background]
-    missed = (negative.sigmoid().square() * F.softplus(negative)).sum()
+    positive, background = targets.objectness == 1, targets.objectness == 0
+    missed = confidence.sigmoid().square() * F.softplus(confidence)
     return {
-        "box": (box, len(assigned)),
-        "object_positive": (F.softplus(-positive).sum(), len(positive)),
-        "object_negative": (missed, int(background.any(-1).sum())),
+        "box": (box, box.new_full((), len(assigned))),
+        "object_positive": ((F.softplus(-confidence) * positive).sum(), positive.sum()),
+        "object_negative": ((missed * background).sum(), background.any(-1).sum()),
     }
 
 
-def _spans(spans: SpanLogits, batch: Batch, targets: Targets) -> dict[str, tuple[Tensor, int]]:
+def _spans(spans: SpanLogits, batch: Batch, targets: Targets) -> dict[str, tuple[Tensor, Tensor]]:
     """L_ED, and the three parts of L_ESP."""
-    begins, ends = batch.begins_word, batch.ends_word
     return {
-        "existence": _cross_entropy(spans.existence_logits, targets.existence),
-        "start": _cross_entropy(spans.start_logits[begins], targets.starts[begins]),
-        "end": _cross_entropy(spans.end_logits[ends], targets.ends[ends]),
+        "existence": _cross_entropy(spans.existence_logits, targets.existence, targets.existence >= 0),
+        "start": _cross_entropy(spans.start_logits, targets.starts, batch.begins_word),
+        "end": _cross_entropy(spans.end_logits, targets.ends, batch.ends_word),
         "match": _match(spans, batch, targets),
     }
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-    known = labels >= 0
-    return F.cross_entropy(logits[known].float(), labels[known], reduction="sum"), int(known.sum())
+def _cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., 2], [...] and where to look, as a sum and its count; the device is not asked how many there are."""
+    known = labels.masked_fill(~counted, -100).flatten()
+    total = F.cross_entropy(logits.float().flatten(0, -2), known, ignore_index=-100, reduction="sum")
+    return total, counted.sum()
 
 
-def _match(spans: SpanLogits, batch: Batch, targets: Targets) -> tuple[Tensor, int]:
+def _match(spans: SpanLogits, batch: Batch, targets: Targets) -> tuple[Tensor, Tensor]:
     """BCE over gold starts x gold ends and predicted starts x predicted ends, start ≤ end."""
-    pairs = torch.cat(
-        [
-            candidate_pairs(targets.starts > 0, targets.ends > 0),
-            candidate_pairs(
-                (spans.start_logits.argmax(-1) > 0) & batch.begins_word,
-                (spans.end_logits.argmax(-1) > 0) & batch.ends_word,
-            ),
-        ]
-    ).unique(dim=0)
-    gold = {tuple(row) for row in targets.matches.tolist()}
-    labels = torch.tensor(
-        [tuple(pair) in gold for pair in pairs.tolist()], dtype=torch.float32, device=pairs.device
-    )
-    logits = spans.match.at(pairs).float()
-    return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum"), len(pairs)
-
-
-def candidate_pairs(starts: Tensor, ends: Tensor) -> Tensor:
-    """All (post, query, start, end) [N, 4] with start ≤ end from two masks [P, K, L]."""
-    post, query, start = starts.nonzero().unbind(-1)
-    at_start, end = ends[post, query].nonzero().unbind(-1)
-    pairs = torch.stack([post[at_start], query[at_start], start[at_start], end], -1)
-    return pairs[pairs[:, 2] <= pairs[:, 3]]
+    starts = (spans.start_logits.argmax(-1) > 0) & batch.begins_word
+    ends = (spans.end_logits.argmax(-1) > 0) & batch.ends_word
+    predicted = (starts[..., :, None] & ends[..., None, :]).triu()  # [P, K, L, L]
+    # A gold span begins at a gold start and ends at a gold end: what is left is wrong.
+    predicted = predicted.index_put(targets.pairs.unbind(-1), predicted.new_zeros(()))
+    # Filled up to a size that does not depend on the device, so that the host need not wait for it to say how many.
+    others = predicted.nonzero_static(size=_PREDICTED_PAIRS * starts.numel(), fill_value=-1)
+    is_pair = torch.cat([targets.matches >= 0, others[:, 0] >= 0])
+    labels = torch.cat([targets.matches, torch.zeros_like(others[:, 0], dtype=targets.matches.dtype)])
+    logits = spans.match.at(torch.cat([targets.pairs, others.clamp(min=0)])).float()
+    losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return (losses * is_pair).sum(), is_pair.sum()
 
 
 @dataclass(frozen=True)
@@ -130,7 +120,7 @@ class JointLoss:
     grounding: Tensor
     existence: Tensor
     spans: Tensor
-    balance: float
+    balance: Tensor
 
 
 class LossBalance:
@@ -139,14 +129,17 @@ class LossBalance:
     The paper says that ω_f is dynamic and leaves how to its appendix. "dynamic" is stop-gradient
     clamp(EMA(λ1 L_ED + λ2 L_ESP) / EMA(L_QG), min, max) [chosen]. The averages are kept term by term, and a step
     moves those alone of which it has a count: one without annotated pictures says nothing of L_QG. They are part of
-    the training state. L_QG also has a weight of its own, 1 but in the ablation "w/o QG loss".
+    the training state. L_QG also has a weight of its own, 1 but in the ablation "w/o QG loss". Nothing here asks the
+    device for a value.
+
+    Attributes:
+        running: [8] the average of each of `TERMS`, NaN before its first count, on the device of the terms once there
+            have been some.
     """
 
     def __init__(self, config: LossConfig) -> None:
         self.config = config
-        self.running: list[float | None] = [None] * len(
-            TERMS
-        )  # EMA of each term's mean; None before its first count
+        self.running = torch.full((len(TERMS),), torch.nan)
 
     def __call__(
         self, terms: LossTerms, reduce: Callable[[Tensor], Tensor] = lambda x: x, workers: int = 1
@@ -160,14 +153,14 @@ class LossBalance:
         """
         sums, counts = reduce(torch.stack([terms.sums.detach(), terms.counts])).unbind()
         means = sums / counts.clamp(min=1)
-        balance = self._balance(means, counts) if self.config.balance == "dynamic" else 1.0
+        balance = self._balance(means, counts) if self.config.balance == "dynamic" else means.new_ones(())
         everywhere = self._losses(means)
         mine = self._losses(workers * terms.sums / counts.clamp(min=1))
         return JointLoss(
             self._weighted(mine, balance), self._weighted(everywhere, balance), *everywhere, balance=balance
         )
 
-    def _weighted(self, losses: tuple[Tensor, Tensor, Tensor], balance: float) -> Tensor:
+    def _weighted(self, losses: tuple[Tensor, Tensor, Tensor], balance: Tensor) -> Tensor:
         config = self.config
         grounding, existence, spans = losses
         return (
@@ -180,15 +173,13 @@ class LossBalance:
         box, positive, negative, existence, start, end, match, words = means.unbind()
         return self.config.box_weight * box + positive + negative, existence, start + end + match + words
 
-    def _balance(self, means: Tensor, counts: Tensor) -> float:
+    def _balance(self, means: Tensor, counts: Tensor) -> Tensor:
         config = self.config
         momentum = config.balance_momentum
-        self.running = [
-            before if count == 0 else mean if before is None else momentum * before + (1 - momentum) * mean
-            for before, mean, count in zip(self.running, means.tolist(), counts.tolist(), strict=True)
-        ]
-        known = torch.tensor([0.0 if average is None else average for average in self.running])
-        grounding, existence, spans = (float(loss) for loss in self._losses(known))
+        before = self.running.to(means)
+        moved = torch.where(before.isnan(), means, momentum * before + (1 - momentum) * means)
+        self.running = torch.where(counts == 0, before, moved)
+        grounding, existence, spans = self._losses(self.running.nan_to_num(0.0))
         # A loss that is taken away (λ1 = 0) does not steer the others either.
-        ratio = (config.existence_weight * existence + config.span_weight * spans) / max(grounding, 1e-6)
-        return min(max(ratio, config.balance_min), config.balance_max)
+        ratio = (config.existence_weight * existence + config.span_weight * spans) / grounding.clamp(min=1e-6)
+        return ratio.clamp(config.balance_min, config.balance_max)

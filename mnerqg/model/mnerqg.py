@@ -5,10 +5,10 @@ Shapes: P posts, K queries a post, L pieces, D width, I pictures, R grid side, C
 
 from torch import Tensor, nn
 
-from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.batch import Batch, Texts
 from mnerqg.model.attention import AttentivePooling
 from mnerqg.model.backbone import VisualEncoder
-from mnerqg.model.encoder import encoder_states
+from mnerqg.model.encoder import encoder_states, lay_states
 from mnerqg.model.heads import RARE, BinaryHead, GroundingHead, MatchHead
 from mnerqg.model.interaction import CrossModality, ExistenceAware
 from mnerqg.model.norm import synchronize_batch_norms
@@ -24,12 +24,19 @@ class TextFeatures(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(encoder_width, width)
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Three [P, K, L] -> [P, K, L, D]."""
-        states = encoder_states(
-            self.encoder, input_ids.flatten(0, 1), token_type_ids.flatten(0, 1), attention_mask.flatten(0, 1)
-        )
-        return self.project(self.dropout(states)).unflatten(0, input_ids.shape[:2])
+    def forward(self, texts: tuple[Texts, ...], sequence: Tensor, pieces: int) -> Tensor:
+        """Each sequence is encoded once, beside those of about its length.
+
+        Args:
+            texts: all sequences.
+            sequence: [P, K] which of them stands where.
+            pieces: L.
+
+        Returns:
+            [P, K, L, D].
+        """
+        states = [self.project(self.dropout(encoder_states(self.encoder, group))) for group in texts]
+        return lay_states(states, sequence, pieces)
 
 
 class SpanHeads(nn.Module):
@@ -64,10 +71,10 @@ class Grounding(nn.Module):
         self.query_summary = AttentivePooling(width=width)
         self.head = GroundingHead(width=width, anchors_per_scale=anchors_per_scale)
 
-    def forward(self, text: Tensor, query_mask: Tensor, maps: tuple[Tensor, ...], picture: Tensor) -> Tensor:
-        """H' [P, K, L, D], the queries' own pieces [P, K, L], U_1 to U_3, [P] row of the picture -> [P, K, C, 5]."""
+    def forward(self, text: Tensor, query_mask: Tensor, maps: tuple[Tensor, ...], shown: Tensor) -> Tensor:
+        """H' [P, K, L, D], the queries' own pieces [P, K, L], U_1 to U_3, their posts [I] -> [P, K, C, 5]."""
         query = self.query_summary(text, query_mask)  # q [P, K, D]
-        return self.head(maps, query, picture)
+        return self.head(maps, query, shown)
 
 
 class MNERQG(nn.Module):
@@ -114,10 +121,13 @@ class MNERQG(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Answer every query of every post; targets of the batch are not looked at."""
-        text = self.text(batch.input_ids, batch.token_type_ids, batch.attention_mask)  # H' [P, K, L, D]
+        pieces = batch.attention_mask.shape[-1]
+        text = self.text(batch.texts, batch.sequence, pieces)  # H' [P, K, L, D]
         maps = self.visual(batch.pixels) if self.visual else ()  # U_1, U_2, U_3, each [I, D, R, R]
-        fused = self.cross_modality(text, maps, batch.picture) if self.cross_modality else text  # H_u
+        if len(batch.pixels) < len(batch.shown):  # the windows of a long text share a picture
+            maps = tuple(grid.index_select(0, batch.picture) for grid in maps)
+        fused = self.cross_modality(text, maps, batch.shown) if self.cross_modality else text  # H_u
         # Existence-aware interaction, then existence, start, end and match; beside them the query grounding.
         spans = self.spans(text, fused, batch.attention_mask) if self.spans else None
-        boxes = self.grounding(text, batch.query_mask, maps, batch.picture) if self.grounding else None
+        boxes = self.grounding(text, batch.query_mask, maps, batch.shown) if self.grounding else None
         return Output(spans=spans, box_logits=boxes)

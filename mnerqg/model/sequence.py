@@ -4,7 +4,7 @@ from torch import nn
 from torchcrf import CRF
 
 from mnerqg.inputs.batch import Batch
-from mnerqg.model.encoder import encoder_states
+from mnerqg.model.encoder import encoder_states, lay_states
 from mnerqg.model.output import Output
 from mnerqg.model.words import WordLogits
 
@@ -31,7 +31,7 @@ class SequenceLabeller(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Label logits of every piece; the batch holds one empty query a post."""
-        states = encoder_states(
-            self.encoder, batch.input_ids[:, 0], batch.token_type_ids[:, 0], batch.attention_mask[:, 0]
-        )
-        return Output(words=WordLogits(self.project(self.dropout(states)).float(), self.crf))
+        pieces = batch.attention_mask.shape[-1]
+        states = [self.project(self.dropout(encoder_states(self.encoder, group))) for group in batch.texts]
+        labels = lay_states(states, batch.sequence[:, 0], pieces)
+        return Output(words=WordLogits(labels.float(), self.crf))

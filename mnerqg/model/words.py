@@ -23,15 +23,20 @@ class WordLogits:
     labels: Tensor
     crf: CRF | None = None
 
-    def loss(self, labels: Tensor, begins_word: Tensor) -> tuple[Tensor, int]:
+    def loss(self, labels: Tensor, begins_word: Tensor) -> tuple[Tensor, Tensor]:
         """Sum over the words of the negative log-likelihood, and how many words there are.
+
+        With a CRF the host waits for the device, as the CRF's library does.
 
         Args:
             labels: [P, L], looked at where `begins_word` [P, L] is true.
         """
-        count = int(begins_word.sum())
+        count = begins_word.sum()
         if self.crf is None:
-            return F.cross_entropy(self.labels[begins_word], labels[begins_word], reduction="sum"), count
+            known = labels.masked_fill(~begins_word, -100)
+            return F.cross_entropy(
+                self.labels.transpose(1, 2), known, ignore_index=-100, reduction="sum"
+            ), count
         logits, mask = pack_words(self.labels, begins_word)
         packed, _ = pack_words(labels, begins_word)
         filled = mask[:, 0]  # a post without a word has no likelihood

@@ -1,46 +1,76 @@
 """Scores of a tagger over annotated posts, in one process; `distributed.evaluation` spreads them over a cluster."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from mnerqg.config import DecodeConfig
 from mnerqg.schema import Post, TaggedPost
-from mnerqg.scoring.metrics import Counts
+from mnerqg.scoring.metrics import Counts, Pictures
 from mnerqg.tagger import Tagger
+
+
+def with_pictures(posts: Iterable[Post], pictures: Pictures) -> Iterator[Post]:
+    """Posts in their order with their own pictures, with other posts' or with none.
+
+    "shuffled": each post with a picture has that of the next one that has one, and the last one that of the first, with
+    its boxes; where there is only one picture it goes. What the entities of posts then score against their own pictures
+    says how much a model reads of them. Boxes are of another picture and not to be scored.
+    """
+    if pictures == "true":
+        yield from posts
+    elif pictures == "none":
+        for post in posts:
+            yield replace(post, image=None, boxes=())
+    else:
+        yield from _with_the_next_picture(posts)
+
+
+def _with_the_next_picture(posts: Iterable[Post]) -> Iterator[Post]:
+    first: Post | None = None
+    waiting: list[Post] = []  # a post with a picture and the ones without that follow it
+    for post in posts:
+        if post.image is not None and waiting and waiting[0].image is not None:
+            yield replace(waiting[0], image=post.image, boxes=post.boxes)
+            yield from waiting[1:]
+            waiting = []
+        if post.image is not None and first is None:
+            first = post
+            yield from waiting
+            waiting = []
+        waiting.append(post)
+    if first is not None and waiting:
+        alone = waiting[0] is first
+        yield replace(waiting[0], image=None if alone else first.image, boxes=() if alone else first.boxes)
+        waiting = waiting[1:]
+    yield from waiting
 
 
 def score(tagger: Tagger, posts: Iterable[Post], *, batch_size: int = 16) -> Counts:
     """The counts of all posts together, each scored exactly once."""
-    return _score(tagger, posts, [tagger.config.decode], batch_size)[0]
+    return score_at(tagger, posts, [tagger.config.decode], batch_size=batch_size)[0]
 
 
 def score_at(
-    tagger: Tagger, posts: Iterable[Post], thresholds: Sequence[float], *, batch_size: int = 16
+    tagger: Tagger, posts: Iterable[Post], decodes: Sequence[DecodeConfig], *, batch_size: int = 16
 ) -> list[Counts]:
-    """As `score`, for each of the values of `span_threshold` and `match_threshold`; the network runs once."""
-    configs = [tagger.config.decode.at(threshold) for threshold in thresholds]
-    return _score(tagger, posts, configs, batch_size)
-
-
-def score_each(tagger: Tagger, posts: Sequence[Post]) -> list[Counts]:
-    """The counts of each post of one batch."""
-    each = [Counts(tagger.types) for _ in posts]
-    (answers,) = tagger.answers_at(posts, [tagger.config.decode])
-    for counts, post, answer in zip(each, posts, answers, strict=True):
-        _add(counts, post, answer)
-    return each
-
-
-def _score(
-    tagger: Tagger, posts: Iterable[Post], configs: Sequence[DecodeConfig], batch_size: int
-) -> list[Counts]:
-    counts = [Counts(tagger.types) for _ in configs]
+    """As `score`, with each of several thresholds in the place of the tagger's own; the network runs once."""
+    counts = [Counts(tagger.types) for _ in decodes]
     rest = iter(posts)
     while batch := list(itertools.islice(rest, batch_size)):
-        for total, answers in zip(counts, tagger.answers_at(batch, configs), strict=True):
+        for total, answers in zip(counts, tagger.answers_at(batch, decodes), strict=True):
             for post, answer in zip(batch, answers, strict=True):
                 _add(total, post, answer)
     return counts
+
+
+def score_each(tagger: Tagger, posts: Sequence[Post], pictures: Pictures = "true") -> list[Counts]:
+    """The counts of each post of one batch; see `with_pictures`."""
+    each = [Counts(tagger.types) for _ in posts]
+    (answers,) = tagger.answers_at(list(with_pictures(posts, pictures)), [tagger.config.decode])
+    for counts, post, answer in zip(each, posts, answers, strict=True):
+        _add(counts, post, answer)
+    return each
 
 
 def _add(counts: Counts, post: Post, answer: TaggedPost) -> None:

@@ -16,8 +16,8 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mnerqg.archive.files import JSON_LINES
 from mnerqg.archive.jsonlines import (
-    ENDINGS,
     LINE_ERROR,
     MAX_LINE_BYTES,
     PICTURE_ERRORS,
@@ -125,13 +125,18 @@ BAD_LINES: list[tuple[bytes, dict[str, Any], str]] = [
     (b'[{"id": "a"}]', {}, "line 1 is a list, not a JSON object"),
     (b"null", {}, "line 1 is null, not a JSON object"),
     (b"NaN", {}, "line 1 is a number with a fraction, not a JSON object"),
-    (b'{"id": "a", "text": "caf\xe9"}', {"id": "a", "text": "caf\ufffd"}, "line 1 is not UTF-8 at byte 25"),
+    (
+        b'{"id": "a", "text": "caf\xe9"}',
+        {"id": "a", "text": "caf\ufffd"},
+        "mended: line 1 is not UTF-8 at byte 25",
+    ),
     ('{"id": "a"}'.encode("utf-16"), {}, "line 1 is not UTF-8 at byte 1"),
     (
         b'{"id": "a\\ud83d", "text": "\\ude00\\ud83d \\ud83d\\ude00", "photos": ["\\udfff"]}',
         {"id": "a\ufffd", "text": "\ufffd\ufffd 😀", "photos": ["\ufffd"]},
-        "line 1: id has half a surrogate pair, now U+FFFD; line 1: text has half a surrogate pair, now U+FFFD; "
-        "line 1: photos has half a surrogate pair",
+        "mended: line 1: id has half a surrogate pair, now U+FFFD; "
+        "mended: line 1: text has half a surrogate pair, now U+FFFD; "
+        "mended: line 1: photos has half a surrogate pair",
     ),
     (
         b'{"id": 1.5, "text": "x"}',
@@ -211,7 +216,7 @@ def test_what_is_given_as_a_picture_and_is_none(
     bad, good = rows(line + b'\n{"id": "next"}', "bucket/some/x.jsonl")
     assert good == {"id": "next"}
     assert bad.pop(PICTURE_ERRORS) == [
-        reason and f"line 1: {reason} (bucket/some/x.jsonl)" for reason in reasons
+        reason and f"{reason}, on line 1 (bucket/some/x.jsonl)" for reason in reasons
     ]
     assert bad == usable
 
@@ -394,7 +399,7 @@ POSTS = st.lists(
     posts=POSTS,
     ascii_only=st.booleans(),
     end=st.sampled_from(["\n", "\r\n", "\n\n", "\n \n"]),
-    ending=st.sampled_from(ENDINGS),
+    ending=st.sampled_from(JSON_LINES),
     rows_per_table=st.integers(1, 5),
 )
 def test_posts_come_back(

@@ -3,7 +3,7 @@ import io
 import json
 import pickle
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from backports import zstd
 
 from mnerqg.archive import reading
-from mnerqg.archive.jsonlines import LINE_ERROR, PICTURE_ERRORS, Scan, read_tables, scan
+from mnerqg.archive.jsonlines import LINE_ERROR, PICTURE_ERRORS, Layout, Scan, read_tables, scan
 from mnerqg.archive.reading import Archive, open_archive
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError, StorageError
@@ -44,7 +44,7 @@ def write(folder: str, **files: bytes) -> None:
 
 
 def names(archive: Archive) -> list[str]:
-    root = storage.path_of(archive.folder)
+    root = storage.path_of(archive.folders[0])
     return [storage.path_of(entry.uri).removeprefix(f"{root}/") for entry in archive.files]
 
 
@@ -65,7 +65,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def read(archive: Archive) -> pa.Table:
-    assert archive.layout is not None
+    assert isinstance(archive.layout, Layout)
     tables = []
     for entry in archive.files:
         with storage.open_stream(entry.uri) as stream:
@@ -88,7 +88,7 @@ def test_json_lines_in_all_compressions(base: str) -> None:
     )
     archive = open_archive(base, ColumnsConfig(pass_through=("lang", "text")))
     assert (archive.format, archive.rows, archive.pictures) == ("jsonl", 12, "uris")
-    assert (archive.folder, archive.uri) == (base, base)
+    assert (archive.folders, archive.uris) == ((base,), (base,))
     assert archive.pass_through == (pa.field("lang", pa.string()), pa.field("text", pa.large_string()))
     assert len(archive.files) == 7
     table = read(archive)
@@ -102,31 +102,31 @@ def test_json_lines_in_all_compressions(base: str) -> None:
         PICTURE_ERRORS,
     ]
     assert len(set(table["row_hash"].to_pylist())) == len(table) == archive.rows
-    wanted = [("1", "Ada", "a.jpg", "en", None), ("2", None, None, None, None)] * 6
+    wanted = [("1", "Ada", "a.jpg", "en", None, None), ("2", None, None, None, None, None)] * 6
     assert list(zip(*(table.drop_columns(["row_hash"]).to_pydict()).values(), strict=True)) == wanted
     assert read(archive).equals(table)
     assert pickle.loads(pickle.dumps(archive)) == archive
     one = open_archive(storage.join(base, "c", "d.ndjson.zst"), ColumnsConfig())
-    assert (one.rows, one.folder, len(one.files)) == (4, storage.join(base, "c"), 1)
+    assert (one.rows, one.folders[0], len(one.files)) == (4, storage.join(base, "c"), 1)
 
 
 def test_large_json_lines_are_scanned_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where that is, is no business of what is found: rows, layout and errors are the same."""
-    monkeypatch.setattr(reading, "_SCANNED_HERE_BYTES", 100)
+    monkeypatch.setattr(reading, "_READ_HERE_BYTES", 100)
     packed = gzip.compress(as_json(*POSTS * 40, {"lang": "en", "image_uris": []}))
     write(str(tmp_path), a_jsonl=as_json(*POSTS), b_jsonl_gz=packed)
     columns = ColumnsConfig(pass_through=("lang",), types={"lang": "bool"})
     asked: list[list[str]] = []
 
-    def elsewhere(files: Sequence[storage.FileEntry], columns: ColumnsConfig) -> list[Scan]:
+    def elsewhere(function: Callable[[Any], Any], files: Sequence[storage.FileEntry]) -> list[Any]:
         asked.append([entry.uri.rpartition("/")[2] for entry in files])
-        return [scan(entry, columns) for entry in files]
+        return [function(entry) for entry in files]
 
     archive = open_archive(str(tmp_path), columns, elsewhere)
     assert asked == [["a.jsonl", "b.jsonl.gz"]]
     assert (archive.rows, archive.pictures) == (83, "lists")
     small = str(tmp_path / "a.jsonl")
-    monkeypatch.setattr(reading, "_SCANNED_HERE_BYTES", 32 * 2**20)
+    monkeypatch.setattr(reading, "_READ_HERE_BYTES", 32 * 2**20)
     assert open_archive(str(tmp_path), columns, elsewhere) == archive
     assert open_archive(small, columns, elsewhere).rows == 2
     assert len(asked) == 1
@@ -135,12 +135,12 @@ def test_large_json_lines_are_scanned_elsewhere(tmp_path: Path, monkeypatch: pyt
 def test_a_large_archive_is_refused_at_once_for_what_is_certain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_SCANNED_HERE_BYTES", 100)
+    monkeypatch.setattr(reading, "_READ_HERE_BYTES", 100)
     asked: list[Any] = []
 
-    def elsewhere(files: Sequence[storage.FileEntry], columns: ColumnsConfig) -> list[Scan]:
+    def elsewhere(function: Callable[[Any], Any], files: Sequence[storage.FileEntry]) -> list[Any]:
         asked.append(files)
-        return reading.scan_here(files, columns)
+        return reading.work_here(function, files)
 
     write(str(tmp_path), a_jsonl=as_json(*POSTS * 10), b_jsonl_gz=as_json(*POSTS))
     for call in (
@@ -164,7 +164,7 @@ def test_a_large_archive_is_refused_at_once_for_what_is_certain(
 
 
 def scan_here_of(folder: Path) -> list[Scan]:
-    return reading.scan_here(storage.list_files(str(folder)), ColumnsConfig())
+    return [scan(entry, ColumnsConfig()) for entry in storage.list_files(str(folder))]
 
 
 def test_a_store_that_is_away_is_not_a_damaged_file(
@@ -194,10 +194,10 @@ def test_a_store_that_is_away_is_not_a_damaged_file(
 def test_parquet_as_before(base: str) -> None:
     write(base, a_parquet=as_parquet(lang=["en", "pt"]), b__c_parquet=as_parquet(lang=["en", "pt"]))
     archive = open_archive(base, ColumnsConfig(pass_through=("lang",)))
-    assert (archive.format, archive.rows, archive.pictures, archive.layout) == ("parquet", 4, "none", None)
+    assert (archive.format, archive.rows, archive.pictures) == ("parquet", 4, "none")
     assert archive.pass_through == (pa.field("lang", pa.string()),)
     one = open_archive(storage.join(base, "b", "c.parquet"), ColumnsConfig())
-    assert (one.rows, one.folder) == (2, storage.join(base, "b"))
+    assert (one.rows, one.folders[0]) == (2, storage.join(base, "b"))
 
 
 @pytest.mark.parametrize(
@@ -222,9 +222,9 @@ def test_globs(base: str, pattern: str, found: list[str]) -> None:
     archive = open_archive(uri, ColumnsConfig())
     assert names(archive) == found
     assert archive.rows == 2 * len(found)
-    assert archive.uri == uri
+    assert archive.uris == (uri,)
     depth = next(n for n, part in enumerate(pattern.split("/")) if set(part) & set("*?["))
-    assert archive.folder == storage.join(base, *pattern.split("/")[:depth])
+    assert archive.folders[0] == storage.join(base, *pattern.split("/")[:depth])
 
 
 def test_globs_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +232,7 @@ def test_globs_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.Monk
     write(".", a_jsonl=as_json(*POSTS), b__c_jsonl=as_json(*POSTS))
     assert [entry.uri for entry in open_archive("*.jsonl", ColumnsConfig()).files] == ["a.jsonl"]
     assert open_archive("**", ColumnsConfig()).rows == 4
-    assert open_archive("a.jsonl", ColumnsConfig()).folder == "."
+    assert open_archive("a.jsonl", ColumnsConfig()).folders == (".",)
 
 
 def test_a_name_with_wildcards_in_it(base: str) -> None:
@@ -250,8 +250,8 @@ def test_files_that_are_not_there(base: str) -> None:
         storage.join(base, "a.txt"), r"a\.txt ends in none of \.parquet, \.jsonl, .*\.json\.zst; rename it"
     )
     refused(base, r"holds no \*\.parquet files and no JSON Lines \(\.jsonl, .*check --input")
-    refused(f"{base}/*.txt", r"\*\.txt matches 1 file\(s\), none of them \.parquet, .*; a glob names files")
-    refused(f"{base}/x*", "matches 0 file")
+    refused(f"{base}/*.txt", r"\*\.txt matches no file that ends in \.parquet, .*; a glob names files")
+    refused(f"{base}/x*", "matches no file")
     refused(f"{base}/x**.jsonl", r"\*\* stands alone between slashes")
     refused(f"{base}/nowhere/*.jsonl", "nowhere does not exist")
     refused(storage.join(base, "nowhere.jsonl"), "nowhere.jsonl does not exist")

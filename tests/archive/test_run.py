@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnerqg.archive.counts import TagCounts
+from mnerqg.archive.parquet_files import ParquetLayout
 from mnerqg.archive.reading import Archive
 from mnerqg.archive.run import (
     MANIFEST_FILE,
@@ -24,19 +25,21 @@ from mnerqg.archive.run import (
     keep_good_rows,
     reconcile,
     tags_folder,
+    tags_of,
 )
 from mnerqg.errors import DataError, RunError, StorageError
 from mnerqg.io import storage
 from mnerqg.schema import tags_schema
 
 ARCHIVE = Archive(
-    uri="a",
-    folder="a",
+    uris=("a",),
+    folders=("a",),
     files=(storage.FileEntry("a/0.parquet", 9),),
     rows=6,
     format="parquet",
     pictures="none",
     pass_through=(),
+    layout=ParquetLayout(()),
 )
 ASKED = asked("m", ARCHIVE, {"pictures": {"max_bytes": 9}}, None)
 
@@ -49,6 +52,7 @@ def tags(ids: list[int], **columns: Any) -> pa.Table:
         "existence": [{"type": "PER", "score": 0.5}],
         "image_status": "none",
         "text_status": "ok",
+        "text_read": 0,
         "retryable": False,
     }
     rows = [
@@ -64,26 +68,27 @@ def put(uri: str, table: pa.Table) -> None:
     storage.write_bytes(uri, buffer.getvalue().to_pybytes())
 
 
-def write(output: str, **files: list[int]) -> None:
+def write(output: str, _folder: str = "", **files: list[int]) -> None:
     """Files of tags by name; an underscore stands for the dash before a number."""
     for name, ids in files.items():
-        put(storage.join(output, f"{name.replace('_', '-')}.parquet"), tags(ids))
+        put(storage.join(tags_of(output), _folder, f"{name.replace('_', '-')}.parquet"), tags(ids))
 
 
 def tear(output: str, *names: str) -> None:
     """As a writer that was killed leaves a file, or one that raised ends its upload."""
     for name in names:
-        uri = storage.join(output, f"{name}.parquet")
+        uri = storage.join(tags_of(output), *f"{name}.parquet".split("/"))
         storage.write_bytes(uri, storage.read_bytes(uri)[:-9])
 
 
 def there(output: str) -> dict[str, list[int]]:
     """The rows of each file."""
     found = {}
-    for entry in storage.list_files(output, ".parquet"):
+    tags = tags_of(output)
+    for entry in storage.list_files(tags, ".parquet") if storage.exists(tags) else []:
         filesystem, path = storage.filesystem(entry.uri)
         rows = pq.read_table(path, filesystem=filesystem, partitioning=None)["row_hash"].to_pylist()
-        found[entry.uri.removeprefix(output + "/").removesuffix(".parquet")] = rows
+        found[entry.uri.removeprefix(tags + "/").removesuffix(".parquet")] = rows
     return found
 
 
@@ -159,7 +164,7 @@ def test_files_in_hive_folders(output: str) -> None:
         "lang=__HIVE_DEFAULT_PARTITION__": {"w_0": [4], "x_0": [3, 5]},
         "lang=a b": {"w_0": [6]},
     }.items():
-        write(f"{output}/{folder}", **files)
+        write(output, folder, **files)
     tear(output, "lang=en/w-1", "lang=a b/w-0")
     assert reconcile(output).tolist() == [1, 2, 3, 4, 5]
     assert set(there(output)) == {
@@ -170,18 +175,19 @@ def test_files_in_hive_folders(output: str) -> None:
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1 and no more", b"PAR1" + bytes(100) + b"PAR1"])
 def test_torn_files_of_every_kind(output: str, data: bytes) -> None:
     write(output, w_0=[1])
-    storage.write_bytes(f"{output}/w-1.parquet", data)
+    storage.write_bytes(f"{output}/tags/w-1.parquet", data)
     assert reconcile(output).tolist() == [1]
     assert list(there(output)) == ["w-0"]
 
 
 def test_a_whole_file_of_something_else_is_not_deleted(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"a": [1]}), tmp_path / "mine.parquet")
+    (tmp_path / "tags").mkdir()
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "tags" / "mine.parquet")
     with pytest.raises(
         StorageError, match=r"mine\.parquet holds no tags \(no column row_hash\); move it elsewhere"
     ):
         reconcile(str(tmp_path))
-    assert (tmp_path / "mine.parquet").exists()
+    assert (tmp_path / "tags" / "mine.parquet").exists()
 
 
 # ---- repairing an earlier run ----------------------------------------------------------------------
@@ -199,15 +205,15 @@ def test_a_repair_goes_on_where_its_copying_was_killed(output: str) -> None:
     """What was copied is left as it is; the rows worth a retry are then what is not there."""
     base, target = f"{output}/first", f"{output}/second"
     write(base, a=[1, 2])
-    write(f"{base}/lang=a b", b=[3], kept_c=[4, 5])
-    put(f"{base}/d.parquet", failed([6, 7, 8], ["ok", "missing", "none"], [False, True, False]))
-    put(f"{base}/e.parquet", failed([9], ["missing"], [True]))
+    write(base, "lang=a b", b=[3], kept_c=[4, 5])
+    put(f"{base}/tags/d.parquet", failed([6, 7, 8], ["ok", "missing", "none"], [False, True, False]))
+    put(f"{base}/tags/e.parquet", failed([9], ["missing"], [True]))
     keep_good_rows(base, target)
     kept = {"kept-a": [1, 2], "kept-d": [6, 8], "lang=a b/kept-b": [3], "lang=a b/kept-kept-c": [4, 5]}
     assert there(target) == kept
     # Were it copied again, these rows would be those of the first run.
-    put(f"{target}/kept-a.parquet", tags([1, 2, 99]))
-    storage.delete_file(f"{target}/lang=a b/kept-b.parquet")
+    put(f"{target}/tags/kept-a.parquet", tags([1, 2, 99]))
+    storage.delete_file(f"{target}/tags/lang=a b/kept-b.parquet")
     keep_good_rows(base, target)
     assert there(target) == kept | {"kept-a": [1, 2, 99]}
     write(target, a_0=[7, 8])  # of two files with the same row, the one that was taken over stays
@@ -251,7 +257,7 @@ def test_finish(tmp_path: Path) -> None:
         manifest = finish(folder, ARCHIVE, {"run_id": "r"}, max_failed=0)
     assert (manifest["rows"], manifest["run_id"], manifest["failure"]) == (6, "r", None)
     assert [(file["name"], file["rows"]) for file in manifest["files"]] == [
-        ("w-0.parquet", 2), ("w-1.parquet", 1), ("x-0.parquet", 3),
+        ("tags/w-0.parquet", 2), ("tags/w-1.parquet", 1), ("tags/x-0.parquet", 3),
     ]  # fmt: skip
     assert folder.result() == manifest
 
@@ -261,7 +267,7 @@ def test_too_many_failures_then_accepted(tmp_path: Path) -> None:
     folder, archive = tags_folder(output), replace(ARCHIVE, rows=4)
     with folder.writing(ASKED):
         put(
-            f"{output}/kept-a-0.parquet",
+            f"{output}/tags/kept-a-0.parquet",
             failed([1, 2, 3, 4], ["ok", "missing", "missing", "none"], [False, True, False, False]),
         )
         words = (

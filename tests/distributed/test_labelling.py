@@ -14,7 +14,7 @@ from mnerqg.distributed.labelling import label, summarise
 from mnerqg.errors import ConfigError, RunError, StorageError
 from mnerqg.io import storage
 from mnerqg.io.lock import LOCK_FILE, locked
-from mnerqg.model.checkpoint import save_model
+from mnerqg.model.checkpoint import load_model, save_model
 from mnerqg.queries import load_queries
 from mnerqg.schema import Box, Post, Span
 from mnerqg.tagger import Tagger
@@ -125,10 +125,10 @@ def test_a_second_labelling_into_the_same_output_is_refused(tiny_model: Path, tm
 
 
 def test_a_model_whose_grounding_learned_nothing_labels_nothing(tiny_model: Path, tmp_path: Path) -> None:
-    tagger = Tagger.load(tiny_model)
-    untaught = tagger.config.model_copy(update={"loss": LossConfig(grounding_weight=0)})
+    taught = load_model(str(tiny_model))
+    untaught = taught.config.model_copy(update={"loss": LossConfig(grounding_weight=0)})
     model = tmp_path / "model"
-    save_model(model, model=tagger.model, text_encoder=tagger.text_encoder, config=untaught)
+    save_model(model, model=taught.model, text_encoder=taught.text_encoder, config=untaught)
     with pytest.raises(
         ConfigError, match=r"answers no boxes; label with a model .*loss\.grounding_weight above 0"
     ):

@@ -77,7 +77,6 @@ def _learn(posts: list[Post], queries: tuple[EntityQuery, ...]) -> tuple[Tagger,
     examples = [make_example(post, encoder, 64, ImageLimits()) for post in posts]
     optimizer = build_optimizer(model, config.train)
     balance = LossBalance(config.loss)
-    tagger = Tagger(model=model, text_encoder=encoder, config=config, model_id="overfit")
     batch = build_collator(config, encoder)(examples, with_targets=True)
     scores: dict[str, float] = {}
     for step in range(STEPS):
@@ -88,6 +87,7 @@ def _learn(posts: list[Post], queries: tuple[EntityQuery, ...]) -> tuple[Tagger,
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 20 == 19:
+            tagger = Tagger(model=model, text_encoder=encoder, config=config, model_id="overfit")
             scores = score(tagger, posts).scores()
             if scores["f1"] == scores["accuracy_50"] == 1.0:
                 break

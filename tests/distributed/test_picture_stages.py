@@ -100,10 +100,10 @@ def test_lists_with_some_that_cannot_be_used(tmp_path: Path) -> None:
         {"post_id": "5"},
     )
     first, *others = fetched(posts, "image_uris", tmp_path)
-    wrong = "line 1: image_uris has a whole number in it, not text (x.jsonl)"
+    wrong = "image_uris has a whole number in it, not text, on line 1 (x.jsonl)"
     unread = ("too_large", "only 4 pictures of a post are read")
     assert first == [("ok", None), ("unreadable", wrong), ("none", None), ("none", None), *[unread] * 3]
-    words = "line 2: image_uris is a whole number, not a list of texts (x.jsonl)"
+    words = "image_uris is a whole number, not a list of texts, on line 2 (x.jsonl)"
     assert others == [[("unreadable", words)], [("ok", None)], [], []]
 
 
@@ -113,9 +113,9 @@ def test_one_uri_of_a_wrong_type(tmp_path: Path) -> None:
         {"image_uri": 5}, {"image_uri": "a.jpg"}, {"image_uri": {}}, {"image_uri": None}, {"text": ""}
     )
     assert fetched(posts, "image_uri", tmp_path) == [
-        [("unreadable", "line 1: image_uri is a whole number, not text (x.jsonl)")],
+        [("unreadable", "image_uri is a whole number, not text, on line 1 (x.jsonl)")],
         [("ok", None)],
-        [("unreadable", "line 3: image_uri is an object, not text (x.jsonl)")],
+        [("unreadable", "image_uri is an object, not text, on line 3 (x.jsonl)")],
         [("none", None)],
         [("none", None)],
     ]
@@ -159,7 +159,7 @@ def test_base64_as_encoders_write_it(tmp_path: Path, tiny_model: Path) -> None:
     for number, words in ((6, "is not base64, but words"), (7, "is a whole number, not base64 text")):
         row = rows[list(images)[number - 1]]
         assert row["image_status"] == "unreadable"
-        assert row["error"] == f"line {number}: image {words} ({archive}/posts.jsonl)"
+        assert row["error"] == f"image {words}, on line {number} ({archive}/posts.jsonl)"
     assert (rows["nothing"]["image_status"], rows["nothing"]["error"]) == ("none", None)
     assert manifest["image_status"] == dict.fromkeys(manifest["image_status"], 0) | {
         "ok": 5, "none": 1, "unreadable": 2,
@@ -231,7 +231,11 @@ def test_pictures_that_viewers_show(tmp_path: Path, tiny_model: Path) -> None:
         ("drawing.svg", "unreadable", "not a picture that is read, but an SVG drawing"),
         ("pipe.jpg", "forbidden", f"a pipe (FIFO), not a regular file <{archive}/pipe.jpg>"),
         ("gone.jpg", "missing", f"No such file or directory <{archive}/gone.jpg>"),
-        ("number", "unreadable", f"line 13: image_uri is a whole number, not text ({archive}/posts.jsonl)"),
+        (
+            "number",
+            "unreadable",
+            f"image_uri is a whole number, not text, on line 13 ({archive}/posts.jsonl)",
+        ),
     ):
         assert rows[name]["image_status"] == status, name
         assert rows[name]["error"].startswith(error), name

@@ -3,6 +3,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -12,12 +13,12 @@ from backports import zstd
 from ray.data._internal.datasource_v2.common.synthesized_columns import _compute_row_hashes
 
 from mnerqg.archive import reading
-from mnerqg.archive.jsonlines import LINE_ERROR, read_tables, row_hashes
-from mnerqg.archive.reading import open_archive, scan_here
+from mnerqg.archive.jsonlines import LINE_ERROR, Layout, read_tables, row_hashes, scan
+from mnerqg.archive.reading import open_archive, work_here
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.datasets.prepared import split_files, write_split
 from mnerqg.distributed import sources
-from mnerqg.distributed.sources import JsonLinesDatasource, read_archive, read_split, scan_in_tasks
+from mnerqg.distributed.sources import JsonLinesDatasource, read_archive, read_split, work_in_tasks
 from mnerqg.errors import DataError, StorageError
 from mnerqg.io import storage
 from mnerqg.schema import Post
@@ -69,8 +70,8 @@ def test_every_post_comes_once(base: str) -> None:
     write(base, count)
     archive = open_archive(base, COLUMNS)
     assert (archive.rows, len(archive.files)) == (3 * count, 5)
-    assert archive.layout is not None
-    posts = read_archive(archive, COLUMNS, num_cpus=0.5).materialize()
+    assert isinstance(archive.layout, Layout)
+    posts = read_archive(archive, num_cpus=0.5).materialize()
     blocks = [ray.get(ref) for ref in posts.to_arrow_refs()]
     assert {str(block.schema.remove_metadata()) for block in blocks} == {str(archive.layout.schema)}
     table = pa.concat_tables(blocks)
@@ -95,23 +96,24 @@ def test_every_post_comes_once(base: str) -> None:
 def test_tasks_find_what_this_process_finds(base: str) -> None:
     write(base, 500)
     files = open_archive(base, COLUMNS).files
-    assert scan_in_tasks(files, COLUMNS) == scan_here(files, COLUMNS)
+    function = partial(scan, columns=COLUMNS)
+    assert work_in_tasks(function, files) == work_here(function, files)
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_tasks_say_what_this_process_says(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage beyond the head of a file, so that only the scan comes across it: of two files the first one's."""
     write(base, 100)
-    monkeypatch.setattr(reading, "_SCANNED_HERE_BYTES", 0)
+    monkeypatch.setattr(reading, "_READ_HERE_BYTES", 0)
     long = b"".join(
         b'{"post_id": "%s"}\n' % random.Random(n).randbytes(999).hex().encode() for n in range(2000)
     )
     for name in ("c/x.jsonl.gz", "d.jsonl.gz"):
         storage.write_bytes(storage.join(base, *name.split("/")), gzip.compress(long, 1)[:-9])
     said = []
-    for scan in (scan_here, scan_in_tasks):
+    for work in (work_here, work_in_tasks):
         with pytest.raises(DataError) as caught:
-            open_archive(base, COLUMNS, scan)
+            open_archive(base, COLUMNS, work)
         assert type(caught.value) is DataError
         said.append(str(caught.value))
     assert said[0] == said[1]
@@ -153,7 +155,7 @@ class BreakingOnce(JsonLinesDatasource):
 def test_a_broken_connection_doubles_nothing(base: str) -> None:
     write(base, 1000)
     archive = open_archive(f"{base}/c/*.gz", COLUMNS)
-    assert archive.layout is not None
+    assert isinstance(archive.layout, Layout)
     filesystem, path = storage.filesystem(archive.files[0].uri)
     source = BreakingOnce([path], archive.layout, filesystem)
     (task,) = source.get_read_tasks(1)

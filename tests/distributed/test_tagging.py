@@ -125,7 +125,7 @@ def assert_equal(row: dict[str, Any], expected: TaggedPost) -> None:
         dict(expected.existence), abs=1e-5
     )
     assert (row["image_width"], row["image_height"]) == (expected.image_width, expected.image_height)
-    assert row["text_status"] == expected.text_status
+    assert (row["text_status"], row["text_read"]) == (expected.text_status, expected.text_read)
 
 
 @pytest.fixture(scope="module")
@@ -245,20 +245,30 @@ def test_lost_rows_are_no_success(tmp_path: Path, tiny_model: Path) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_other_queries_than_the_models_own(tmp_path: Path, tiny_model: Path) -> None:
     archive, output = str(tmp_path / "archive"), str(tmp_path / "tags")
-    write_archive(archive, [{"post_id": str(number), "text": post(number)} for number in range(12)])
+    texts = [post(number) for number in range(11)] + ["Ada met Linus in the city. " * 90]
+    write_archive(archive, [{"post_id": str(number), "text": text} for number, text in enumerate(texts)])
     queries = tmp_path / "queries.yaml"
     queries.write_text("- {type: Product, query: a product}\n- {type: Event, query: an event}\n")
-    config = SMALL.model_copy(update={"queries": str(queries)})
+    # And of a long text all is read, in windows.
+    config = SMALL.model_copy(update={"queries": str(queries), "long_texts": "windows"})
     plan = plan_tagging(config, str(tiny_model), archive, output)
     manifest = tag_archive(plan)
     tags = read_tags(output)
     assert [[one["type"] for one in row] for row in tags["existence"].to_pylist()] == [
         ["Product", "Event"]
     ] * 12
+    read = dict(zip(tags["post_id"].to_pylist(), tags["text_read"].to_pylist(), strict=True))
+    assert read == {str(number): len(text) for number, text in enumerate(texts)}
+    (long,) = (row["entities"] for row in tags.to_pylist() if row["post_id"] == "11")
+    assert max(entity["end"] for entity in long) > 1000
+    assert all(texts[11][one["start"] : one["end"]] == one["text"] for one in long)
     assert set(tags["model_id"].to_pylist()) == {plan.model_id} == {manifest["model_id"]}
     assert set(manifest["entities"]) == {"Product", "Event"}
     with pytest.raises(StorageError, match=r"holds another tagging run \(model_id: \S+ there, \S+ now\)"):
         plan_tagging(SMALL, str(tiny_model), archive, output)
+    for changes in ({"long_texts": "truncate"}, {"max_windows": 2}):
+        with pytest.raises(StorageError, match=r"\(long_texts: up to 64 windows there, .* now\)"):
+            plan_tagging(config.model_copy(update=changes), str(tiny_model), archive, output)
 
 
 def test_queries_that_cannot_be_asked(tmp_path: Path, tiny_model: Path) -> None:
@@ -420,7 +430,7 @@ def test_a_plan_does_not_depend_on_where_posts_are_counted(
     config = SMALL.model_copy(update={"columns": ColumnsConfig(pass_through=("likes",))})
     arguments = (config, str(tiny_model), str(tmp_path / "archive"), str(tmp_path / "tags"))
     small = plan_tagging(*arguments)
-    monkeypatch.setattr(reading, "_SCANNED_HERE_BYTES", 0)
+    monkeypatch.setattr(reading, "_READ_HERE_BYTES", 0)
     assert plan_tagging(*arguments) == small
     assert small.archive.rows == 81
 
@@ -440,7 +450,7 @@ def test_only_what_is_lost_is_tagged_again(tmp_path: Path, tiny_model: Path, kin
     with pytest.raises(RunError, match=r"120 of 120 pictures failed \(100\.0%"):
         cheap(config, tiny_model, archive, str(output))
     before = read_tags(str(output))
-    files = sorted(output.glob("*.parquet"))
+    files = sorted((output / "tags").glob("*.parquet"))
     lost = pq.read_metadata(files[1]).num_rows + pq.read_metadata(files[2]).num_rows
     files[1].unlink()
     files[2].write_bytes(files[2].read_bytes()[:-9])
@@ -449,7 +459,7 @@ def test_only_what_is_lost_is_tagged_again(tmp_path: Path, tiny_model: Path, kin
     assert manifest["run_id"] == json.loads((output / "_run.json").read_text())["run_id"]
     assert_same_rows(before, read_finished(str(output)))
     kept = {path.name for path in files if path not in (files[1], files[2])}
-    assert kept < {path.name for path in output.glob("*.parquet")}
+    assert kept < {path.name for path in (output / "tags").glob("*.parquet")}
 
 
 class DiesOnce(pyarrow.fs.FSSpecHandler):  # type: ignore[misc]
@@ -510,10 +520,10 @@ def test_a_file_that_comes_late_is_put_right_in_the_same_run(tmp_path: Path, tin
     late = tmp_path / "late.parquet"
     pq.write_table(expected.take(list(range(0, 120, 40))), late)
     plan = plan_tagging(config, str(tiny_model), str(tmp_path / "archive"), str(tmp_path / "tags"))
-    load = partial(load_late, late, tmp_path / "tags" / "0-late.parquet")
+    load = partial(load_late, late, tmp_path / "tags" / "tags" / "0-late.parquet")
     manifest = tag_archive(plan, load_tagger=load)  # type: ignore[arg-type]
     assert manifest["rows"] == 120 < manifest["rows_this_time"] <= 240
-    assert "0-late.parquet" in {file["name"] for file in manifest["files"]}
+    assert "tags/0-late.parquet" in {file["name"] for file in manifest["files"]}
     assert_same_rows(expected, read_finished(str(tmp_path / "tags")))
 
 

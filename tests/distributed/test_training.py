@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnerqg.config import Config, TrainConfig
 from mnerqg.config_files import dump_config, load_config
@@ -21,6 +23,7 @@ from mnerqg.errors import ConfigError, DataError, ModelError, RunError, StorageE
 from mnerqg.inputs.examples import table_to_examples
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io.lock import LOCK_FILE, locked
+from mnerqg.model.files import check_model
 from mnerqg.queries import dump_queries, load_queries
 from mnerqg.schema import Box, Post, Span
 from mnerqg.scoring.score import score
@@ -128,7 +131,7 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
 
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
-    best = train(_config(recipe), data, str(output))
+    best = train(_config(recipe, "--train.tensorboard=true"), data, str(output))
     killer.join()
 
     history = _history(output)
@@ -136,6 +139,8 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
     assert [record["epoch"] for record in history] == [1, 2, 3, 4]
     assert all(record["posts"] == 11 for record in history)  # two workers' shares, none lost, none twice
     assert all(record["workers"] == 2 for record in history)
+    scalars = EventAccumulator(str(output / "tensorboard")).Reload()
+    assert [event.step for event in scalars.Scalars("valid/f1")] == [1, 2, 3, 4]
     assert best["f1"] == max(record["f1"] for record in history)
     for name in ("best", "best_grounding", "last"):
         assert Tagger.load(output / name).tag([Post("x", "Ada")])[0].text_status == "ok"
@@ -145,6 +150,13 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
         chosen.config.decode.span_threshold == chosen.config.decode.match_threshold == best["span_threshold"]
     )
     assert score(chosen, read_posts(data, "valid")).scores()["f1"] == pytest.approx(best["f1"])
+
+    # A worker that is lost after its last checkpoint has shown nothing of the epoch; the next start does.
+    (output / "metrics.jsonl").unlink()
+    shutil.rmtree(output / "last")
+    assert train(_config(recipe), data, str(output)) == best
+    assert _history(output) == history
+    assert check_model(str(output / "last")).config.decode == chosen.config.decode
 
     # The same command again returns at once and writes nothing, not even a lock; other settings are refused, another
     # placement is not.
@@ -180,11 +192,12 @@ def test_a_killed_driver_resumes_with_the_same_command(recipe: Path, data: str, 
                 driver.wait()
         assert not (output / "last").exists()
 
-        # Only the last upload, which is asynchronous, can be lost with the driver.
+        shown = _history(output)
         second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert second.returncode == 0, second.stderr[-2000:]
         assert (second.stdout + second.stderr).count("resuming after epoch") == 1
         assert [record["epoch"] for record in _history(output)] == [1, 2, 3, 4]
+        assert _history(output)[: len(shown)] == shown  # what is shown is never made anew
 
 
 def test_a_dataset_without_a_split_is_one_line(recipe: Path, tmp_path: Path) -> None:

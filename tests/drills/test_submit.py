@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,20 @@ def test_tagging_is_stopped_and_goes_on(client: Client, tiny_model: Path, tmp_pa
     ids = read_tags(tags)["post_id"].to_pylist()
     assert len(ids) == len(set(ids)) == POSTS
     assert "already done" in client.submit(*job, name="night-once-more").stdout
+
+
+def test_the_log_of_a_night_can_be_read(client: Client, tiny_model: Path, tmp_path: Path) -> None:
+    archive, tags = str(tmp_path / "archive"), str(tmp_path / "tags")
+    write_cheap_archive(archive, 5000, files=4)
+    job = ["python", "jobs/tag.py", "--model", str(tiny_model), "--input", archive, "--output", tags]
+    done = client.submit(*job, "--batch_posts", "1", "--actors", "1", name="logged")
+    log = done.stdout + done.stderr
+    assert done.returncode == 0, log[-3000:]
+    assert len(log.splitlines()) <= 80, log
+    assert re.search(
+        r"[\d,]+ of 5,000 posts \([\d.]+%\), [\d.,]+ posts/s, \d+ (s|min) left, 0 with an error", log
+    ), log
+    assert "WARNING" not in done.stdout, done.stdout  # on stderr the client speaks
 
 
 def test_training_is_stopped_and_goes_on(client: Client, tiny_model: Path, tmp_path: Path) -> None:

@@ -1,11 +1,17 @@
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations, pairwise
+from threading import Event
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnerqg.boxes import assign
-from mnerqg.inputs.batch import Batch, Collator
+from mnerqg.inputs.batch import Batch, Collator, _cuts, made_ahead
 from mnerqg.inputs.examples import (
     Example,
 )
@@ -16,6 +22,7 @@ from tests.builders import (
     annotated_examples,
     collator,
     example,
+    laid,
     text_encoder,
     tokenizer,
 )
@@ -25,16 +32,18 @@ TEXTS = ["Ada Lovelace visits London", "", "#LFC won in Málaga 👍🏽 yesterd
 
 def test_rows_are_what_the_tokenizer_makes_of_query_and_text() -> None:
     batch = collator()([example(text) for text in TEXTS], with_targets=False)
-    length = batch.input_ids.shape[2]
+    length = batch.attention_mask.shape[2]
     assert length % 8 == 0
+    ids, types, mask = (laid(batch, name) for name in ("input_ids", "token_type_ids", "attention_mask"))
+    assert torch.equal(mask, batch.attention_mask)
     for p, text in enumerate(TEXTS):
         for k, query in enumerate(QUERIES):
             pair = tokenizer()(query.query, text or "\0")  # it takes an empty text for none
             size = len(pair["input_ids"])
-            row = batch.input_ids[p, k]
+            row = ids[p, k]
             assert row[:size].tolist() == pair["input_ids"]
             assert set(row[size:].tolist()) <= {tokenizer().pad_token_id}
-            assert batch.token_type_ids[p, k, :size].tolist() == pair["token_type_ids"]
+            assert types[p, k, :size].tolist() == pair["token_type_ids"]
             assert batch.attention_mask[p, k].tolist() == [True] * size + [False] * (length - size)
             sequence = pair.sequence_ids()
             asked = [part == 0 for part in sequence]
@@ -52,6 +61,77 @@ def test_rows_are_what_the_tokenizer_makes_of_query_and_text() -> None:
     assert batch.targets is None
 
 
+def test_sequences_are_padded_to_others_of_about_their_length() -> None:
+    """Before, every query of every post was padded to the longest of the batch: a third of the encoder's work."""
+    batch = collator()(
+        [example("Ada " * words) for words in (1, 2, 2, 12, 13, 30, 31, 32)], with_targets=False
+    )
+    lengths = batch.attention_mask.sum(-1)
+    assert sum(len(texts.input_ids) for texts in batch.texts) == lengths.numel()
+    widths = [texts.input_ids.shape[1] for texts in batch.texts]
+    assert widths == sorted(set(widths))
+    assert all(width % 8 == 0 for width in widths)
+    computed = sum(texts.input_ids.numel() for texts in batch.texts)
+    assert int(lengths.sum()) <= computed < 1.25 * int(lengths.sum()) < 0.8 * batch.attention_mask.numel()
+
+
+@given(st.lists(st.integers(1, 16), min_size=1, max_size=7))
+def test_no_other_cuts_cost_less(lengths: list[int]) -> None:
+    lengths = sorted(8 * length for length in lengths)
+    places = range(1, len(lengths))
+
+    def cost(cuts: Sequence[int]) -> float:
+        borders = [0, *cuts, len(lengths)]
+        padded = sum((to - start) * lengths[to - 1] for start, to in pairwise(borders))
+        return padded + len(cuts) * sum(lengths) / 32
+
+    best = min(cost(cuts) for size in range(len(lengths)) for cuts in combinations(places, size))
+    assert cost(_cuts(lengths)) == pytest.approx(best)
+
+
+def test_gold_pairs_are_gold_starts_and_ends_in_order() -> None:
+    """Of two spans of a query the first start goes with the second end as well, which is then a wrong pair."""
+    batch = collator()([example("Ada met Grace", spans=((0, 0, 0), (2, 2, 0)))], with_targets=True)
+    targets = batch.targets
+    assert targets is not None
+    first = int(batch.sentence_offset[0, 0])
+    assert targets.pairs.tolist() == [
+        [0, 0, first, first],
+        [0, 0, first, first + 2],
+        [0, 0, first + 2, first + 2],
+    ]
+    assert targets.matches.tolist() == [1, 0, 1]
+
+
+def test_batches_are_made_ahead_in_order() -> None:
+    asked: list[int] = []
+    second_is_asked = Event()
+
+    def numbers() -> Iterator[int]:
+        for number in range(3):
+            asked.append(number)
+            if number == 1:
+                second_is_asked.set()
+            yield number
+
+    ahead = made_ahead(numbers())
+    assert next(ahead) == 0
+    assert second_is_asked.wait(10)  # while the first is used
+    assert list(ahead) == [1, 2]
+    assert asked == [0, 1, 2]
+
+
+def test_an_error_on_the_way_ahead_is_the_users() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise ValueError("a bad row")
+
+    ahead = made_ahead(broken())
+    assert next(ahead) == 1
+    with pytest.raises(ValueError, match="a bad row"):
+        next(ahead)
+
+
 def test_span_targets_stand_behind_each_query() -> None:
     batch = collator()(annotated_examples(), with_targets=True)
     targets = batch.targets
@@ -60,7 +140,8 @@ def test_span_targets_stand_behind_each_query() -> None:
     offset = batch.sentence_offset.tolist()
     gold = [(0, 0, 0, 1), (0, 1, 3, 3), (2, 2, 1, 1), (3, 0, 0, 0)]
     moved = [(p, k, i + offset[p][k], j + offset[p][k]) for p, k, i, j in gold]
-    assert [tuple(row) for row in targets.matches.tolist()] == moved
+    assert [tuple(row) for row in targets.pairs.tolist()] == moved
+    assert targets.matches.tolist() == [1, 1, 1, 1]
     assert {tuple(row) for row in targets.starts.nonzero().tolist()} == {(p, k, i) for p, k, i, _ in moved}
     assert {tuple(row) for row in targets.ends.nonzero().tolist()} == {(p, k, j) for p, k, _, j in moved}
 
@@ -177,11 +258,13 @@ def test_a_model_of_the_text_gets_no_picture_and_one_of_the_picture_no_text() ->
         return collate(annotated_examples(), with_targets=True)
 
     text, picture = collate("text"), collate("picture")
-    assert (text.picture == -1).all()
-    assert len(text.pixels) == 0
+    assert len(text.shown) == len(text.pixels) == 0
     assert text.targets is not None
     assert (text.targets.objectness == -1).all()
-    assert picture.picture.tolist() == [0, 1, 2, -1]
+    assert picture.shown.tolist() == [0, 1, 2]
+    # The queries alone are the same for all posts, and are encoded once.
+    assert sum(len(texts.input_ids) for texts in picture.texts) == 4
+    assert (picture.sequence == picture.sequence[0]).all()
     assert picture.attention_mask.sum(-1).tolist() == [[len(ids) + 2 for ids in text_encoder().query_ids]] * 4
     assert not picture.begins_word.any()
 
@@ -192,10 +275,10 @@ def test_a_baseline_is_asked_nothing_and_labels_words() -> None:
     )
     batch = collate(annotated_examples(), with_targets=True)
     assert batch.targets is not None
-    assert batch.input_ids.shape[1] == 1
+    assert batch.sequence.shape == (4, 1)
     plain = tokenizer()("Ada Lovelace visits London")["input_ids"]
-    assert batch.input_ids[0, 0, : len(plain)].tolist() == plain
-    assert not batch.token_type_ids.any()
+    assert laid(batch, "input_ids")[0, 0, : len(plain)].tolist() == plain
+    assert not laid(batch, "token_type_ids").any()
     words = [
         labels[begins[0]].tolist()
         for labels, begins in zip(batch.targets.labels, batch.begins_word, strict=True)
@@ -217,7 +300,7 @@ def word_labels(one: Example) -> list[int]:
 def test_every_picture_once_with_its_row() -> None:
     examples = annotated_examples()
     batch = collator()([examples[3], *examples[:3]], with_targets=False)
-    assert batch.picture.tolist() == [-1, 0, 1, 2]
+    assert batch.shown.tolist() == [1, 2, 3]
     assert (batch.pixels.shape, batch.pixels.dtype) == ((3, 3, SIDE, SIDE), torch.uint8)
     for row in range(3):
         np.testing.assert_array_equal(batch.pixels[row].permute(1, 2, 0).numpy(), examples[row].pixels)
@@ -225,7 +308,7 @@ def test_every_picture_once_with_its_row() -> None:
 
 def test_no_pictures_at_all() -> None:
     batch = collator()([example(picture=None)] * 2, with_targets=True)
-    assert batch.picture.tolist() == [-1, -1]
+    assert batch.shown.shape == (0,)
     assert batch.pixels.shape == (0, 3, SIDE, SIDE)
 
 
@@ -234,3 +317,4 @@ def test_moving_a_batch_moves_its_targets() -> None:
     assert batch.pixels.device.type == "meta"
     assert batch.targets is not None
     assert batch.targets.objectness.device.type == "meta"
+    assert {texts.input_ids.device.type for texts in batch.texts} == {"meta"}

@@ -1,4 +1,6 @@
+import time
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -6,10 +8,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mnerqg.errors import ModelError
+from mnerqg.inputs.borders import kinds
 from mnerqg.inputs.text import EncodedText, TextEncoder, load_tokenizer, resolve_encoder
 from mnerqg.queries import QUERY_STYLES, EntityQuery
 from mnerqg.schema import Span
-from tests.builders import text_encoder, tokenizer, unicode_text
+from tests.builders import QUERIES, text_encoder, tokenizer, unicode_text
+from tests.encoders import family_tokenizer
+from tests.memory import peak_memory
 
 ODDITIES = [
     "",
@@ -156,6 +161,109 @@ def test_a_hundred_thousand_characters_are_cut() -> None:
     assert len(encoded.token_ids) == encoder.budget
     exact = encoder.encode("word " * encoder.budget)
     assert (len(exact.token_ids), exact.truncated) == (encoder.budget, False)
+
+
+MEBI = 2**20
+# What stands before, what is repeated up to 16 MiB of UTF-8, and what stands behind.
+LONG = {
+    "words": ("Hugo Marchetti ", "wow! ", ""),
+    "no blank": ("", "x", ""),
+    "blanks before": ("", "\n", "Ada"),
+    "blanks behind": ("Ada", " ", ""),
+    "nothing visible": ("", "\u200b", ""),
+    "emoji": ("", "🔥", ""),
+    "Chinese": ("", "北京", ""),
+    "marks": ("a", "\u0301", ""),
+    "joiners": ("", "a\u200d", ""),
+    "keycaps": ("", "1️⃣", ""),
+    "a symbol each": ("", "a™", ""),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_text_is_cut_before_it_is_tokenised(name: str) -> None:
+    """16 MiB took 49 s and 4.3 GiB before."""
+    (before, part, behind), encoder = LONG[name], text_encoder()
+    text = before + part * (16 * MEBI // len(part.encode())) + behind
+    with peak_memory() as peak:
+        started = time.process_time()
+        encoded = encoder.encode(text)
+        seconds = time.process_time() - started
+    assert seconds < 0.5
+    assert peak.more < 100 * MEBI
+    assert len(encoded.token_ids) <= encoder.budget
+    short = encoder.encode(text[:20_000].strip() or text[-3:])
+    if "blanks" in name:
+        assert (encoded.truncated, encoded.text_read) == (False, len(text))
+        assert text[encoded.starts[0] : encoded.ends[-1]] == "Ada"
+    elif name == "nothing visible":
+        assert (encoded.token_ids, encoded.truncated, encoded.text_read) == ([], False, len(text))
+    else:
+        assert encoded.truncated
+        assert 0 < encoded.text_read < 100_000
+        # Nothing is read that a shorter text with the same beginning would not give.
+        assert encoded.token_ids[: len(short.token_ids)] == short.token_ids
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.sampled_from("ab ,🔥é\u0301北\x0b\u200d™"), max_size=60), st.integers(0, 3))
+def test_the_cut_changes_nothing_before_it(part: str, factor: int) -> None:
+    """What is read of a long text is what would be read if all of it were tokenised."""
+    text = part * (1 + 40 * factor)
+    encoder = text_encoder()
+    whole = encoder._pieces(text)
+    encoded = encoder.encode(text)
+    assert encoded.token_ids == whole.ids[: encoder.budget]
+    assert encoded.text_read == (encoded.ends[-1] if encoded.truncated else len(text))
+
+
+def test_what_is_read_of_a_text() -> None:
+    encoder = text_encoder()
+    for text in ("", "  ", "Ada in Oslo", "Ada  "):
+        assert (encoder.encode(text).text_read, encoder.encode(text).truncated) == (len(text), False)
+    full = "word " * encoder.budget
+    assert (encoder.encode(full).text_read, encoder.encode(full).truncated) == (len(full), False)
+    longer = encoder.encode(full + "Ada")
+    assert (longer.text_read, longer.truncated, longer.status) == (len(full) - 1, True, "truncated")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.sampled_from("abc  .🔥é\u0301北\n\x0b\u200d™"), max_size=80), st.integers(1, 40))
+def test_windows_cover_a_text(part: str, times: int) -> None:
+    text, encoder = part * times, text_encoder()
+    windows = encoder.windows(text, 10_000)
+    read = 0
+    for number, window in enumerate(windows):
+        check(text, window)
+        assert window.truncated is (number < len(windows) - 1)
+        if window.starts:
+            assert set(kinds(text[read : window.starts[0]])) <= {" ", "j", "m"}, "something is skipped"
+        assert window.text_read > read or not text
+        read = window.text_read
+    assert read == len(text)
+    for most in (1, 2):
+        assert encoder.windows(text, most) == windows[:most]
+
+
+def test_windows_overlap_by_a_quarter_and_start_with_a_word() -> None:
+    encoder = text_encoder()
+    text = " ".join(f"alpha{number} beta," for number in range(200))
+    windows = encoder.windows(text, 100)
+    assert len(windows) > 5
+    for before, after in pairwise(windows):
+        shared = sum(start >= after.starts[0] for start in before.starts)
+        assert encoder.budget // 4 <= shared <= encoder.budget // 4 + 8
+        assert after.begins_word[0]
+        assert after.starts[0] in [
+            start for start, begins in zip(before.starts, before.begins_word, strict=True) if begins
+        ]
+
+
+def test_a_word_that_goes_on_in_the_next_window_does_not_begin_there() -> None:
+    encoder = TextEncoder(tokenizer=family_tokenizer("roberta"), queries=QUERIES, max_length=64)
+    first, second, *_ = encoder.windows("x" * 1000, 5)
+    assert (first.begins_word[0], second.begins_word[0]) == (True, False)
+    assert not any(first.ends_word + second.ends_word)
 
 
 @pytest.mark.parametrize("style", sorted(QUERY_STYLES))

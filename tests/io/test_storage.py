@@ -1,5 +1,6 @@
 import os
 import pickle
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -35,10 +36,19 @@ def test_join() -> None:
 
 
 def test_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One place has one name, however it is written."""
     monkeypatch.chdir(tmp_path)
-    assert storage.absolute("a/b c") == str(tmp_path / "a" / "b c")
-    for uri in ("/a/b", "file:///a%20b", "s3://bucket/a"):
-        assert storage.absolute(uri) == uri
+    for uri in (
+        "a/b c",
+        "./a//b c/",
+        f"../{tmp_path.name}/a/b c",
+        f"//{tmp_path}/a/b c",
+        f"file://{tmp_path}/a/b%20c",
+    ):
+        assert storage.absolute(uri) == str(tmp_path / "a" / "b c")
+    for uri in ("s3://bucket/a/b", "s3://bucket//a//b/", "S3://bucket/a/b"):
+        assert storage.absolute(uri) == "s3://bucket/a/b"
+    assert storage.absolute("s3://bucket/") == "s3://bucket"
 
 
 @pytest.fixture(params=["path", "file", "s3"])
@@ -90,6 +100,29 @@ def test_list_files(base: str) -> None:
     assert storage.list_files(single) == [storage.FileEntry(single, 8)]
     with pytest.raises(StorageError, match="does not exist"):
         storage.list_files(storage.join(base, "b.par"))
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    """What is not meant is passed over; what is, is refused before a read could wait for ever."""
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(tmp_path / "b.jsonl")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    here = str(tmp_path)
+    assert [entry.uri for entry in storage.list_files(here)] == [f"{here}/a.txt"]
+    assert [entry.uri for entry in storage.list_files(here, (".txt", ".md"))] == [f"{here}/a.txt"]
+    assert storage.list_files(here, "l", matching=re.compile("^a")) == []
+    with pytest.raises(StorageError, match=r"b\.jsonl is a FIFO, not a file; remove it"):
+        storage.list_files(here, ".jsonl")
+    with pytest.raises(StorageError, match=r"gone\.jpg is a link to nowhere\.jpg, which is not there"):
+        storage.list_files(here, ".jpg")
+    for name, words in (("b.jsonl", "a FIFO"), ("zero", "a device")):
+        uri = f"{here}/{name}"
+        for read in (storage.read_bytes, storage.list_files, lambda uri: storage.read_range(uri, 0, 9)):
+            with pytest.raises(StorageError, match=f"{name} is {words}, not a file"):
+                read(uri)
+        with pytest.raises(StorageError, match=words), storage.open_stream(uri):
+            pass
 
 
 def test_delete_and_copy_a_file(base: str, tmp_path: Path) -> None:

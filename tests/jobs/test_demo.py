@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs import demo
-from mnerqg.demo import world
+from mnerqg.demo import ambiguous, world
 from mnerqg.errors import ConfigError
 
 
@@ -24,8 +24,10 @@ def test_the_world_alone(
 ) -> None:
     monkeypatch.setattr(world, "SPLIT_POSTS", {"train": 2, "valid": 1, "test": 1})
     monkeypatch.setattr(world, "ARCHIVE_POSTS", 14)
-    demo.main(["--output", str(tmp_path), "--world-only", "--phrases", "8", "--seed", "3"])
+    monkeypatch.setattr(ambiguous, "SPLIT_POSTS", {"train": 3, "valid": 1, "test": 1})
+    demo.main(["--output", str(tmp_path), "--world-only", "--ambiguous", "--phrases", "8", "--seed", "3"])
     assert f"posts in {tmp_path / 'posts'}; " in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["posts"]
     assert '"seed": 3' in (tmp_path / "posts" / "demo.json").read_text()
     assert len((tmp_path / "posts" / "phrases" / "train.txt").read_text().split()) == 7
+    assert (tmp_path / "posts" / "ambiguous" / "train.txt").read_text().count("IMGID") == 3

@@ -10,9 +10,9 @@ import pytest
 from jobs import evaluate
 from mnerqg.datasets.prepared import read_posts, write_split
 from mnerqg.distributed.evaluation import PER_POST_SCHEMA
-from mnerqg.errors import DataError, ModelError, StorageError
+from mnerqg.errors import ConfigError, DataError, ModelError, StorageError
 from mnerqg.schema import Box, Post, Span
-from mnerqg.scoring.score import score
+from mnerqg.scoring.score import score, with_pictures
 from mnerqg.tagger import Tagger
 from tests.builders import image_bytes
 
@@ -37,15 +37,23 @@ def test_every_row_is_scored_exactly_once(
     write_split(iter(_posts()), str(tmp_path / "data" / "test"), rows_per_file=10)
     arguments = ["--model", str(tiny_model), "--data", str(tmp_path / "data"), "--split", "test"]
     outputs = ["--output", str(tmp_path / "scores.json"), "--per-post", str(tmp_path / "posts.parquet")]
-    evaluate.main([*arguments, *outputs, "--actors", "2", "--batch_posts", "4"])
+    evaluate.main(
+        [*arguments, *outputs, "--actors", "2", "--batch_posts", "4", "--pictures", "none,true,shuffled"]
+    )
 
     scores = json.loads((tmp_path / "scores.json").read_text())
-    expected = score(
-        Tagger.load(tiny_model, device="cpu"), read_posts(str(tmp_path / "data"), "test")
-    ).scores()
+    tagger = Tagger.load(tiny_model, device="cpu")
+    expected = score(tagger, read_posts(str(tmp_path / "data"), "test")).scores()
     assert scores["posts"] == 37
     assert scores["grounded_queries"] == 37
     assert {key: scores[key] for key in expected} == pytest.approx(expected)
+
+    bare = score(tagger, with_pictures(read_posts(str(tmp_path / "data"), "test"), "none")).scores()
+    assert scores["none"] == pytest.approx({key: bare[key] for key in scores["none"]})
+    assert sorted(scores["none"]) == sorted(scores["shuffled"])
+    assert {"precision", "recall", "f1", "f1_PER"} <= set(scores["none"])
+    # The pictures are all the same here, but that of a batch of one goes.
+    assert scores["shuffled"]["f1"] == pytest.approx(scores["f1"], abs=0.05)
 
     posts = pq.read_table(tmp_path / "posts.parquet")
     assert posts.schema == PER_POST_SCHEMA
@@ -59,6 +67,12 @@ def test_every_row_is_scored_exactly_once(
     printed = capsys.readouterr().out
     assert "test: 37 posts, 37 entities, 37 grounded queries" in printed
     assert "GMNER F1" in printed
+    assert "F1, shuffled pictures" in printed
+
+
+def test_pictures_of_no_kind_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--pictures names 'mixed'; choose from true, shuffled, none"):
+        evaluate.main(["--model", "m", "--data", "d", "--output", "o", "--pictures", "true,mixed"])
 
 
 def test_a_place_that_cannot_be_written_is_named_before_the_scoring(tiny_model: Path, tmp_path: Path) -> None:
@@ -70,7 +84,9 @@ def test_a_place_that_cannot_be_written_is_named_before_the_scoring(tiny_model: 
         evaluate.main([*arguments, str(tmp_path / "a.json"), "--per-post", str(tmp_path / "file" / "b")])
 
 
-def test_what_is_missing_is_named(ray_cluster: None, tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_named_before_any_cluster(
+    no_cluster: None, tiny_model: Path, tmp_path: Path
+) -> None:
     output = ["--output", str(tmp_path / "scores.json")]
     with pytest.raises(DataError, match="test holds no Parquet files"):
         evaluate.main(["--model", str(tiny_model), "--data", str(tmp_path), *output])

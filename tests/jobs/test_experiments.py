@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs import experiments
-from mnerqg.errors import ConfigError, DataError
+from mnerqg.errors import ConfigError, DataError, ModelError
 from mnerqg.scoring.tables import TABLES
 from tests.tiny_training import write_dataset, write_recipe
 
@@ -53,6 +53,18 @@ def test_a_split_that_is_not_there_is_found_before_any_training(
     places = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
     with pytest.raises(DataError, match=f"{split} holds no Parquet files"):
         experiments.main(["--config", str(DEMO), *places, *asked])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_that_cannot_work_is_found_before_any_cluster(
+    no_cluster: None, tiny_model: Path, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path / "data", train=2, valid=1)
+    recipe = write_recipe(tmp_path / "tiny.yaml", tiny_model)
+    places = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
+    encoder = ["--model.encoder", str(tmp_path / "data")]
+    with pytest.raises(ModelError, match=f"no tokenizer at {tmp_path}/data"):
+        experiments.main(["--table", "3", "--split", "valid", "--config", str(recipe), *places, *encoder])
     assert not (tmp_path / "out").exists()
 
 

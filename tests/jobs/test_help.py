@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from mnerqg.config import Config
-from mnerqg.config_jobs import ActorsConfig, TagConfig
+from mnerqg.config_jobs import ActorsConfig, ImportConfig, TagConfig
 from tests.commands import call
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -21,6 +21,7 @@ SETTINGS: dict[str, type[BaseModel] | None] = {
     "benchmark": TagConfig,
     "evaluate": ActorsConfig,
     "label": ActorsConfig,
+    "exchange": ImportConfig,
     "prepare": None,
     "demo": None,
 }
@@ -78,11 +79,19 @@ def test_sections_stand_together_as_in_the_yaml() -> None:
         assert len({key.partition(".")[0] for key in re.findall(r"^  --(\S+)  \(", below, re.MULTILINE)}) == 1
 
 
-@pytest.mark.parametrize("layout", ["twitter", "flickr30k"])
-def test_the_help_of_a_layout(layout: str) -> None:
-    text = printed("prepare", layout)
+@pytest.mark.parametrize(
+    ("job", "command", "options"),
+    [
+        ("prepare", "twitter", ("--root", "--output", "--splits", "--overwrite")),
+        ("prepare", "flickr30k", ("--root", "--output", "--splits", "--overwrite")),
+        ("exchange", "export", ("--tags", "--sample", "--format", "--output")),
+        ("exchange", "import", ("--input", "--valid", "--format", "--output")),
+    ],
+)
+def test_the_help_of_a_command_of_a_job(job: str, command: str, options: tuple[str, ...]) -> None:
+    text = printed(job, command)
     assert max(map(len, text.splitlines())) <= 100
-    for option in ("--root", "--output", "--splits", "--overwrite"):
+    for option in options:
         assert f"\n  {option}" in text
 
 
@@ -90,6 +99,7 @@ def test_a_user_does_not_wait_for_what_the_help_does_not_need() -> None:
     """torch costs seven seconds of two cores, ray one; the driver of a tagging run does without torch to its end."""
     code = (
         "import sys, jobs.train, jobs.evaluate, jobs.label; assert not {'torch', 'ray'} & set(sys.modules)\n"
-        "import jobs.tag; assert not {'torch', 'transformers'} & set(sys.modules)"
+        "import jobs.tag, jobs.experiments; assert not {'torch', 'ray'} & set(sys.modules)\n"
+        "import mnerqg.distributed.tagging; assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=JOBS.parent)

@@ -1,6 +1,37 @@
 """jobs/label.py: what it prints. The labelling itself: tests/distributed/test_labelling.py."""
 
-from jobs.label import format_labels
+from pathlib import Path
+
+import pytest
+
+from jobs.label import format_labels, main
+from mnerqg.errors import ConfigError, DataError, ModelError
+from tests.tiny_training import write_dataset
+
+
+def test_what_is_wrong_is_named_before_any_cluster(
+    no_cluster: None, tiny_model: Path, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path / "data", train=2, valid=1)
+    given = {"--model": str(tiny_model), "--data": str(tmp_path / "data"), "--output": str(tmp_path / "out")}
+    queries = tmp_path / "queries.yaml"
+    queries.write_text("- {type: Product, query: a product}\n")
+    for changes, error, words in (
+        ({"--model": str(tmp_path)}, ModelError, "not a complete model directory"),
+        (
+            {"--data": str(tmp_path / "none")},
+            DataError,
+            r"none has no split \(train, valid, test\); give a prepared",
+        ),
+        (
+            {"--queries": str(queries)},
+            ConfigError,
+            "the model answers Product, but the posts of .* name LOC, PER",
+        ),
+    ):
+        with pytest.raises(error, match=words):
+            main([part for pair in (given | changes).items() for part in pair])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_column_a_split() -> None:

@@ -43,7 +43,7 @@ def test_archive_without_pictures_and_words(
         "columns: {pass_through: [lang]}\nmax_rows_per_file: 2\nmin_rows_per_file: 1\n"
     )
     main(arguments(tiny_model, Path("archive"), Path("tags"), "--config", "tag.yaml", "--batch_posts", "2"))
-    files = sorted((tmp_path / "tags").glob("*.parquet"))
+    files = sorted((tmp_path / "tags" / "tags").glob("*.parquet"))
     rows: list[dict[str, Any]] = []
     for file in files:
         table = pq.read_table(file)
@@ -54,7 +54,7 @@ def test_archive_without_pictures_and_words(
         ("none", "empty", None)
     }
     printed = capsys.readouterr().out
-    for line in ("tagging 3 posts of", "text empty", "picture none", f"{tmp_path}/tags/\n"):
+    for line in ("tagging 3 posts of", "text empty", "picture none", f"{tmp_path}/tags/tags/\n"):
         assert line in printed
     manifest = json.loads((tmp_path / "tags" / "_manifest.json").read_text())
     assert manifest["rows"] == 3
@@ -189,9 +189,10 @@ def test_bad_files(tiny_model: Path, archive: Path, tmp_path: Path) -> None:
     check_refusal(arguments(tiny_model, tmp_path / "empty", tags), "holds no ")
     (archive / "z.parquet").write_bytes(b"post_id,text\n")
     check_refusal(arguments(tiny_model, archive, tags), r"z\.parquet is not readable as Parquet")
-    pq.write_table(table(post_id=[1, 2, 3]), archive / "z.parquet")
+    pq.write_table(table(lang=[1, 2, 3]), archive / "z.parquet")
     check_refusal(
-        arguments(tiny_model, archive, tags), r"z\.parquet: the column post_id holds int64, but string"
+        arguments(tiny_model, archive, tags, "--columns.pass_through", "[lang]"),
+        r"z\.parquet: the column lang holds int64, but string in .*posts\.parquet, and no type holds both",
     )
     pq.write_table(table().drop_columns(["text"]), archive / "z.parquet")
     check_refusal(arguments(tiny_model, archive, tags), r"z\.parquet has no column text")

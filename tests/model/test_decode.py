@@ -8,19 +8,20 @@ from hypothesis import strategies as st
 
 from mnerqg import boxes
 from mnerqg.config import DecodeConfig
-from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.batch import Batch, Collator
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import attach_regions
 from mnerqg.inputs.text import TextEncoder
 from mnerqg.model.build import build_collator
-from mnerqg.model.decode import Decoder
+from mnerqg.model.decode import Decoder, candidate_pairs
 from mnerqg.model.heads import MatchLogits
 from mnerqg.model.output import Output, SpanLogits
 from mnerqg.model.words import WordLogits
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Entity, Region, TaggedPost
 from tests.builders import (
+    QUERIES,
     SIDE,
     TYPES,
     anchors,
@@ -30,6 +31,8 @@ from tests.builders import (
     tokenizer,
     unicode_text,
 )
+from tests.encoders import TOKENIZERS, family_tokenizer
+from tests.inputs.test_borders import glued, pieces_of
 
 NO, YES = -9.0, 9.0
 
@@ -44,7 +47,7 @@ def decoder(**config: object) -> Decoder:
 
 def silent(batch: Batch) -> Output:
     """An output that answers nothing."""
-    posts, queries, pieces = batch.input_ids.shape
+    posts, queries, pieces = batch.attention_mask.shape
     none = torch.tensor([YES, NO])
     spans = SpanLogits(
         existence_logits=none.expand(posts, queries, 2).clone(),
@@ -127,6 +130,16 @@ def test_match_threshold(threshold: float, count: int) -> None:
     assert len(sheet.decode(match_threshold=threshold).entities) == count
 
 
+def test_candidate_pairs() -> None:
+    starts, ends = torch.zeros(2, 2, 5, dtype=torch.bool), torch.zeros(2, 2, 5, dtype=torch.bool)
+    starts[0, 1, [1, 3]] = True
+    ends[0, 1, [0, 1, 4]] = True
+    starts[1, 0, 2] = True
+    ends[1, 1, 2] = True
+    assert candidate_pairs(starts, ends).tolist() == [[0, 1, 1, 1], [0, 1, 1, 4], [0, 1, 3, 4]]
+    assert candidate_pairs(starts & False, ends).shape == (0, 4)
+
+
 def test_a_lone_start_or_end_is_nothing() -> None:
     sheet = Sheet()
     sheet.start(0, 1)
@@ -186,13 +199,20 @@ def test_existence_is_reported_and_is_no_gate() -> None:
     assert decoded.existence[1] == ("LOC", pytest.approx(sigmoid(2.0)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
-    st.lists(unicode_text, min_size=1, max_size=3), st.integers(0, 2**31), st.sampled_from([0.2, 1.0, 4.0])
+    st.sampled_from(TOKENIZERS),
+    st.lists(unicode_text, min_size=1, max_size=3),
+    st.integers(0, 2**31),
+    st.sampled_from([0.2, 1.0, 4.0]),
 )
-def test_offsets_reproduce_the_text_whatever_it_is(texts: list[str], seed: int, scale: float) -> None:
-    examples = [Example(text_encoder().encode(text)) for text in texts]
-    batch = collator()(examples, with_targets=False)
+def test_offsets_reproduce_the_text_whatever_it_is(
+    family: str, texts: list[str], seed: int, scale: float
+) -> None:
+    encoder = TextEncoder(tokenizer=family_tokenizer(family), queries=QUERIES, max_length=96)
+    examples = [Example(window) for text in texts for window in encoder.windows(text, 2)]
+    texts = [example.text.text for example in examples]
+    batch = Collator(text_encoder=encoder, anchors=anchors(), ignore_iou=0.5)(examples, with_targets=False)
     torch.manual_seed(seed)
     output = silent(batch)
     spans = output.spans
@@ -204,12 +224,33 @@ def test_offsets_reproduce_the_text_whatever_it_is(texts: list[str], seed: int, 
             for entity in decoded.entities:
                 assert 0 <= entity.start < entity.end <= len(text)
                 assert text[entity.start : entity.end] == entity.text
+                assert not entity.text[0].isspace()
+                assert not entity.text[-1].isspace()
                 assert 0.125 <= entity.score <= 1
                 for other in taken:
                     if overlap == "flat" or other.type == entity.type:
                         assert other.end <= entity.start or entity.end <= other.start
                 taken.append(entity)
             assert decoded.best_regions == ()
+
+
+@pytest.mark.parametrize("family", TOKENIZERS)
+def test_a_glued_name_comes_out_alone(family: str) -> None:
+    """With scores of a model that knows it all."""
+    encoder = TextEncoder(tokenizer=family_tokenizer(family), queries=QUERIES, max_length=128)
+    texts = glued()
+    examples = [Example(encoder.encode(text)) for text, _ in texts]
+    batch = Collator(text_encoder=encoder, anchors=anchors(), ignore_iou=0.5)(examples, with_targets=False)
+    output = silent(batch)
+    for p, (example, (_, span)) in enumerate(zip(examples, texts, strict=True)):
+        pieces = pieces_of(example.text, span)
+        assert pieces is not None
+        first, last = (int(batch.sentence_offset[p, 0]) + piece for piece in pieces)
+        output.spans.start_logits[p, 0, first] = output.spans.end_logits[p, 0, last] = torch.tensor([NO, YES])
+    for (text, span), answer in zip(texts, decoder()(output, batch, examples), strict=True):
+        (entity,) = answer.entities
+        assert (entity.start, entity.end) == (span.start, span.end), ascii(text)
+        assert entity.text == text[span.start : span.end]
 
 
 def with_box(corners: tuple[float, ...], confidence: float, query: int = 1) -> Sheet:
@@ -299,7 +340,7 @@ def test_a_baseline_finds_an_entity_in_a_word_that_was_cut() -> None:
     config = small_config(tagger="bio", inputs="text", grounding=False)
     examples = [Example(cut)]
     batch = build_collator(config, encoder)(examples, with_targets=False)
-    logits = torch.zeros(*batch.input_ids[:, 0].shape, 9)
+    logits = torch.zeros(*batch.attention_mask[:, 0].shape, 9)
     logits[0, : encoder.budget, 0] = 9.0  # O
     logits[0, encoder.budget, 1] = 9.0  # B-PER at the last word's first piece: [CLS] is the piece 0
     baseline = Decoder(config=DecodeConfig(), types=TYPES, anchors=anchors())

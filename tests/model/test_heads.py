@@ -102,24 +102,39 @@ def test_candidates_are_ordered_as_the_anchors() -> None:
 def test_posts_without_a_picture_have_zeros(training: bool) -> None:
     head, maps, queries = grounding()
     head.train(training)
-    found = head(maps, queries, torch.tensor([1, -1, 2]))
+    found = head(tuple(grid[1:] for grid in maps), queries, torch.tensor([0, 2]))
     assert found.shape == (3, 4, anchors().candidates, 5)
     assert (found[1] == 0).all()
     again, _, _ = grounding()
     again.train(training)
-    rest = again(maps, queries[[0, 2]], torch.tensor([1, 2]))
+    rest = again(tuple(grid[1:] for grid in maps), queries[[0, 2]], torch.tensor([0, 1]))
     torch.testing.assert_close(found[[0, 2]], rest)
 
 
 def test_no_pictures_at_all_leave_the_statistics() -> None:
     head, maps, queries = grounding()
-    found = head.train()(maps, queries, torch.tensor([-1, -1, -1]))
+    found = head.train()(tuple(grid[:0] for grid in maps), queries, torch.zeros(0, dtype=torch.long))
     assert (found == 0).all()
     found.sum().backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
     for norm in head.norms:
         assert torch.equal(norm.running_mean, torch.zeros(WIDTH))
         assert torch.equal(norm.running_var, torch.ones(WIDTH))
+
+
+def test_folded_norms_give_the_same_boxes() -> None:
+    head, maps, queries = grounding()
+    head.eval()
+    for norm in head.norms:
+        norm.running_mean.normal_(std=0.2)
+        norm.running_var.uniform_(0.1, 2.0)
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    rows = torch.tensor([0, 1, 2])
+    before = head(maps, queries, rows)
+    head.fold_norms()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in head.modules())
+    torch.testing.assert_close(head(maps, queries, rows), before, atol=1e-5, rtol=1e-5)
 
 
 def test_lengths_of_maps_and_queries_do_not_matter() -> None:

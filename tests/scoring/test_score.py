@@ -1,17 +1,19 @@
 """Scores of the small model, whose thresholds let its random weights say much."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnerqg.schema import Box, Post, Span
 from mnerqg.scoring.metrics import Counts
-from mnerqg.scoring.score import score, score_at, score_each
+from mnerqg.scoring.score import score, score_at, score_each, with_pictures
 from mnerqg.tagger import Tagger
 from tests.builders import TYPES, photo
 
 
 def test_no_posts(talkative: Tagger) -> None:
     assert score(talkative, []) == Counts(TYPES)
-    assert score_at(talkative, [], [0.1, 0.2]) == [Counts(TYPES), Counts(TYPES)]
+    assert score_at(talkative, [], [talkative.config.decode] * 2) == [Counts(TYPES), Counts(TYPES)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
@@ -28,10 +30,9 @@ def test_every_post_is_scored_once(talkative: Tagger, batch_size: int) -> None:
 def test_scores_at_several_thresholds(talkative: Tagger) -> None:
     """As those of so many models that have one of the thresholds each."""
     posts = [Post(str(number), "Ada in Oslo", photo(), (Span(0, 3, "PER"),)) for number in range(3)]
-    thresholds = [0.005, 0.012, 0.9]
-    found = score_at(talkative, posts, thresholds)
-    for counts, threshold in zip(found, thresholds, strict=True):
-        decode = talkative.config.decode.at(threshold)
+    decodes = [talkative.config.decode.at(threshold) for threshold in (0.005, 0.012, 0.9)]
+    found = score_at(talkative, posts, decodes)
+    for counts, decode in zip(found, decodes, strict=True):
         alone = Tagger(
             model=talkative.model,
             text_encoder=talkative.text_encoder,
@@ -57,3 +58,48 @@ def test_the_scores_of_each_post_add_up(talkative: Tagger) -> None:
     each = score_each(talkative, posts)
     assert [counts.posts for counts in each] == [1, 1, 1]
     assert sum(each, Counts(TYPES)) == score(talkative, posts)
+
+
+def test_pictures_of_other_posts() -> None:
+    """Whatever comes between, before and behind those with a picture; order and texts stay."""
+    shown = {"b": b"B", "d": b"D", "e": b"E"}
+    posts = [
+        Post(
+            name,
+            name.upper(),
+            shown.get(name),
+            (),
+            (Box("PER", 0, 0, ord(name), 1),) if name in shown else (),
+        )
+        for name in "abcdef"
+    ]
+    assert list(with_pictures(iter(posts), "true")) == posts
+    bare = list(with_pictures(iter(posts), "none"))
+    assert [(post.post_id, post.text, post.image, post.boxes) for post in bare] == [
+        (name, name.upper(), None, ()) for name in "abcdef"
+    ]
+    others = list(with_pictures(iter(posts), "shuffled"))
+    assert [(post.post_id, post.text) for post in others] == [(name, name.upper()) for name in "abcdef"]
+    assert [post.image for post in others] == [None, b"D", None, b"E", b"B", None]
+    assert [post.boxes for post in others] == [(), posts[3].boxes, (), posts[4].boxes, posts[1].boxes, ()]
+
+
+def test_a_picture_without_another_goes() -> None:
+    posts = [Post("a", "A"), Post("b", "B", b"B"), Post("c", "C")]
+    assert [(post.post_id, post.image) for post in with_pictures(posts, "shuffled")] == [
+        ("a", None),
+        ("b", None),
+        ("c", None),
+    ]
+    assert list(with_pictures([], "shuffled")) == []
+
+
+@given(st.lists(st.booleans(), max_size=12))
+def test_shuffled_pictures_are_each_given_once(have: list[bool]) -> None:
+    posts = [Post(str(number), "t", bytes([number]) if has else None) for number, has in enumerate(have)]
+    others = list(with_pictures(posts, "shuffled"))
+    assert [post.post_id for post in others] == [post.post_id for post in posts]
+    if sum(have) > 1:
+        assert [post.image is not None for post in others] == have
+        assert {post.image for post in others} == {post.image for post in posts}
+        assert all(a.image is None or a.image != b.image for a, b in zip(others, posts, strict=True))

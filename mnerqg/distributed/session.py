@@ -1,0 +1,126 @@
+"""The Ray session of a job, and how much Ray says in its log.
+
+By itself Ray prints tables of its stages every ten seconds, in every healthy run warnings that nobody can act on, and
+of an actor that fails a traceback from each place that hears of it. Here a cause is one line, once.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray._private.worker
+import ray.data
+from ray.util.annotations import RayDeprecationWarning
+
+from mnerqg.distributed.failures import first_cause
+from mnerqg.errors import one_line
+
+_AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
+# That a new local cluster asks for a token, which is Ray's default; and what we ask of Ray Data.
+_MATTERS_OF_COURSE = ("Token authentication is enabled", "Progress bars disabled")
+
+
+@dataclass
+class _Manner:
+    """How the session that `connect` begins speaks."""
+
+    hushed: bool = False
+    workers_speak: bool = True
+
+
+_manner = _Manner()
+
+
+def connect() -> None:
+    """Join the cluster that `RAY_ADDRESS` names, or start one on this machine; a process that has one keeps it."""
+    if ray.is_initialized():
+        return
+    ray.init(
+        logging_level=logging.WARNING if _manner.hushed else logging.INFO,
+        log_to_driver=_manner.workers_speak or not _manner.hushed,
+    )
+    # Bars of every stage, or tables where there is no terminal.
+    ray.data.DataContext.get_current().enable_progress_bars = not _manner.hushed
+
+
+def hush(*, workers_speak: bool = True) -> None:
+    """From now on, and in the session that `connect` begins, Ray says only what a person can act on.
+
+    Args:
+        workers_speak: show what the workers print, each line with its worker.
+    """
+    _manner.hushed, _manner.workers_speak = True, workers_speak
+    causes = Causes()
+    logging.getLogger(_AUTHENTICATION_LOGGER).addFilter(_is_worth_a_line)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.addFilter(_is_worth_a_line)
+            handler.addFilter(causes.is_new)
+            handler.setFormatter(_Briefly("%(asctime)s %(levelname)s %(message)s"))
+    ray._private.worker.print_to_stdstream = causes.printer(ray._private.worker.print_to_stdstream)
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)  # of Ray's own calls of itself
+    # Ray's C++ writes errors to stderr, too, such as one about each of Ray Data's actors. A cluster that runs already
+    # keeps its own level.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Whether it is a warning: what Ray Data does is in the session's files, and what it logs as an error it raises."""
+    return record.levelno == logging.WARNING and not record.getMessage().startswith(_MATTERS_OF_COURSE)
+
+
+class _Briefly(logging.Formatter):
+    """A record as one line, the cause in the place of a traceback and before all else."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        cause = _cause(record)
+        said = one_line(f"{cause} ({record.getMessage()})" if cause else record.getMessage())
+        return f"{self.formatTime(record)} {record.levelname} {said}"
+
+
+def _cause(record: logging.LogRecord) -> str | None:
+    error = record.exc_info[1] if record.exc_info else None
+    return None if error is None else first_cause(error)
+
+
+class Causes:
+    """The causes of failures that have been said already."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def is_new(self, record: logging.LogRecord) -> bool:
+        """Whether a log record has no cause, or one that was not said before."""
+        cause = _cause(record)
+        return cause is None or self._first_time(cause)
+
+    def printer(self, show: Callable[..., None]) -> Callable[..., None]:
+        """`show`, which prints what workers and raylets say, with tracebacks as their last lines, each once."""
+
+        def show_briefly(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
+            lines = (
+                [self._brief(line) for line in data["lines"]]
+                if data.get("pid") == "raylet"
+                else data["lines"]
+            )
+            lines = [line for line in lines if line is not None]
+            if lines:
+                show({**data, "lines": lines}, *arguments, **options)
+
+        return show_briefly
+
+    def _brief(self, text: str) -> str | None:
+        if "Traceback (most recent call last)" not in text:
+            return text
+        last = [line.strip() for line in text.splitlines() if line.strip()][-1]
+        said = text.splitlines()[0].partition(" Error: Traceback")[0]
+        return one_line(f"{last} ({said})") if self._first_time(last) else None
+
+    def _first_time(self, cause: str) -> bool:
+        is_new = cause not in self._said
+        self._said.add(cause)
+        return is_new

@@ -1,0 +1,178 @@
+"""The tags of a run together with the texts and pictures of its archive, which the tags do not repeat."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mnerqg.archive import jsonlines, parquet_files
+from mnerqg.archive.parquet_files import ParquetLayout
+from mnerqg.archive.reading import Archive, open_archive, text_values
+from mnerqg.archive.run import MANIFEST_FILE, tags_folder, tags_of
+from mnerqg.config_jobs import ColumnsConfig
+from mnerqg.errors import DataError
+from mnerqg.exchange.posts import Picture, TaggedText
+from mnerqg.io import storage
+from mnerqg.io.parquet import open_parquet
+from mnerqg.schema import ROW_HASH, Entity, Region
+
+_SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
+_COLUMNS = (
+    "post_id",
+    "entities",
+    "regions",
+    "image_status",
+    "image_width",
+    "image_height",
+    "model_id",
+    ROW_HASH,
+)
+
+
+class TaggedArchive:
+    """The folder of a tagging run, finished or not, and the archive that it tagged.
+
+    Args:
+        tags: URI of the run's folder. The archive must lie where it lay, for a row's hash follows from its path.
+
+    Attributes:
+        finished: whether the run is.
+        roots: below which the run looked for pictures.
+        missing: tagged rows that `posts` did not find in the archive.
+
+    Raises:
+        StorageError, DataError: no run lies there, or its archive cannot be read.
+    """
+
+    def __init__(self, tags: str) -> None:
+        self._tags = storage.absolute(tags)
+        folder = tags_folder(self._tags, "--tags")
+        run = folder.begun()
+        if run is None:
+            raise DataError(f"--tags {tags} is no tagging run; give the --output of jobs/tag.py")
+        asked = run["asked"]
+        self.finished = folder.result() is not None
+        self.missing = 0
+        self.roots: tuple[str, ...] = tuple(asked["pictures"]["roots"])
+        self._columns = ColumnsConfig.model_validate(asked["columns"])
+        self._archive = open_archive(asked["archive"], self._columns)
+
+    def types(self) -> list[str]:
+        """All types that the run knows, as far as its tags tell, in the order of the model where that answers."""
+        found: dict[str, None] = {}
+        manifest = storage.join(self._tags, MANIFEST_FILE)
+        for entry in storage.list_files(tags_of(self._tags), ".parquet"):
+            with open_parquet(entry) as file:
+                for column in ("existence", "entities", "regions"):
+                    for row in file.read([column])[column].to_pylist():
+                        found |= dict.fromkeys(one["type"] for one in row or ())
+            if found and storage.exists(manifest):
+                break  # the manifest has the types of all other files
+        if storage.exists(manifest):
+            result = tags_folder(self._tags, "--tags").result() or {}
+            found |= dict.fromkeys([*result.get("entities", ()), *result.get("regions", ())])
+        return list(found)
+
+    def posts(self, pictures: str, sample: int | None, seed: int) -> Iterator[TaggedText]:
+        """The posts that have a text, in the order of the archive.
+
+        Args:
+            pictures: URI of a folder; the pictures of an archive that holds them itself are written there.
+            sample: so many rows are drawn of the run, those without a text among them; None: all.
+            seed: of the draw.
+        """
+        tags = self._read_tags(sample, seed)
+        self.missing = len(tags)
+        for rows, hashes in _archive_rows(self._archive):
+            wanted = [place for place, row_hash in enumerate(hashes.tolist()) if row_hash in tags]
+            if not wanted:
+                continue
+            self.missing -= len(wanted)
+            part = rows.take(pa.array(wanted))
+            texts = text_values(part[self._columns.text])[0]
+            for place, text, row in zip(
+                wanted, texts, _picture_values(part, self._archive, self._columns), strict=True
+            ):
+                if text and text.strip():
+                    row_hash = int(hashes[place])
+                    yield self._post(tags[row_hash], text, self._uris(row, row_hash, pictures))
+
+    def _read_tags(self, sample: int | None, seed: int) -> dict[int, dict[str, Any]]:
+        """Rows of the tags by `row_hash`: all, or a sample."""
+        files = storage.list_files(tags_of(self._tags), ".parquet")
+        hashes: list[int] = []
+        for entry in files:
+            with open_parquet(entry) as file:
+                hashes += file.read([ROW_HASH])[ROW_HASH].to_pylist()
+        if sample is not None and sample < len(hashes):
+            drawn = np.random.default_rng(seed).choice(len(hashes), sample, replace=False)
+            ordered = sorted(hashes)
+            hashes = [ordered[place] for place in drawn]
+        wanted = set(hashes)
+        found: dict[int, dict[str, Any]] = {}
+        for entry in files:
+            with open_parquet(entry) as file:
+                names = [*_COLUMNS, *(["images"] if "images" in file.schema_arrow.names else [])]
+                for batch in file.iter_batches(columns=names):
+                    found |= {row[ROW_HASH]: row for row in batch.to_pylist() if row[ROW_HASH] in wanted}
+        return found
+
+    def _uris(self, value: Any, row_hash: int, pictures: str) -> list[str | None]:
+        """Where the pictures of a post lie, in the order of the archive; absolute."""
+        if isinstance(value, bytes):
+            uri = storage.join(pictures, f"{row_hash:016x}{_SUFFIXES.get(value[:2], '.img')}")
+            storage.write_bytes(uri, value)
+            return [uri]
+        uris = value if isinstance(value, list) else [value]
+        return [self._absolute(uri) if isinstance(uri, str) and uri.strip() else None for uri in uris]
+
+    def _absolute(self, uri: str) -> str:
+        is_relative = not uri.startswith("/") and not storage.scheme_of(uri)
+        return storage.join(self.roots[0], uri) if is_relative else uri
+
+    def _post(self, row: dict[str, Any], text: str, uris: list[str | None]) -> TaggedText:
+        """Of the pictures those that the model looked at, with the regions numbered alike."""
+        one = {"status": row["image_status"], "width": row["image_width"], "height": row["image_height"]}
+        states = row.get("images") if "images" in row else [one]
+        usable = [
+            (index, Picture(uri, state["width"], state["height"]))
+            for index, (uri, state) in enumerate(zip(uris, states or (), strict=False))
+            if uri and state["status"] == "ok"
+        ]
+        places = {index: place for place, (index, _) in enumerate(usable)}
+        return TaggedText(
+            post_id=row["post_id"] or "",
+            text=text,
+            pictures=tuple(picture for _, picture in usable),
+            entities=tuple(Entity(**entity) for entity in row["entities"]),
+            regions=tuple(
+                Region(**{**region, "image_index": places[region["image_index"]]})
+                for region in row["regions"]
+                if region["image_index"] in places
+            ),
+            model_id=row["model_id"],
+        )
+
+
+def _picture_column(archive: Archive, columns: ColumnsConfig) -> str | None:
+    names = {"bytes": columns.image, "uris": columns.image_uri, "lists": columns.image_uris}
+    return names.get(archive.pictures)
+
+
+def _picture_values(rows: pa.Table, archive: Archive, columns: ColumnsConfig) -> list[Any]:
+    name = _picture_column(archive, columns)
+    return [None] * rows.num_rows if name is None else rows[name].to_pylist()
+
+
+def _archive_rows(archive: Archive) -> Iterator[tuple[pa.Table, Any]]:
+    """The rows of an archive in parts, with their `row_hash`."""
+    if isinstance(archive.layout, ParquetLayout):
+        for piece in archive.pieces:
+            for table in parquet_files.read_tables(piece, archive.layout):
+                yield table, table[ROW_HASH].to_numpy()
+        return
+    for entry in archive.files:
+        with storage.open_stream(entry.uri) as stream:
+            for table in jsonlines.read_tables(stream, storage.path_of(entry.uri), archive.layout):
+                yield table, table[ROW_HASH].to_numpy()

@@ -1,0 +1,129 @@
+"""A network made ready to answer: the same answers as in eval mode, in less time.
+
+Batch normalisation goes into the convolutions before it, which is exact but for rounding. The weights are cast once to
+the type in which the device multiplies; autocast would cast them in every call.
+"""
+
+from copy import deepcopy
+from typing import Any, Final
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchcrf import CRF
+
+from mnerqg.model.backbone import VisualEncoder
+from mnerqg.model.build import Network
+from mnerqg.model.mnerqg import MNERQG
+
+# How far folded maps may be from the others, in shares of their largest value: rounding stays far below it, and a
+# normalisation that was taken into the wrong convolution far above.
+_CLOSE: Final = 1e-3
+
+
+def ready_to_answer(
+    network: Network, *, side: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Network:
+    """A copy on `device` that no longer learns; the network itself stays as it is.
+
+    Args:
+        network: in any mode.
+        side: of the pictures that it is to see.
+        device: where the copy answers.
+        dtype: of its weights, float32 or bfloat16. What is computed of the logits, and sums and means within torch's
+            kernels, are float32 either way.
+    """
+    ready = deepcopy(network).eval().requires_grad_(False)
+    if isinstance(ready, MNERQG):
+        if ready.visual is not None:
+            ready.visual = _with_folded_norms(ready.visual, side)
+        if ready.grounding is not None:
+            ready.grounding.head.fold_norms()
+    _cast(ready, dtype)
+    return ready.to(device)
+
+
+def _cast(network: Network, dtype: torch.dtype) -> None:
+    """Cast the parameters, but not those of norms with stored statistics, nor of what takes logits and no states.
+
+    Buffers stay as they are: statistics, positions, and by what pixels are scaled.
+    """
+    exact = {part for part in network.modules() if isinstance(part, CRF | nn.modules.batchnorm._BatchNorm)}
+    if isinstance(network, MNERQG) and network.spans is not None and network.spans.match.hidden is not None:
+        exact.add(network.spans.match.hidden)
+    for part in network.modules():
+        for parameter in part.parameters(recurse=False) if part not in exact else ():
+            parameter.data = parameter.data.to(dtype)
+
+
+@torch.inference_mode(mode=False)
+@torch.no_grad()
+def _with_folded_norms(visual: VisualEncoder, side: int) -> VisualEncoder:
+    """The encoder with every normalisation in the convolution whose output it is given.
+
+    Which one that is shows a trial pass, whatever the backbone is made of. Where the maps are no longer the same, for
+    something else took a convolution's output too, all is left as it was.
+    """
+    device = next(visual.parameters()).device
+    noise = torch.randint(
+        256, (1, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    pixels = noise.to(device)
+    folded = deepcopy(visual)
+    for norm, convolution in _pairs(folded, pixels).items():
+        _fold(folded, norm, convolution)
+    close = all(
+        torch.allclose(found, expected, rtol=0, atol=_CLOSE * float(expected.abs().max()))
+        for found, expected in zip(folded(pixels), visual(pixels), strict=True)
+    )
+    return folded if close else visual
+
+
+def _pairs(visual: VisualEncoder, pixels: Tensor) -> dict[str, nn.Conv2d]:
+    """The normalisations that are given what a convolution has just answered, by name."""
+    answers: list[tuple[Tensor, nn.Conv2d]] = []
+    pairs: dict[str, nn.Conv2d] = {}
+    hooks = []
+    for name, module in visual.named_modules():
+        if isinstance(module, nn.Conv2d):
+
+            def answered(convolution: nn.Conv2d, _inputs: Any, output: Tensor) -> None:
+                answers.append((output, convolution))
+
+            hooks.append(module.register_forward_hook(answered))
+        elif isinstance(module, nn.BatchNorm2d):
+
+            def asked(_norm: nn.Module, inputs: tuple[Tensor], name: str = name) -> None:
+                if answers and answers[-1][0] is inputs[0]:
+                    pairs[name] = answers[-1][1]
+
+            hooks.append(module.register_forward_pre_hook(asked))
+    visual(pixels)
+    for hook in hooks:
+        hook.remove()
+    return pairs
+
+
+def _fold(visual: VisualEncoder, name: str, convolution: nn.Conv2d) -> None:
+    """Take the normalisation of that name into the convolution; its activation, if it has one, stays in its place."""
+    norm = visual.get_submodule(name)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    convolution.weight, bias = fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    convolution.bias = bias.requires_grad_(False)
+    convolution.weight.requires_grad_(False)
+    left: nn.Module = nn.Identity()
+    if isinstance(norm, BatchNormAct2d):
+        left = nn.Sequential(norm.drop, norm.act)
+    holder, _, attribute = name.rpartition(".")
+    setattr(visual.get_submodule(holder), attribute, left)

@@ -1,0 +1,79 @@
+"""What of Ray's words comes into the log of a job."""
+
+import logging
+import sys
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError
+
+from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.session import Causes, _Briefly, _is_worth_a_line
+
+TRACEBACK = """Task MapWorker.get_location failed. It will be retried. Error: Traceback (most recent call last):
+
+  File "stages.py", line 83, in __init__
+    self._tagger = load(uri)
+
+RuntimeError: no kernel image
+"""
+
+
+def died(message: str) -> ActorDiedError:
+    error = ActorDiedError()
+    error.error_msg = message
+    return error
+
+
+def record(level: int, message: str, error: Exception | None = None) -> logging.LogRecord:
+    info: Any = None
+    if error is not None:
+        try:
+            raise error
+        except Exception:
+            info = sys.exc_info()
+    return logging.LogRecord("ray.data", level, "f.py", 1, message, None, info)
+
+
+@pytest.mark.parametrize(
+    ("level", "message", "shown"),
+    [
+        (logging.INFO, "Starting execution of Dataset", False),
+        (logging.ERROR, "Full stack trace:", False),
+        (logging.WARNING, "Token authentication is enabled for this Ray cluster.", False),
+        (logging.WARNING, "Progress bars disabled. To enable, set", False),
+        (logging.WARNING, "Token authentication is disabled: anyone can run code", True),
+        (logging.WARNING, "Cluster resources are not enough to run any task", True),
+    ],
+)
+def test_warnings_that_somebody_can_act_on(level: int, message: str, shown: bool) -> None:
+    assert _is_worth_a_line(record(level, message)) is shown
+
+
+def test_a_cause_is_said_once_and_first() -> None:
+    causes = Causes()
+    printed: list[Any] = []
+    show = causes.printer(lambda data, ignore_prefix: printed.append((data["lines"], ignore_prefix)[0]))
+    show({"pid": "raylet", "lines": [TRACEBACK]}, ignore_prefix=False)
+    show({"pid": "raylet", "lines": [TRACEBACK]}, ignore_prefix=False)
+    show({"pid": 7, "lines": ["Traceback (most recent call last)"]}, ignore_prefix=False)
+    show({"pid": "raylet", "lines": ["a node is out of memory"]}, ignore_prefix=False)
+    assert printed == [
+        ["RuntimeError: no kernel image (Task MapWorker.get_location failed. It will be retried.)"],
+        ["Traceback (most recent call last)"],
+        ["a node is out of memory"],
+    ]
+    error = died(f"The actor died because of an error raised in its creation task\n{TRACEBACK}")
+    assert not causes.is_new(record(logging.WARNING, "an actor died", error))
+    other = record(logging.WARNING, "an actor\ndied", ValueError("bad"))
+    assert causes.is_new(other)
+    assert not causes.is_new(other)
+    assert causes.is_new(record(logging.WARNING, "no cause"))
+    line = _Briefly().format(other)
+    assert line.endswith("WARNING ValueError: bad (an actor died)")
+
+
+def test_an_actor_that_died_as_it_began_is_named_by_what_killed_it() -> None:
+    error = died(f"The actor died because of an error raised in its creation task\n{TRACEBACK}")
+    assert first_cause(error) == "RuntimeError: no kernel image"
+    assert first_cause(died("The node is gone.")) == "ActorDiedError: The node is gone."

@@ -1,0 +1,100 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from mnerqg.config import Config
+from mnerqg.distributed.train_worker import _FIGURES, _Worker
+from mnerqg.inputs.batch import Batch
+from mnerqg.model.build import build_collator
+from mnerqg.model.losses import LossBalance
+from mnerqg.model.optimization import build_optimizer
+from tests.builders import annotated_examples, example, small_config, small_network, text_encoder
+from tests.device_waits import NoWaits
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "the paper's": {},
+    "hidden match layer": {"match_hidden": 8},
+    "text": {"inputs": "text", "grounding": False},
+    "grounding alone": {"inputs": "picture"},
+    "bio": {"tagger": "bio", "inputs": "text", "grounding": False},
+}
+
+
+def worker_of(config: Config, device: str = "cpu") -> _Worker:
+    """One that trains alone, without Ray around it."""
+    worker = _Worker.__new__(_Worker)
+    worker.config, worker.world, worker.bf16 = config, 1, device == "cuda"
+    worker.device = torch.device(device)
+    worker.collate = build_collator(config, text_encoder())
+    worker.parallel = worker.model = small_network(config).to(device)
+    worker.balance = LossBalance(config.loss)
+    worker.optimizer = build_optimizer(worker.model, config.train)
+    return worker
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_host_never_waits_for_the_device_in_a_step(name: str) -> None:
+    """Before, gold spans, counts, losses, balance and the gradient's norm were read in each."""
+    worker = worker_of(small_config(**VARIANTS[name]))
+    batch = worker._batch(annotated_examples())
+    with NoWaits():
+        figures = worker._step(batch)
+    assert figures.shape == (len(_FIGURES),)
+    assert figures.isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_step_synchronises_a_gpu(name: str) -> None:
+    worker = worker_of(small_config(**VARIANTS[name]), "cuda")
+    batches = [worker._batch(annotated_examples()) for _ in range(3)]
+    worker._step(batches[0].to("cuda"))  # the first makes the optimizer's state and loads kernels
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches[1:]:
+            figures = worker._step(batch.to("cuda"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert figures.isfinite().all()
+
+
+# Of the commit before steps were freed of reads: match_hidden, ω_f L_QG + L_ED + 2 L_ESP, ω_f, the gradient's length.
+RECORDED = [(None, 5.983194828, 0.244913643, 349.219757), (8, 7.147310257, 0.292565050, 416.346344)]
+
+
+@pytest.mark.parametrize(("hidden", "loss", "balance", "norm"), RECORDED)
+def test_losses_are_those_of_before(hidden: int | None, loss: float, balance: float, norm: float) -> None:
+    worker = worker_of(small_config(match_hidden=hidden))
+    figures = dict(zip(_FIGURES, worker._step(worker._batch(annotated_examples())).tolist(), strict=True))
+    assert figures["loss"] == pytest.approx(loss, rel=1e-6)
+    assert figures["mean_balance"] == pytest.approx(balance, rel=1e-5)
+    assert figures["gradient_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_queries_without_a_sentence_are_encoded_once_a_batch() -> None:
+    """FA-VG asks all posts the same: 4 sequences, in the place of 4 a post."""
+    worker = worker_of(small_config(inputs="picture"))
+    seen: list[int] = []
+    worker.model.encoder.register_forward_pre_hook(
+        lambda _, __, given: seen.append(len(given["input_ids"])), with_kwargs=True
+    )
+    worker._step(worker._batch([*annotated_examples(), example(picture=5)]))
+    assert sum(seen) == 4
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_batch_for_the_cpu_is_not_pinned() -> None:
+    batch = worker_of(small_config())._batch(annotated_examples())
+    assert isinstance(batch, Batch)
+    assert not batch.pixels.is_pinned()

@@ -1,0 +1,193 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mnerqg.config import Config
+from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.examples import Example
+from mnerqg.model.build import Network, build_collator
+from mnerqg.model.decode import Decoder
+from mnerqg.model.inference import ready_to_answer
+from mnerqg.model.mnerqg import MNERQG
+from mnerqg.model.output import Output
+from tests.builders import (
+    SIDE,
+    TYPES,
+    anchors,
+    annotated_examples,
+    example,
+    small_config,
+    small_network,
+    text_encoder,
+)
+from tests.device_waits import NoWaits
+
+CPU = torch.device("cpu")
+
+
+def ready(network: Network, dtype: torch.dtype = torch.float32) -> Network:
+    return ready_to_answer(network, side=SIDE, device=CPU, dtype=dtype)
+
+
+def trained(config: Config) -> Network:
+    """With statistics and heads of some size, as after training."""
+    network = small_network(config)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(std=0.1)
+        for name, parameter in network.named_parameters():
+            if name.startswith(("spans.start", "spans.end", "spans.match", "spans.existence.", "project")):
+                parameter.normal_(std=0.5)
+    return network.eval()
+
+
+def batch_of(config: Config, examples: list[Example]) -> Batch:
+    return build_collator(config, text_encoder())(examples, with_targets=False)
+
+
+def logits(output: Output, batch: Batch) -> list[torch.Tensor]:
+    """All that is looked at of an output."""
+    found = []
+    if output.spans is not None:
+        pairs = torch.ones_like(batch.attention_mask).nonzero()
+        found.append(output.spans.existence_logits)
+        found += [part[batch.attention_mask] for part in (output.spans.start_logits, output.spans.end_logits)]
+        found.append(
+            output.spans.match.at(torch.cat([pairs, pairs[:, 2:]], 1))[batch.attention_mask.flatten()]
+        )
+    if output.box_logits is not None:
+        found.append(output.box_logits)
+    if output.words is not None:
+        found.append(output.words.labels[batch.begins_word[:, 0]])
+    return found
+
+
+BACKBONES = (
+    "resnet10t",
+    "darknet53",
+    "tf_efficientnet_lite0",
+    "mobilenetv3_small_050",
+    "regnety_002",
+)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_folded_norms_give_the_same_maps(name: str) -> None:
+    """All normalisations of each backbone, timm's own kind too."""
+    config = small_config(backbone=name)
+    network = trained(config)
+    folded = ready(network)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    pixels = torch.randint(256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    with torch.inference_mode():
+        for one, other in zip(network.visual(pixels), folded.visual(pixels), strict=True):
+            torch.testing.assert_close(other, one, rtol=0, atol=1e-5 * float(one.abs().max()))
+
+
+class _Shared(nn.Module):
+    """A convolution whose output two parts take: its normalisation is not to be taken into it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.convolution = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3).eval()
+        self.norm.running_mean.fill_(2.0)
+
+    def forward(self, pixels: torch.Tensor) -> Any:
+        seen = self.convolution(pixels)
+        return self.inner(self.norm(seen) + seen)
+
+
+def test_a_convolution_that_is_wanted_elsewhere_keeps_its_norm() -> None:
+    config = small_config()
+    network = trained(config)
+    assert isinstance(network, MNERQG)
+    assert network.visual is not None
+    network.visual.backbone.net = _Shared(network.visual.backbone.net)
+    pixels = torch.randint(256, (1, 3, SIDE, SIDE), dtype=torch.uint8)
+    with torch.inference_mode():
+        before = network.visual(pixels)
+        after = ready(network).visual(pixels)
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "the paper's": {},
+    "hidden match layer": {"match_hidden": 8},
+    "text": {"inputs": "text", "grounding": False},
+    "without grounding": {"grounding": False},
+    "grounding alone": {"inputs": "picture"},
+    "bio": {"tagger": "bio", "inputs": "text", "grounding": False},
+    "crf": {"tagger": "crf", "inputs": "text", "grounding": False},
+}
+ODD: dict[str, list[Example]] = {
+    "several": annotated_examples(),
+    "one piece": [example("x", picture=None)],
+    "no text": [example("")],
+    "no pictures": [example(picture=None), example("the BBC", picture=None)],
+    "one post": [example()],
+    "very long": [example("Ada in Oslo " * 25_000), example("x", picture=None)],
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("odd", ODD)
+def test_answers_are_those_of_the_network_itself(name: str, odd: str) -> None:
+    """In float32 to the fifth digit, and entities and regions exactly; in bfloat16 what it can."""
+    config = small_config(**VARIANTS[name])
+    network = trained(config)
+    examples = [replace(one, letterbox=None) for one in ODD[odd]]
+    batch = batch_of(config, examples)
+    decode = Decoder(
+        config=config.decode.model_copy(update={"span_threshold": 0.3, "match_threshold": 0.3}),
+        types=TYPES,
+        anchors=anchors(),
+    )
+    with torch.inference_mode():
+        expected, exact = network(batch), ready(network)(batch)
+        rough = ready(network, torch.bfloat16)(batch)
+    for one, other, third in zip(
+        *(logits(output, batch) for output in (expected, exact, rough)), strict=True
+    ):
+        torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
+        assert _far(third, one) < 0.25
+    one, other = (decode(output, batch, examples) for output in (expected, exact))
+    for post, again in zip(one, other, strict=True):
+        assert [(e.start, e.end, e.type) for e in post.entities] == [
+            (e.start, e.end, e.type) for e in again.entities
+        ]
+
+
+def _far(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference, in shares of the largest value."""
+    if not one.numel():
+        return 0.0
+    return float((one.float() - other).abs().max() / other.abs().max().clamp(min=1))
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "crf"])
+def test_the_host_never_waits_for_the_device_in_a_forward(name: str) -> None:
+    config = small_config(**VARIANTS[name])
+    network = ready(trained(config))
+    batches = [batch_of(config, examples) for examples in ODD.values()]
+    with torch.inference_mode(), NoWaits():
+        for batch in batches:
+            network(batch)
+
+
+def test_weights_are_cast_once_and_what_takes_logits_is_not() -> None:
+    network = trained(small_config(match_hidden=8))
+    cast = ready(network, torch.bfloat16)
+    exact = {name for name, parameter in cast.named_parameters() if parameter.dtype == torch.float32}
+    assert exact == {"spans.match.hidden.weight", "spans.match.hidden.bias"}
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert cast.visual.backbone.mean.dtype == torch.float32
