@@ -7,6 +7,7 @@ setup(
     package_dir={"mnerqg_jobs": "jobs"},
     package_data={
         "mnerqg.scoring": ["paper_tables.yaml"],
+        "mnerqg.report": ["page/*", "page/vendor/*"],
         "mnerqg_jobs": ["configs/*.yaml", "configs/*/*.yaml"],
     },
 )

@@ -1,7 +1,7 @@
 """The whole product on a small world of its own: `python jobs/demo.py --output DIR`, or `make demo`.
 
-Draws a world of posts with pictures to DIR/posts, then runs the jobs as a user would: prepare, train, evaluate, tag.
-The commands are printed; their output goes through. A closing summary says what was found and where it lies.
+Draws a world of posts with pictures to DIR/posts, then runs the jobs as a user would: prepare, train, evaluate, tag,
+report. The commands are printed; their output goes through. A closing summary says what was found and where it lies.
 """
 
 import json
@@ -79,6 +79,8 @@ def main(argv: list[str]) -> None:
         "evaluate", "evaluate.py", "--model", model, "--data", dataset, "--split", "test", "--output", scores
     )
     _step("tag", "tag.py", "--model", model, "--input", posts / "archive" / "posts.parquet", "--output", tags)
+    report = output / "report"
+    _step("report", "report.py", "--tags", tags, "--model", training, "--output", report)
     _summarise(output, model, scores, tags, time.monotonic() - started)
 
 
@@ -115,6 +117,7 @@ def _summarise(output: Path, model: Path, scores_file: Path, tags: Path, seconds
         )
     places = [("tags", tags), ("model", model), ("scores", scores_file), ("posts", output / "posts")]
     print(format_table([(name, str(place)) for name, place in places], figures=False, indent="  "))
+    print(f"look at it in a browser: {(output / 'report' / 'report.html').resolve().as_uri()}")
 
 
 command = partial(run, main, interrupted="run it again: the world is the same, and training begins anew")

@@ -6,20 +6,22 @@ from dataclasses import replace
 from itertools import islice
 from typing import Self
 
+import numpy as np
 import torch
 
 from mnerqg.config import Config, DecodeConfig
-from mnerqg.config_jobs import ImageLimits
+from mnerqg.config_jobs import ImageLimits, Precision
 from mnerqg.errors import ModelError
 from mnerqg.inputs.annotations import best_region
 from mnerqg.inputs.examples import Example, encode_post
+from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import PreparedPost, prepare_post
-from mnerqg.inputs.text import TextEncoder
+from mnerqg.inputs.text import TextEncoder, first_line
 from mnerqg.inputs.windows import merge_windows
 from mnerqg.model.build import Network, build_anchors, build_collator
 from mnerqg.model.checkpoint import ModelDirectory, load_model
 from mnerqg.model.decode import Decoder
-from mnerqg.model.inference import ready_to_answer
+from mnerqg.model.inference import compile_parts, ready_to_answer
 from mnerqg.model.precision import multiplies_bf16
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Phrase, Post, Region, TaggedPost
@@ -35,6 +37,12 @@ class Tagger:
         model_id: digest of weights, encoder, config and queries.
         device: where the model runs.
         windows: of a long text so many windows are read at most, which overlap; 1 reads its beginning alone.
+        precision: what it computes in where the device multiplies in it; None: on CUDA what it was trained in, on a CPU
+            fp32.
+        compiled: whether its parts are compiled, which takes minutes.
+
+    Raises:
+        ModelError: it cannot be compiled.
     """
 
     def __init__(
@@ -46,10 +54,13 @@ class Tagger:
         model_id: str,
         device: torch.device | str = "cpu",
         windows: int = 1,
+        precision: Precision | None = None,
+        compiled: bool = False,
     ) -> None:
         anchors = build_anchors(config.model)
         device = torch.device(device)
-        bf16 = device.type == "cuda" and config.train.precision == "bf16" and multiplies_bf16(device)
+        precision = precision or (config.train.precision if device.type == "cuda" else "fp32")
+        bf16 = precision == "bf16" and multiplies_bf16(device)
         self.model = ready_to_answer(
             model,
             side=config.model.image_side,
@@ -71,6 +82,8 @@ class Tagger:
             answers_boxes=config.answers_boxes,
             answers_existence=config.answers_existence,
         )
+        if compiled:
+            self._compile()
 
     @classmethod
     def load(
@@ -80,15 +93,18 @@ class Tagger:
         queries: Sequence[EntityQuery] | None = None,
         *,
         windows: int = 1,
+        precision: Precision | None = None,
+        compiled: bool = False,
     ) -> Self:
         """Load a model directory, local or `s3://`; on CUDA where there is one unless `device` says otherwise.
 
         `queries` are asked in the place of those it was trained with: types may be among them that it never saw.
         `windows` above 1 tags all of a long text, but for what so many do not cover (`inputs.windows`).
+        `precision` and `compiled` as of a `Tagger`.
 
         Raises:
-            ModelError: a file missing, damaged or of another format version, queries that it cannot be asked, or a
-                CUDA device where torch sees none.
+            ModelError: a file missing, damaged or of another format version, queries that it cannot be asked, a CUDA
+                device where torch sees none, or it cannot be compiled.
             StorageError: the URI cannot be read.
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -105,6 +121,8 @@ class Tagger:
             model_id=directory.model_id,
             device=device,
             windows=windows,
+            precision=precision,
+            compiled=compiled,
         )
 
     def tag(self, posts: Sequence[Post], *, batch_size: int = 16) -> list[TaggedPost]:
@@ -132,7 +150,8 @@ class Tagger:
             )
         if not posts:
             return []
-        texts = [self.text_encoder.windows(post.text or "", self.windows) for post in posts]
+        most = self.windows if self.config.model.inputs != "picture" else 1  # FA-VG reads no text
+        texts = [self.text_encoder.windows(post.text or "", most) for post in posts]
         examples = [
             Example(window, pixels=post.pixels, letterbox=post.letterbox)
             for post, windows in zip(posts, texts, strict=True)
@@ -177,6 +196,25 @@ class Tagger:
     ) -> list[list[TaggedPost]]:
         batch = self._collate(examples, with_targets=False).to(self.device)
         return self._decode.at_each(configs, self.model(batch), batch, examples)
+
+    def _compile(self) -> None:
+        """Compile the network's parts and try them on two posts of unlike length, with a picture and without."""
+        side = self.config.model.image_side
+        compile_parts(self.model)
+        try:
+            self.tag_prepared(
+                [
+                    PreparedPost(
+                        "Ada in Oslo", np.zeros((side, side, 3), np.uint8), Letterbox(side, side, side)
+                    )
+                ]
+                * 2
+                + [PreparedPost("word " * 40)]
+            )
+        except Exception as error:  # whatever torch's compiler lacks on a machine
+            raise ModelError(
+                f"the model cannot be compiled here: {first_line(error)}; leave compiled at false"
+            ) from None
 
     def _example(self, post: PreparedPost, phrases: Sequence[Phrase] = ()) -> Example:
         example = encode_post(post.text, phrases, self.text_encoder)

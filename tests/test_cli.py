@@ -1,5 +1,6 @@
 """What people read of a job: types in words, aligned tables, errors as one line."""
 
+import signal
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -117,6 +118,24 @@ def test_a_table_with_a_column_a_split() -> None:
         " posts     10      3",
         " boxes      2  1,234",
     ]
+
+
+def test_ctrl_c_is_one_line_and_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one, on the way out, changes nothing."""
+
+    def main(_: list[str]) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            cli.run(main, interrupted="all is safe: go on")
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (caught.value.code, capsys.readouterr().err) == (130, "\ninterrupted; all is safe: go on\n")
 
 
 def test_an_error_is_one_line_and_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

@@ -194,6 +194,14 @@ def test_whole_numbers_and_lists_are_taken_for_floats_and_tuples() -> None:
     assert load_config(Config, "loss: {balance_min: 1, balance_max: 1}").loss.balance_min == 1.0
 
 
+@pytest.mark.parametrize("written", ["lang", "[lang]"])
+def test_one_name_is_a_list_of_one(written: str) -> None:
+    given = load_config(
+        TagConfig, "", ["--columns.pass_through", written, f"--columns.partition_by={written}"]
+    )
+    assert given.columns.pass_through == given.columns.partition_by == ("lang",)
+
+
 @pytest.mark.parametrize("name", ["1e5", "1e-4", ".5E3", "7", "true", "null"])
 def test_names_that_look_like_something_else_are_dumped_as_names(name: str) -> None:
     config = Config(queries=name)

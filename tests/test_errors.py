@@ -12,6 +12,7 @@ from mnerqg.errors import one_line
         (ValueError(" \n"), "ValueError"),
         ("no such file:\n\nx", "no such file: x"),
         (ValueError(os.fsdecode(b"no such file: caf\xe9.jpg")), "no such file: caf?.jpg"),
+        ("a page\x00\x0f\x1b[31m of \x7f", "a page???[31m of ?"),
         (RuntimeError("x" * 1000), "x" * 300),
     ],
 )

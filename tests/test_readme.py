@@ -13,12 +13,13 @@ import pytest
 from mnerqg.schema import tags_schema
 from tests.archives import encoded
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def blocks(language: str, word: str) -> list[str]:
+def blocks(language: str, word: str, page: str = "README.md") -> list[str]:
     """The code blocks of a language with a word in them."""
-    found = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
     return [block for block in found if word in block]
 
 
@@ -42,10 +43,10 @@ def tag_rows() -> list[dict[str, Any]]:
 @pytest.fixture
 def tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "tags" / "2026-11-22"
-    folder.mkdir(parents=True)
+    (folder / "tags").mkdir(parents=True)
     table = pa.Table.from_pylist(tag_rows(), schema=tags_schema())
-    pq.write_table(table.slice(0, 2), folder / "a-0.parquet")
-    pq.write_table(table.slice(2), folder / "b-0.parquet")
+    pq.write_table(table.slice(0, 2), folder / "tags" / "a-0.parquet")
+    pq.write_table(table.slice(2), folder / "tags" / "b-0.parquet")
     for name in ("_run.json", "_manifest.json", "_SUCCESS"):
         (folder / name).write_text("{}")
     monkeypatch.chdir(tmp_path)
@@ -73,6 +74,17 @@ def test_pandas(capsys: pytest.CaptureFixture[str]) -> None:
     assert counts == {"PER": "2", "LOC": "1", "ORG": "1"}
     assert "0.8\n" in printed
     assert re.search(r"missing +503 after 4 attempts +1", printed)
+
+
+@pytest.mark.usefixtures("tags")
+def test_every_reader_takes_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    import duckdb
+
+    (sql,) = blocks("sql", "count(*)", "docs/formats.md")
+    assert duckdb.sql(sql).fetchall() == [(5,)]
+    (code,) = blocks("python", "import polars", "docs/formats.md")
+    exec(compile(code, "docs/formats.md", "exec"), {})
+    assert capsys.readouterr().out.split() == ["5"] * 3
 
 
 def test_python_api(

@@ -49,7 +49,7 @@ def common(kinds: Iterable[pa.DataType]) -> pa.DataType | None:
     zones = {kind.tz for kind in found if types.is_timestamp(kind)}
     if len(zones) > 1 and None not in zones:  # the same instants, shown in different zones
         found = [pa.timestamp(kind.unit, "UTC") if types.is_timestamp(kind) else kind for kind in found]
-    for is_one, is_other in ((types.is_string, _is_bytes), (types.is_decimal, types.is_floating)):
+    for is_one, is_other in ((types.is_string, is_bytes), (types.is_decimal, types.is_floating)):
         if any(map(is_one, found)) and any(map(is_other, found)):
             return None  # Arrow would make bytes of text, and inexact numbers of exact ones
     try:
@@ -58,7 +58,8 @@ def common(kinds: Iterable[pa.DataType]) -> pa.DataType | None:
         return None
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a plain type is one of bytes."""
     return bool(types.is_binary(kind) or types.is_fixed_size_binary(kind)) and not types.is_decimal(kind)
 
 

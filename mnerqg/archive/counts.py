@@ -69,7 +69,7 @@ class TagCounts:
             images = ["images.list.element.status"] if "images" in file.schema_arrow.names else []
             # Every thread of Arrow's would keep memory of its own.
             for rows in file.iter_batches(_ROWS_AT_ONCE, columns=_COLUMNS + images, use_threads=False):
-                counts._add(rows)
+                counts.add(rows)
         return counts
 
     @classmethod
@@ -99,7 +99,8 @@ class TagCounts:
             "reasons": dict(self.reasons.most_common(_SHOWN_REASONS)),
         }
 
-    def _add(self, rows: pa.RecordBatch) -> None:
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Count rows of tags, which have all the columns of `of_file`."""
         self.rows += rows.num_rows
         self.errors += rows.num_rows - rows["error"].null_count
         # Not by what is empty: some models answer no existence (BERT, FA-VG), some posts have no entities.
@@ -112,8 +113,8 @@ class TagCounts:
         self.entities.update(_values(pc.list_flatten(rows["entities"]).field("type")))
         self.regions.update(_values(pc.list_flatten(rows["regions"]).field("type")))
         for error, count in _values(rows["error"].drop_null()).items():
-            for reason in error.split("; "):
-                self.reasons[_alike(reason)] += count
+            for reason in reasons_of(error):
+                self.reasons[reason] += count
         self.row_hashes.append(rows[ROW_HASH].to_numpy(zero_copy_only=False))
 
 
@@ -127,6 +128,11 @@ def _image_statuses(rows: pa.RecordBatch) -> dict[str, int]:
 
 def _values(column: pa.Array) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()}
+
+
+def reasons_of(error: str) -> list[str]:
+    """The reasons that the `error` of a row names, so that they can be counted over many rows."""
+    return [_alike(reason) for reason in error.split("; ")]
 
 
 # What a reason may end with: the file of a line. It may have blanks in its name.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from mnerqg.archive.column_types import can_become, common, plain, without_nulls
+from mnerqg.archive.column_types import can_become, common, is_bytes, plain, without_nulls
 from mnerqg.archive.columns import PICTURES, check_name, expected_pictures
 from mnerqg.archive.files import path_values
 from mnerqg.archive.json_values import Picture
@@ -134,19 +134,13 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_null(kind))
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_null(kind)
-    ) and not pa.types.is_decimal(kind)
-
-
 def _is_image(kind: pa.DataType) -> bool:
     """Bytes, base64, or Hugging Face's `Image`: a struct of bytes and path, which are null where the other is given."""
     if not pa.types.is_struct(kind):
-        return _is_bytes(kind) or _is_text(kind)
+        return is_bytes(kind) or _is_text(kind)
     parts = {part.name: part.type for part in kind}
     data, path = parts.pop("bytes", pa.int8()), parts.pop("path", pa.null())
-    return not parts and (_is_bytes(data) or _is_text(data)) and _is_text(path)
+    return not parts and (is_bytes(data) or _is_text(data)) and _is_text(path)
 
 
 def _is_text_list(kind: pa.DataType) -> bool:

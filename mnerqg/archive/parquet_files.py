@@ -16,7 +16,8 @@ from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet, read_footer
 from mnerqg.schema import ROW_HASH
 
-_PIECE_BYTES = 64 * 2**20
+PIECE_BYTES = 64 * 2**20
+_BUFFER_BYTES = 8 * 2**20
 _TABLE_BYTES = 16 * 2**20
 _TABLE_ROWS = 2048
 _REMEDY = "replace the file and start over with --restart, or go on without it: --skip-damaged"
@@ -119,7 +120,7 @@ def pieces_of(facts: ParquetFacts) -> list[Piece]:
     begun: Piece | None = None
     start = 0
     for number, (rows, size) in enumerate(facts.groups):
-        if begun is not None and begun.bytes + size > _PIECE_BYTES:
+        if begun is not None and begun.bytes + size > PIECE_BYTES:
             pieces.append(begun)
             begun = None
         if begun is None:
@@ -146,7 +147,9 @@ def read_tables(piece: Piece, layout: ParquetLayout) -> Iterator[pa.Table]:
             the cause.
     """
     place = piece.start
-    with open_parquet(piece.entry, remedy=_REMEDY) as file:
+    # A piece above the bound is a single row group: pandas makes one of a million posts, pictures and all.
+    buffer_bytes = _BUFFER_BYTES if piece.bytes > PIECE_BYTES else 0
+    with open_parquet(piece.entry, remedy=_REMEDY, buffer_bytes=buffer_bytes) as file:
         names = [name for name, _ in layout.columns if name in file.schema_arrow.names]
         rows_at_once = max(1, min(_TABLE_ROWS, _TABLE_BYTES * piece.rows // max(1, piece.bytes)))
         for group in range(piece.first, piece.stop):
@@ -175,7 +178,12 @@ def _table(batch: pa.RecordBatch, uri: str, start: int, layout: ParquetLayout) -
     for name, kind in layout.columns:
         if name not in batch.schema.names:
             value = from_path.get(name)
-            arrays.append(pa.array([value] * batch.num_rows, pa.string()).cast(kind))
+            same = (
+                pa.nulls(batch.num_rows, kind)
+                if value is None
+                else pa.repeat(value, batch.num_rows).cast(kind)
+            )
+            arrays.append(same)
             continue
         column, unfit = converted(batch.column(name), kind)
         arrays.append(column)

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import pyarrow as pa
 
 from mnerqg.archive import jsonlines, parquet_files
+from mnerqg.archive.column_types import is_bytes
 from mnerqg.archive.columns import (
     PICTURES,
     Pictures,
@@ -113,7 +114,14 @@ def open_archive(
     uris = (uris,) if isinstance(uris, str) else tuple(dict.fromkeys(uris))
     found = find_files(uris)
     open_format = _open_parquet if found.format == "parquet" else _open_json_lines
-    return open_format(_Asked(uris, found, columns, work_large, skip_damaged))
+    archive = open_format(_Asked(uris, found, columns, work_large, skip_damaged))
+    for field in archive.pass_through:
+        if field.name in columns.partition_by and (pa.types.is_nested(field.type) or is_bytes(field.type)):
+            raise DataError(
+                f"{archive.name}: the column {field.name} holds {field.type}, by which no folder can be named; leave "
+                "it out of --columns.partition_by"
+            )
+    return archive
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,8 @@ class _Scorer:
         queries: tuple[EntityQuery, ...],
         pictures: tuple[Pictures, ...],
     ) -> None:
-        self._tagger = Tagger.load(model, "cuda" if config.gpus_per_actor else "cpu", queries)
+        device = "cuda" if config.gpus_per_actor else "cpu"
+        self._tagger = Tagger.load(model, device, queries, precision=config.precision)
         self._pictures: dict[str, Pictures] = {"counts": "true", **{name: name for name in pictures}}
 
     def __call__(self, rows: pa.Table) -> pa.Table:

@@ -184,7 +184,9 @@ class _LabelFile:
     """A model actor: the places of a file and of its copy with weak boxes in, those out when it is written."""
 
     def __init__(self, model: str, config: ActorsConfig, queries: tuple[EntityQuery, ...]) -> None:
-        self._tagger = Tagger.load(model, "cuda" if config.gpus_per_actor else "cpu", queries)
+        self._tagger = Tagger.load(
+            model, "cuda" if config.gpus_per_actor else "cpu", queries, precision=config.precision
+        )
         self._batch_posts = config.batch_posts
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:

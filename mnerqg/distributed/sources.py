@@ -19,7 +19,7 @@ from ray.data.datasource import Datasource, FileBasedDatasource, ReadTask
 from ray.exceptions import RayError
 
 from mnerqg.archive.jsonlines import Layout, read_tables
-from mnerqg.archive.parquet_files import ParquetLayout, Piece
+from mnerqg.archive.parquet_files import PIECE_BYTES, ParquetLayout, Piece
 from mnerqg.archive.parquet_files import read_tables as read_piece
 from mnerqg.archive.reading import Archive
 from mnerqg.datasets.prepared import split_files
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _FOOTER_READERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
 _FILES_PER_FOOTER_READER = 100
 _MOST_FOOTER_READERS = 32
+_FEW_TASKS = 1000
 
 
 def read_split(data: str, split: str) -> ray.data.Dataset:
@@ -103,10 +104,11 @@ def read_archive(archive: Archive, *, num_cpus: float) -> ray.data.Dataset:
         archive: from `open_archive`.
         num_cpus: that each task takes.
     """
-    # A task a file or piece: a retry repeats no more, and the blocks are not cut any smaller than they come.
+    # A task a file or a few pieces: a retry repeats no more, and the blocks are not cut any smaller than they come.
     if isinstance(archive.layout, ParquetLayout):
-        source: Datasource = ParquetPosts(archive.pieces, archive.layout)
-        tasks = len(archive.pieces)
+        groups = group_pieces(archive.pieces)
+        source: Datasource = ParquetPosts(groups, archive.layout)
+        tasks = len(groups)
     else:
         filesystem, _ = storage.filesystem(archive.files[0].uri)
         paths = [storage.path_of(entry.uri) for entry in archive.files]
@@ -116,19 +118,19 @@ def read_archive(archive: Archive, *, num_cpus: float) -> ray.data.Dataset:
 
 
 class ParquetPosts(Datasource):
-    """The posts of Parquet files, one task a piece, in blocks of `layout.schema`.
+    """The posts of Parquet files, one task for each group of pieces, in blocks of `layout.schema`.
 
     Not `ray.data.read_parquet`: it wants all columns of all files to have one type, used or not, and says of a damaged
     page neither file nor row group.
     """
 
-    def __init__(self, pieces: Sequence[Piece], layout: ParquetLayout) -> None:
+    def __init__(self, groups: Sequence[Sequence[Piece]], layout: ParquetLayout) -> None:
         super().__init__()
-        self._pieces = pieces
+        self._groups = groups
         self._layout = layout
 
     def estimate_inmemory_data_size(self) -> int:
-        return sum(piece.bytes for piece in self._pieces)
+        return sum(piece.bytes for group in self._groups for piece in group)
 
     def get_read_tasks(
         self,
@@ -138,13 +140,39 @@ class ParquetPosts(Datasource):
     ) -> list[ReadTask]:
         return [
             ReadTask(
-                partial(read_piece, piece, self._layout),
-                BlockMetadata(piece.rows, piece.bytes, None, input_files=(piece.entry.uri,)),
+                partial(_read_pieces, tuple(group), self._layout),
+                BlockMetadata(
+                    sum(piece.rows for piece in group),
+                    sum(piece.bytes for piece in group),
+                    None,
+                    input_files=tuple(dict.fromkeys(piece.entry.uri for piece in group)),
+                ),
                 self._layout.schema,
                 per_task_row_limit,
             )
-            for piece in self._pieces
+            for group in self._groups
         ]
+
+
+def group_pieces(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """What each task reads: a piece, or of many small files so many that they are 64 MiB together.
+
+    A hundred thousand files would otherwise be as many tasks, which the driver has to keep.
+    """
+    groups: list[list[Piece]] = []
+    size = 0
+    for piece in pieces:
+        size += piece.bytes
+        if not groups or len(pieces) <= _FEW_TASKS or size > PIECE_BYTES:
+            groups.append([])
+            size = piece.bytes
+        groups[-1].append(piece)
+    return groups
+
+
+def _read_pieces(pieces: Sequence[Piece], layout: ParquetLayout) -> Iterator[pa.Table]:
+    for piece in pieces:
+        yield from read_piece(piece, layout)
 
 
 class JsonLinesDatasource(FileBasedDatasource):

@@ -224,6 +224,8 @@ def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
         windows=plan.config.windows,
         device="cuda" if resources.gpus_per_actor else "cpu",
         threads=resources.threads_per_actor,
+        precision=plan.config.precision,
+        compiled=plan.config.compiled,
         run_id=job.run_id,
     )
 

@@ -16,7 +16,7 @@ import ray.util.metrics
 from mnerqg.archive.counts import MODEL_RAISED
 from mnerqg.archive.jsonlines import LINE_ERROR
 from mnerqg.archive.reading import text_values
-from mnerqg.config_jobs import ColumnsConfig
+from mnerqg.config_jobs import ColumnsConfig, Precision
 from mnerqg.distributed.picture_stages import PICTURES
 from mnerqg.distributed.tag_monitor import ActorReport
 from mnerqg.errors import one_line
@@ -46,6 +46,7 @@ class TagSettings:
         windows: of a text that are read at most.
         device: where it runs.
         threads: of torch.
+        precision, compiled: see `TagConfig`.
         run_id: the run that metrics are labelled with.
     """
 
@@ -58,6 +59,8 @@ class TagSettings:
     windows: int
     device: Literal["cuda", "cpu"]
     threads: int
+    precision: Precision | None
+    compiled: bool
     run_id: str
 
     @property
@@ -238,7 +241,12 @@ def _load(settings: TagSettings) -> "Tagger":
 
     torch.set_num_threads(settings.threads)
     return Tagger.load(
-        settings.model, device=settings.device, queries=settings.queries, windows=settings.windows
+        settings.model,
+        device=settings.device,
+        queries=settings.queries,
+        windows=settings.windows,
+        precision=settings.precision,
+        compiled=settings.compiled,
     )
 
 

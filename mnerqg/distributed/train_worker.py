@@ -38,6 +38,7 @@ from mnerqg.model.losses import LossBalance, loss_terms
 from mnerqg.model.optimization import (
     build_optimizer,
     learning_rate_factor,
+    learning_rates,
     progress_at,
     set_learning_rates,
 )
@@ -196,6 +197,7 @@ class _Worker:
         return {
             **dict(zip(_FIGURES, means, strict=True)),
             "balance": float(figures[_FIGURES.index("mean_balance")]),
+            **learning_rates(self.optimizer),
         }
 
     def _say_progress(self, epoch: int, step: int, means: list[float], pace: float) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mnerqg.archive import jsonlines, parquet_files
-from mnerqg.archive.parquet_files import ParquetLayout
+from mnerqg.archive.lookup import picture_column, read_rows
 from mnerqg.archive.reading import Archive, open_archive, text_values
 from mnerqg.archive.run import MANIFEST_FILE, tags_folder, tags_of
 from mnerqg.config_jobs import ColumnsConfig
@@ -84,7 +83,7 @@ class TaggedArchive:
         """
         tags = self._read_tags(sample, seed)
         self.missing = len(tags)
-        for rows, hashes in _archive_rows(self._archive):
+        for hashes, rows in read_rows(self._archive):
             wanted = [place for place, row_hash in enumerate(hashes.tolist()) if row_hash in tags]
             if not wanted:
                 continue
@@ -155,24 +154,6 @@ class TaggedArchive:
         )
 
 
-def _picture_column(archive: Archive, columns: ColumnsConfig) -> str | None:
-    names = {"bytes": columns.image, "uris": columns.image_uri, "lists": columns.image_uris}
-    return names.get(archive.pictures)
-
-
 def _picture_values(rows: pa.Table, archive: Archive, columns: ColumnsConfig) -> list[Any]:
-    name = _picture_column(archive, columns)
+    name = picture_column(archive, columns)
     return [None] * rows.num_rows if name is None else rows[name].to_pylist()
-
-
-def _archive_rows(archive: Archive) -> Iterator[tuple[pa.Table, Any]]:
-    """The rows of an archive in parts, with their `row_hash`."""
-    if isinstance(archive.layout, ParquetLayout):
-        for piece in archive.pieces:
-            for table in parquet_files.read_tables(piece, archive.layout):
-                yield table, table[ROW_HASH].to_numpy()
-        return
-    for entry in archive.files:
-        with storage.open_stream(entry.uri) as stream:
-            for table in jsonlines.read_tables(stream, storage.path_of(entry.uri), archive.layout):
-                yield table, table[ROW_HASH].to_numpy()

@@ -123,6 +123,20 @@ def decode_letterbox(data: bytes, side: int, limits: ImageLimits | None = None) 
     return Canvas(_paste(_upright(small, loaded.orientation), place), place, loaded.flaw)
 
 
+def decode_small(data: bytes, side: int, limits: ImageLimits | None = None) -> tuple[Pixels, tuple[int, int]]:
+    """The encoded picture as [h, w, 3] uint8 RGB, upright, no edge longer than `side`; and its full width and height.
+
+    A small picture stays as large as it is. Raises ImageProblem as `decode`.
+    """
+    loaded = load_picture(data, limits or ImageLimits(), lambda width, height: _stored(width, height, side))
+    width, height = loaded.size
+    ratio = min(1.0, side / max(width, height))
+    size = max(1, round(width * ratio)), max(1, round(height * ratio))
+    small = _to_rgb(loaded.image).resize(size, Image.Resampling.BILINEAR, box=loaded.box)
+    upright = np.array(_upright(small, loaded.orientation), np.uint8)
+    return upright, (height, width) if loaded.orientation >= 5 else (width, height)
+
+
 def decode_region(
     data: bytes, side: int, limits: ImageLimits, xyxy_px: tuple[float, float, float, float]
 ) -> Canvas:

@@ -19,7 +19,7 @@ _READ_AHEAD_BYTES = 2**18
 
 @contextmanager
 def open_parquet(
-    entry: storage.FileEntry, *, remedy: str = "remove or replace the file"
+    entry: storage.FileEntry, *, remedy: str = "remove or replace the file", buffer_bytes: int = 0
 ) -> Iterator[pq.ParquetFile]:
     """A Parquet file whose footer has been read, for a `with` block that does nothing but read it.
 
@@ -29,21 +29,25 @@ def open_parquet(
     Args:
         entry: the file; its size must be what `list_files` found, for the footer is sought at its end.
         remedy: what to do about a damaged file.
+        buffer_bytes: of each column so much is read at once; 0: all that a row group has of it.
 
     Raises:
         StorageError: the store says no, or a connection breaks again and again; whether to try again stands in the
             message. In the block, too.
         DataError: the file is no whole Parquet, or a page of it that the block reads is damaged.
     """
-    with _opened(entry, remedy) as (file, _):
+    with _opened(entry, remedy, buffer_bytes) as (file, _):
         yield file
 
 
 @contextmanager
-def _opened(entry: storage.FileEntry, remedy: str) -> Iterator[tuple[pq.ParquetFile, "_Ranges"]]:
+def _opened(
+    entry: storage.FileEntry, remedy: str, buffer_bytes: int = 0
+) -> Iterator[tuple[pq.ParquetFile, "_Ranges"]]:
     ranges = _Ranges(entry)
     try:
-        with pq.ParquetFile(io.BufferedReader(ranges, _READ_AHEAD_BYTES)) as file:
+        source = io.BufferedReader(ranges, _READ_AHEAD_BYTES)
+        with pq.ParquetFile(source, buffer_size=buffer_bytes) as file:
             yield file, ranges
     except pa.ArrowMemoryError:
         raise

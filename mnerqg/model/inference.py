@@ -44,6 +44,20 @@ def ready_to_answer(
     return ready.to(device)
 
 
+def compile_parts(network: Network, **options: Any) -> None:
+    """Compile each part by itself, for any number of posts, pieces and pictures, at its next calls.
+
+    Apart, for the encoder is called once for each group of texts, and how many there are would make other graphs.
+    What is compiled is kept in torch's cache on the machine. `options` are further ones of torch.compile.
+    """
+    parts: list[nn.Module | None] = [network.encoder]
+    if isinstance(network, MNERQG):
+        parts += [network.visual, network.cross_modality, network.spans, network.grounding]
+    for part in parts:
+        if part is not None:
+            part.compile(dynamic=True, **options)
+
+
 def _cast(network: Network, dtype: torch.dtype) -> None:
     """Cast the parameters, but not those of norms with stored statistics, nor of what takes logits and no states.
 

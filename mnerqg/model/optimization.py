@@ -22,6 +22,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         [
             {
                 "params": parameters,
+                "part": part,
                 "lr": rates[part],
                 "base_lr": rates[part],
                 "weight_decay": config.weight_decay if decays else 0.0,
@@ -58,6 +59,11 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Scale every group's own base rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The rate of each part as it stands, as an epoch's record has it."""
+    return {f"learning_rate_{group['part']}": float(group["lr"]) for group in optimizer.param_groups}
 
 
 def _part(name: str) -> str:

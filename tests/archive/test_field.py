@@ -18,9 +18,14 @@ import pyarrow.parquet.encryption as pqe
 import pytest
 from backports import zstd
 
+from mnerqg.archive import parquet_files
+from mnerqg.archive.counts import TagCounts
 from mnerqg.archive.reading import Archive, open_archive
+from mnerqg.archive.run import judge
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError, MnerqgError
+from mnerqg.io import storage
+from mnerqg.schema import tags_schema
 from tests.archives import read_archive_here
 
 TEXT = "We just landed in Southville Valley"
@@ -146,7 +151,8 @@ def test_a_value_that_does_not_fit_is_named_in_its_row(tmp_path: Path) -> None:
 
 
 def test_optional_columns_may_be_missing_in_some_files(tmp_path: Path) -> None:
-    write(tmp_path, a={"image_uri": ["x.jpg"], "lang": ["en"]}, b={})
+    write(tmp_path, a={"image_uri": ["x.jpg"], "lang": ["en"], "likes": [[{"by": "x"}]]}, b={})
+    assert values(tmp_path, "likes", ColumnsConfig(pass_through=("likes",))) == [[{"by": "x"}], None]
     _, rows = opened(tmp_path, LANG)
     assert rows.select(["image_uri", "lang"]).to_pylist()[1] == {"image_uri": None, "lang": None}
     refused(tmp_path, r"a\.parquet has no column land; it has: ", ColumnsConfig(pass_through=("land",)))
@@ -201,6 +207,18 @@ def test_files_without_rows_are_passed_over(tmp_path: Path) -> None:
     assert (archive.rows, len(archive.files), archive.pictures) == (1, 3, "uris")
 
 
+def test_a_file_is_cut_where_its_row_groups_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into tasks; and a row group beyond the bound is read bit by bit. The rows are the same, and their hashes."""
+    table = pa.table({"post_id": [f"{number:04}" for number in range(1000)], "text": [TEXT] * 1000})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=100, use_dictionary=False)
+    archive, rows = opened(tmp_path, ColumnsConfig())
+    assert len(archive.pieces) == 1
+    for bound, pieces in ((10_000, 5), (1, 10)):
+        monkeypatch.setattr(parquet_files, "PIECE_BYTES", bound)
+        archive, same = opened(tmp_path, ColumnsConfig())
+        assert (len(archive.pieces), same) == (pieces, rows)
+
+
 def test_ids_of_other_kinds(tmp_path: Path) -> None:
     """DuckDB's UUID is readable text, as an id and passed through; numbers and texts of ids are texts."""
     duckdb.sql(
@@ -249,6 +267,20 @@ def test_hive_folders_with_types(tmp_path: Path) -> None:
     ]
 
 
+def test_folders_are_named_by_what_has_a_name(tmp_path: Path) -> None:
+    write(tmp_path, a={"lang": [["en"]], "n": [1], "b": [b"x"]})
+    for name, fits in (("lang", False), ("b", False), ("n", True)):
+        columns = ColumnsConfig(pass_through=(name,), partition_by=(name,))
+        if fits:
+            assert values(tmp_path, name, columns) == [1]
+        else:
+            refused(
+                tmp_path,
+                rf"the column {name} holds \S+( \S+)?, by which no folder can be named; leave it",
+                columns,
+            )
+
+
 def test_what_is_no_archive_file_is_passed_over(tmp_path: Path) -> None:
     write(tmp_path, a={})
     for name in ("_SUCCESS", ".a.parquet.crc", "notes.txt", "_tmp.parquet", "README", "a.csv"):
@@ -278,6 +310,32 @@ def test_several_inputs_are_one_archive(tmp_path: Path) -> None:
     write_lines(tmp_path / "d.jsonl", {"post_id": "d", "text": ""})
     with pytest.raises(DataError, match=r"/c, .*/d\.jsonl holds both Parquet .* and JSON Lines"):
         open_archive([f"{tmp_path}/c", f"{tmp_path}/d.jsonl"], LANG)
+
+
+def test_lines_and_values_that_cannot_be_read_count_as_failed(tmp_path: Path) -> None:
+    posts = [{"post_id": str(number), "text": TEXT, "image_uri": 5} for number in range(3)]
+    write_lines(tmp_path / "a.jsonl", *posts, {"post_id": "half a pair \ud83d", "text": TEXT})
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write("{\n" * 16)
+    _, rows = opened(tmp_path, ColumnsConfig())
+    row = {
+        "entities": [],
+        "regions": [],
+        "existence": [],
+        "retryable": False,
+        "image_status": "none",
+        "text_status": "ok",
+    }
+    errors = rows["mnerqg:line_error"].to_pylist()
+    tags = pa.Table.from_pylist(
+        [row | {"error": error, "row_hash": n} for n, error in enumerate(errors)], tags_schema()
+    )
+    pq.write_table(tags, tmp_path / "tags.parquet")
+    counts = TagCounts.of_file(storage.list_files(f"{tmp_path}/tags.parquet")[0])
+    assert (counts.errors, counts.unread) == (17, 16)  # what is no picture counts as a failed picture
+    said = judge(counts, 0.7)
+    assert said is not None
+    assert re.match(r"16 of 20 posts could not be read .*: 16 x line N is not valid JSON: ", said)
 
 
 # ---- damage ----------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnerqg.archive.counts import TagCounts
+from mnerqg.archive.jsonlines import row_hashes
 from mnerqg.archive.parquet_files import ParquetLayout
-from mnerqg.archive.reading import Archive
+from mnerqg.archive.reading import Archive, LeftOut
 from mnerqg.archive.run import (
     MANIFEST_FILE,
     asked,
@@ -158,6 +159,16 @@ def test_of_files_with_a_row_in_common_one_counts(output: str) -> None:
     assert list(there(output)) == ["a", "b", "d"]
 
 
+def test_rows_of_files_that_are_left_out_go(output: str) -> None:
+    """With the others of their files, which are then tagged again."""
+    entry = storage.FileEntry(f"{output}/archive/b.parquet", 9)
+    own = row_hashes(storage.path_of(entry.uri), 0, 3).tolist()
+    write(output, w_0=[1, 2], w_1=[3, own[2]], w_2=[4])
+    assert reconcile(output).tolist() == sorted([1, 2, 3, 4, own[2]])
+    assert reconcile(output, [LeftOut(entry, 3, "damaged")]).tolist() == [1, 2, 4]
+    assert set(there(output)) == {"w-0", "w-2"}
+
+
 def test_files_in_hive_folders(output: str) -> None:
     for folder, files in {
         "lang=en": {"w_0": [1, 2], "w_1": [3]},
@@ -290,6 +301,45 @@ def test_a_model_that_answers_no_existence_has_tagged_its_posts_all_the_same(tmp
     (entry,) = storage.list_files(str(tmp_path), ".parquet")
     counts = TagCounts.of_file(entry)
     assert (counts.rows, counts.errors, counts.untagged) == (4, 3, 2)
+
+
+def test_what_could_not_be_read_counts(tmp_path: Path) -> None:
+    errors = [
+        None,
+        "line 3 is not valid JSON: Expecting value at character 1 (a.jsonl)",
+        "missing; line 4: text is a list, not text (a.jsonl)",
+        "row 7: likes does not fit double (a.parquet)",
+        "mended: line 5 is not UTF-8 at byte 3 (a.jsonl)",
+        "mended: line 6: text has half a surrogate pair, now U+FFFD; line 6: id is null, not text (a.jsonl)",
+        "no such pipe line 7",
+    ]
+    put(f"{tmp_path}/w-0.parquet", tags(list(range(7)), error=errors))
+    (entry,) = storage.list_files(str(tmp_path), ".parquet")
+    counts = TagCounts.of_file(entry)
+    assert (counts.unread, counts.summary()["rows_unread"]) == (4, 4)
+    assert judge(counts, 4 / 7) is None
+    assert (judge(counts, 0.5) or "").startswith(
+        "4 of 7 posts could not be read as they stand in the archive (57.1%, "
+    )
+
+
+def test_a_run_that_belongs_to_something_else_says_what_differs(tmp_path: Path) -> None:
+    """Left out or not, a damaged file is a part of the archive that was asked for."""
+    one, other = storage.FileEntry("a/0.parquet", 9), storage.FileEntry("a/1.parquet", 7)
+    folder = tags_folder(str(tmp_path / "tags"))
+    whole = replace(ARCHIVE, files=(one, other), rows=8)
+    with folder.writing(asked("m", whole, {}, None)):
+        pass
+    folder.check(
+        asked("m", replace(ARCHIVE, files=(one,), rows=6, left_out=(LeftOut(other, 2, "x"),)), {}, None)
+    )
+    for now, words in (
+        (replace(whole, uris=("b",)), "archive.0: a there, b now"),
+        (replace(whole, files=(one, replace(other, size=8))), "files.bytes: 16 there, 17 now"),
+        (replace(whole, uris=("a", "b")), r'archive: \["a"\] there, \["a", "b"\] now'),
+    ):
+        with pytest.raises(StorageError, match=words):
+            folder.check(asked("m", now, {}, None))
 
 
 def test_model_that_raises_on_many_posts() -> None:

@@ -1,7 +1,8 @@
 import pytest
 from ray.data.exceptions import SystemException, omit_traceback_stdout
 
-from mnerqg.distributed.failures import first_cause
+from mnerqg.distributed.failures import data_error, first_cause
+from mnerqg.errors import DataError
 
 
 def test_the_first_cause_is_what_a_person_can_act_on() -> None:
@@ -16,6 +17,18 @@ def test_the_first_cause_is_what_a_person_can_act_on() -> None:
     assert first_cause(outer) == "OSError: OSError: no access to posts.parquet"
     assert first_cause(ValueError()) == "ValueError"
     assert first_cause(OSError("To change retry attempts, backoff")).endswith("backoff")
+
+
+def test_an_error_in_the_data_is_found_below_what_ray_says_of_it() -> None:
+    inner = DataError(
+        "a.parquet: row group 2 cannot be read; replace it\nFailed to apply UDF transform after 1/1"
+    )
+    outer = RuntimeError("Ray's own")
+    outer.__cause__ = inner
+    found = data_error(outer)
+    assert isinstance(found, DataError)
+    assert str(found) == "a.parquet: row group 2 cannot be read; replace it"
+    assert data_error(RuntimeError("a node died")) is None
 
 
 def test_what_ray_data_takes_for_an_error_of_its_own_is_named() -> None:

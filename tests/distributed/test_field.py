@@ -19,10 +19,10 @@ from mnerqg.archive.run import tags_of
 from mnerqg.config_jobs import ColumnsConfig, TagConfig
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import plan_tagging
-from mnerqg.errors import DataError, RunError
+from mnerqg.errors import DataError
 from mnerqg.io import storage
 from tests.any_archive import ANY_ARCHIVE, write_tables
-from tests.archive.test_field import TEXT, write, write_damaged, write_lines
+from tests.archive.test_field import TEXT, write, write_damaged
 from tests.archives import read_tags
 from tests.cheap_tagger import CheapTagger
 
@@ -89,17 +89,6 @@ def test_a_damaged_page_stops_a_run_that_goes_on_without_the_file(tmp_path: Path
     assert (left_out["file"], left_out["rows"]) == (str(archive / "b.parquet"), 400)
     assert left_out["reason"].startswith(f"{archive}/b.parquet: row group 2 cannot be read (")
     assert json.loads(storage.read_text(f"{output}/_manifest.json")) == manifest
-
-
-def test_lines_and_values_that_cannot_be_read_count_as_failed(tmp_path: Path, tiny_model: Path) -> None:
-    posts = [{"post_id": str(number), "text": TEXT, "image_uri": 5} for number in range(20)]
-    write_lines(tmp_path / "a.jsonl", *posts[:3])
-    (tmp_path / "a.jsonl").open("a").write("{\n" * 17)
-    with pytest.raises(
-        RunError, match=r"20 of 20 posts could not be read .*: 17 x line N is not valid JSON: "
-    ):
-        run(tiny_model, tmp_path / "a.jsonl", tmp_path / "tags")
-    assert not (tmp_path / "tags" / "_SUCCESS").exists()
 
 
 @settings(

@@ -1,12 +1,15 @@
 import gzip
 import json
+import os
 import random
 import re
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 from backports import zstd
@@ -14,11 +17,19 @@ from ray.data._internal.datasource_v2.common.synthesized_columns import _compute
 
 from mnerqg.archive import reading
 from mnerqg.archive.jsonlines import LINE_ERROR, Layout, read_tables, row_hashes, scan
+from mnerqg.archive.parquet_files import ParquetLayout
 from mnerqg.archive.reading import open_archive, work_here
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.datasets.prepared import split_files, write_split
 from mnerqg.distributed import sources
-from mnerqg.distributed.sources import JsonLinesDatasource, read_archive, read_split, work_in_tasks
+from mnerqg.distributed.sources import (
+    JsonLinesDatasource,
+    ParquetPosts,
+    group_pieces,
+    read_archive,
+    read_split,
+    work_in_tasks,
+)
 from mnerqg.errors import DataError, StorageError
 from mnerqg.io import storage
 from mnerqg.schema import Post
@@ -135,6 +146,40 @@ def test_a_store_that_is_away_when_a_split_is_to_be_read(
         ),
     ):
         read_split(s3_bucket, "train")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_how_many_actors_read_footers_is_the_user_s_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_split([Post("1", "text")], str(tmp_path / "train"))
+    seen: list[str | None] = []
+    monkeypatch.setattr(ray.data, "read_parquet", lambda *_, **__: seen.append(os.environ.get(name)))
+    name = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
+    monkeypatch.delenv(name, raising=False)
+    read_split(str(tmp_path), "train")
+    assert name not in os.environ
+    monkeypatch.setenv(name, "5")
+    read_split(str(tmp_path), "train")
+    assert (seen, os.environ[name]) == (["1", "5"], "5")
+
+
+def test_many_small_files_are_few_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(10):
+        table = pa.table({"post_id": [f"{number}-{row}" for row in range(3)], "text": ["x"] * 3})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    archive = open_archive(str(tmp_path), ColumnsConfig())
+    assert isinstance(archive.layout, ParquetLayout)
+    assert [len(group) for group in group_pieces(archive.pieces)] == [1] * 10
+    monkeypatch.setattr(sources, "_FEW_TASKS", 9)
+    assert [len(group) for group in group_pieces(archive.pieces)] == [10]
+    monkeypatch.setattr(sources, "PIECE_BYTES", 4 * archive.pieces[0].bytes)
+    groups = group_pieces(archive.pieces)
+    assert [len(group) for group in groups] == [4, 4, 2]
+    tasks = ParquetPosts(groups, archive.layout).get_read_tasks(1)
+    assert [task.metadata.num_rows for task in tasks] == [12, 12, 6]
+    rows = pa.concat_tables(table for task in tasks for table in task())
+    assert rows["post_id"].to_pylist() == [f"{number}-{row}" for number in range(10) for row in range(3)]
 
 
 class BreakingOnce(JsonLinesDatasource):

@@ -335,9 +335,9 @@ def test_json_lines_with_several_pictures_in_folders(tmp_path: Path, tiny_model:
     manifest = cheap(of_lines, tiny_model, str(tmp_path / "jsonl" / "*"), str(tmp_path / "tags"))
     cheap(config, tiny_model, str(tmp_path / "parquet"), str(tmp_path / "tags2"))
 
-    folders = {path.name for path in (tmp_path / "tags").iterdir() if path.is_dir()}
+    folders = {path.name for path in (tmp_path / "tags" / "tags").iterdir()}
     assert folders == {"lang=en", "lang=pt", "lang=__HIVE_DEFAULT_PARTITION__"}
-    tags, others = (pa.table(pads.dataset(tmp_path / name, format="parquet", partitioning="hive").to_table())
+    tags, others = (pa.table(pads.dataset(tmp_path / name / "tags", format="parquet", partitioning="hive").to_table())
                     for name in ("tags", "tags2"))  # fmt: skip
     (bad,) = tags.filter(pc.is_null(tags["post_id"])).to_pylist()
     assert bad["error"].startswith("line 31 is not valid JSON")
@@ -490,7 +490,7 @@ def test_a_write_that_is_killed_between_two_files_is_tried_again(
 
     def dying(uri: str) -> tuple[Any, str]:
         filesystem, path = usual(uri)
-        return (pyarrow.fs.PyFileSystem(DiesOnce(died)) if uri == output else filesystem), path
+        return (pyarrow.fs.PyFileSystem(DiesOnce(died)) if uri == f"{output}/tags" else filesystem), path
 
     monkeypatch.setattr(storage, "filesystem", dying)
     config = SMALL.model_copy(update={"min_rows_per_file": 10, "max_rows_per_file": 10})

@@ -1,5 +1,6 @@
 """Names glued to whatever people glue to them: the name alone is a possible answer, in every tokenizer."""
 
+import re
 import unicodedata
 from itertools import pairwise
 
@@ -43,12 +44,34 @@ GLUED = [
 ]
 # What joins letters, and beside a name is nothing that anybody sees.
 STRAY = ["\u200d", "\u200c", "\u2060", "\u00ad", "\ufe0f", "\ufe0e"]
+# As people post them; the names are marked.
+POSTED = [
+    "so proud of [Hugo Marchetti] tonight",
+    "so proud of [Hugo Marchetti]🔥 tonight",
+    "so proud of ❤️[Hugo Marchetti]❤️ tonight",
+    "Traffic is terrible in 📍[Southville Valley] today",
+    "Road trip from [Southville Valley]→[Port Lindenhaven] with the girls",
+    "so proud of “[Hugo Marchetti]” (tonight)",
+    "[Hugo Marchetti] " + "wow! " * 800_000,
+    "[Hugo]\x0b[Marchetti]\x0c[Southville]\r\n[Valley]",
+    "([London]) #[London] @[London] [London]'s [London]’s [London], [London]🎉[London]–[Oslo]/«[London]»",
+]
 NAMES = ["Hugo Marchetti", "Zürich", "北京", "שָׁלוֹם"]
+
+
+def unmarked(marked: str) -> tuple[str, list[Span]]:
+    """The text, and the spans of the names that are in brackets."""
+    text, spans = "", []
+    for number, part in enumerate(re.split(r"[\[\]]", marked)):
+        if number % 2:
+            spans.append(Span(len(text), len(text) + len(part), "PER"))
+        text += part
+    return text, spans
 
 
 def glued() -> list[tuple[str, Span]]:
     """Texts with a name that has something beside it on the left, on the right, or on both sides."""
-    found = []
+    found = [(text, span) for marked in POSTED for text, spans in [unmarked(marked)] for span in spans]
     for number, symbol in enumerate(GLUED + STRAY):
         name = NAMES[number % 2]
         for left, right in ((symbol, ""), ("", symbol), (symbol, symbol)):

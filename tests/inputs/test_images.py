@@ -14,6 +14,7 @@ from mnerqg.inputs.images import (
     Letterbox,
     decode,
     decode_letterbox,
+    decode_small,
     letterbox,
 )
 from mnerqg.inputs.picture_files import ImageProblem
@@ -39,7 +40,10 @@ def problem(data: bytes, limits: ImageLimits | None = None) -> ImageProblem:
         decode(data, limits)
     with pytest.raises(ImageProblem) as again:
         decode_letterbox(data, 64, limits)
-    assert (again.value.status, str(again.value)) == (caught.value.status, str(caught.value))
+    with pytest.raises(ImageProblem) as small:
+        decode_small(data, 64, limits)
+    for other in (again, small):
+        assert (other.value.status, str(other.value)) == (caught.value.status, str(caught.value))
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -89,6 +93,21 @@ def test_exif_orientation(file_format: str, orientation: int) -> None:
         assert difference.mean() < 3
     else:
         assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_small_pictures_are_upright_and_say_their_full_size(file_format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(scene(480, 320), file_format, exif=exif)
+    upright = Image.fromarray(decode(data))
+    pixels, size = decode_small(data, 60)
+    assert size == upright.size
+    assert pixels.shape == ((60, 40, 3) if orientation >= 5 else (40, 60, 3))
+    expected = np.asarray(upright.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.BILINEAR))
+    assert np.abs(pixels.astype(int) - expected.astype(int)).mean() < 3
+    np.testing.assert_array_equal(decode_small(data, 4000)[0], decode(data))
 
 
 def test_broken_exif_is_no_orientation() -> None:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from mnerqg.config import Config
-from mnerqg.config_jobs import ActorsConfig, ImportConfig, TagConfig
+from mnerqg.config_jobs import ActorsConfig, ImportConfig, ReportConfig, TagConfig
 from tests.commands import call
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -21,6 +21,7 @@ SETTINGS: dict[str, type[BaseModel] | None] = {
     "benchmark": TagConfig,
     "evaluate": ActorsConfig,
     "label": ActorsConfig,
+    "report": ReportConfig,
     "exchange": ImportConfig,
     "prepare": None,
     "demo": None,
@@ -99,7 +100,7 @@ def test_a_user_does_not_wait_for_what_the_help_does_not_need() -> None:
     """torch costs seven seconds of two cores, ray one; the driver of a tagging run does without torch to its end."""
     code = (
         "import sys, jobs.train, jobs.evaluate, jobs.label; assert not {'torch', 'ray'} & set(sys.modules)\n"
-        "import jobs.tag, jobs.experiments; assert not {'torch', 'ray'} & set(sys.modules)\n"
+        "import jobs.report, jobs.tag, jobs.experiments; assert not {'torch', 'ray'} & set(sys.modules)\n"
         "import mnerqg.distributed.tagging; assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=JOBS.parent)

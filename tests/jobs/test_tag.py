@@ -199,6 +199,22 @@ def test_bad_files(tiny_model: Path, archive: Path, tmp_path: Path) -> None:
     assert not tags.exists()
 
 
+def test_a_training_run_is_no_model(tiny_model: Path, archive: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "run" / "best")
+    words = rf"/run is a training run, and no model; give one of its models, such as {tmp_path}/run/best$"
+    check_refusal(arguments(tmp_path / "run", archive, tmp_path / "tags"), words)
+
+
+def test_several_inputs_and_one_name(
+    tiny_model: Path, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: None
+) -> None:
+    shutil.copytree(archive, tmp_path / "more")
+    main([*arguments(tiny_model, archive, tmp_path / "tags"), f"--input={tmp_path}/more/", "--dry-run",
+          "--columns.pass_through", "lang"])  # fmt: skip
+    printed = capsys.readouterr().out
+    assert f"tagging 6 posts of {archive}, {tmp_path}/more with the model" in printed
+
+
 def test_bad_output(tiny_model: Path, archive: Path, tmp_path: Path) -> None:
     check_refusal(arguments(tiny_model, archive, archive), "lies in the archive")
     check_refusal(arguments(tiny_model, archive, archive / "tags"), "lies in the archive")

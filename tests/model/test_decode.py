@@ -234,6 +234,21 @@ def test_offsets_reproduce_the_text_whatever_it_is(
             assert decoded.best_regions == ()
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(TOKENIZERS), st.lists(unicode_text, min_size=1, max_size=3), st.integers(0, 2**31))
+def test_so_do_those_of_the_baselines(family: str, texts: list[str], seed: int) -> None:
+    encoder = TextEncoder(tokenizer=family_tokenizer(family), queries=QUERIES, max_length=96)
+    examples = [Example(encoder.encode(text)) for text in texts]
+    config = small_config(tagger="bio", inputs="text", grounding=False)
+    batch = build_collator(config, encoder)(examples, with_targets=False)
+    torch.manual_seed(seed)
+    logits = torch.randn(*batch.input_ids[:, 0].shape, 9)
+    baseline = Decoder(config=DecodeConfig(), types=TYPES, anchors=anchors())
+    for text, decoded in zip(texts, baseline(Output(words=WordLogits(logits)), batch, examples), strict=True):
+        for entity in decoded.entities:
+            assert text[entity.start : entity.end] == entity.text == entity.text.strip() != ""
+
+
 @pytest.mark.parametrize("family", TOKENIZERS)
 def test_a_glued_name_comes_out_alone(family: str) -> None:
     """With scores of a model that knows it all."""

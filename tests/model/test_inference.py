@@ -10,7 +10,7 @@ from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example
 from mnerqg.model.build import Network, build_collator
 from mnerqg.model.decode import Decoder
-from mnerqg.model.inference import ready_to_answer
+from mnerqg.model.inference import compile_parts, ready_to_answer
 from mnerqg.model.mnerqg import MNERQG
 from mnerqg.model.output import Output
 from tests.builders import (
@@ -182,6 +182,20 @@ def test_the_host_never_waits_for_the_device_in_a_forward(name: str) -> None:
     with torch.inference_mode(), NoWaits():
         for batch in batches:
             network(batch)
+
+
+@pytest.mark.slow
+def test_every_part_is_one_graph_and_survives_odd_posts() -> None:
+    """Before, a forward fell into 14 graphs. They are run as they are here, whatever a compiler would make of them."""
+    config = small_config()
+    network = trained(config)
+    compiled = ready(network)
+    compile_parts(compiled, fullgraph=True, backend="eager")
+    with torch.inference_mode():
+        for examples in [*ODD.values(), annotated_examples() * 3]:
+            batch = batch_of(config, examples)
+            for one, other in zip(logits(network(batch), batch), logits(compiled(batch), batch), strict=True):
+                torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
 
 
 def test_weights_are_cast_once_and_what_takes_logits_is_not() -> None:

@@ -5,6 +5,7 @@ from mnerqg.config import TrainConfig
 from mnerqg.model.optimization import (
     build_optimizer,
     learning_rate_factor,
+    learning_rates,
     progress_at,
     set_learning_rates,
 )
@@ -39,6 +40,16 @@ def test_each_part_has_its_rate_and_only_matrices_decay() -> None:
             assert group["weight_decay"] == (0.0 if plain else 0.05), name
             seen.add((rate, plain))
     assert len(seen) == 6
+
+
+def test_an_epochs_record_has_the_rate_of_each_part() -> None:
+    optimizer = build_optimizer(small_model(), CONFIG)
+    set_learning_rates(optimizer, 0.5)
+    assert learning_rates(optimizer) == {
+        "learning_rate_encoder": 5e-5,
+        "learning_rate_backbone": 0.0,
+        "learning_rate_heads": 5e-4,
+    }
 
 
 def test_one_rate_where_no_other_is_given() -> None:
