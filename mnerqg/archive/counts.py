@@ -149,12 +149,12 @@ _COUNTED = re.compile(
 
 
 def _alike(reason: str) -> str:
-    """An error without the numbers that differ from row to row: sizes, places, ports. The row has them.
+    """An error without the numbers that differ from row to row: sizes, places, ports, and <URIs>. The row has them.
 
     Numbers in names, hosts, schemes and paths stay, and so do the codes of errors: what an error begins with, an HTTP
     status, and errno.
     """
-    _, status, rest = re.split(r"^((?:\d{3}(?![^\s:]))?)", re.sub(r"^picture \d+: ", "", reason))
+    _, status, rest = re.split(r"^((?:\d{3}(?![^\s:]))?)", re.sub(r"^picture \d+: | <[^<>]*>", "", reason))
     file = match[0] if (match := _FILE.search(rest)) else ""
     parts = _QUOTED.split(rest.removesuffix(file))
     folded = "".join(part if place % 2 else _WORD.sub(_fold, part) for place, part in enumerate(parts))

@@ -25,6 +25,7 @@ from mnerqg.archive.json_values import (
     ARROW_TYPES,
     READERS,
     Kind,
+    LostPicturesError,
     Picture,
     UnfitError,
     described,
@@ -43,6 +44,8 @@ else:
 MAX_LINE_BYTES = 16 * 2**20
 LINE_ERROR = "mnerqg:line_error"
 """The column that says what is wrong with a row's line, null where nothing is."""
+PICTURE_ERRORS = "mnerqg:picture_errors"
+"""The column that says of each picture of a row why what was given as one cannot be used, null where nothing is."""
 
 _MENDED = "mended: "
 """How an error begins that cost nothing but characters; any other says that something was not read (`counts`)."""
@@ -62,9 +65,10 @@ class Layout:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of every table: the columns, `row_hash` and `LINE_ERROR`."""
+        """Of every table: the columns, `row_hash`, `LINE_ERROR` and `PICTURE_ERRORS`."""
         fields = [pa.field(name, ARROW_TYPES[kind]) for name, kind in self.columns]
-        return pa.schema([*fields, pa.field(ROW_HASH, pa.uint64()), pa.field(LINE_ERROR, pa.string())])
+        errors = [pa.field(LINE_ERROR, pa.string()), pa.field(PICTURE_ERRORS, pa.list_(pa.string()))]
+        return pa.schema([*fields, pa.field(ROW_HASH, pa.uint64()), *errors])
 
 
 @dataclass(frozen=True)
@@ -275,9 +279,10 @@ def _number_or_text(text: str, kind: Kind) -> Any:
 
 
 def _row(number: int, content: bytes | None, path: str, layout: Layout, folders: _FolderValues) -> list[Any]:
-    """The values of the layout's columns, then the error."""
+    """The values of the layout's columns, then the error, then those of the pictures."""
     post, text, wrong = _parse(content)
     problems = [f"{_MENDED if post else ''}line {number} {wrong}"] if wrong else []
+    lost: list[str | None] | None = None
     written: dict[str, str] = {}
     values: list[Any] = []
     for name, kind in layout.columns:
@@ -291,20 +296,24 @@ def _row(number: int, content: bytes | None, path: str, layout: Layout, folders:
         elif value is not None:
             try:
                 value = READERS[kind](value)
+            except LostPicturesError as unfit:
+                end = f", on line {number} ({path})"
+                lost = [reason and f"{name} {reason}{end}" for reason in unfit.reasons]
+                value = unfit.usable
             except UnfitError as unfit:
                 mended = "" if unfit.usable is None else _MENDED
                 problems.append(f"{mended}line {number}: {name} {unfit}")
                 value = unfit.usable
         values.append(value)
     # The file, since the row may not even have an id by which the line could be found.
-    values.append(f"{'; '.join(problems)} ({path})" if problems else None)
+    values += [f"{'; '.join(problems)} ({path})" if problems else None, lost]
     return values
 
 
 def _table(rows: Sequence[Sequence[Any]], path: str, start: int, layout: Layout) -> pa.Table:
     schema = layout.schema
-    *columns, errors = list(zip(*rows, strict=True)) or [()] * (len(layout.columns) + 1)
-    values = [*columns, row_hashes(path, start, len(rows)), errors]
+    *columns, errors, lost = list(zip(*rows, strict=True)) or [()] * (len(layout.columns) + 2)
+    values = [*columns, row_hashes(path, start, len(rows)), errors, lost]
     arrays = [pa.array(column, field.type) for column, field in zip(values, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
 

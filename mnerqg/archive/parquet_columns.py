@@ -50,11 +50,31 @@ def _role_type(files: Sequence[ParquetFacts], columns: ColumnsConfig, key: str) 
             )
     if target is not None:
         return target
-    if key == "post_id":  # numbers where all are numbers
-        merged = common(kind for _, kind in holding)
-        return pa.string() if merged is None else without_nulls(merged)
-    merged = _one_type(files, name)
-    return pa.large_binary() if is_bytes(merged) or pa.types.is_null(merged) else merged
+    if key == "image":
+        return _image_type(holding, name)
+    merged = common(kind for _, kind in holding)  # ids: numbers where all are numbers
+    return pa.string() if merged is None else without_nulls(merged)
+
+
+def _image_type(holding: Sequence[tuple[ParquetFacts, pa.DataType]], name: str) -> pa.DataType:
+    """Bytes, text or structs with large bytes: many pictures may stand in one block."""
+    kinds = [pa.binary() if pa.types.is_fixed_size_binary(kind) else kind for _, kind in holding]
+    merged = common(kinds)
+    if merged is None:
+        uri, (_, first) = holding[0][0].entry.uri, holding[0]
+        other = next(one for one, kind in holding if common([first, kind]) is None)
+        raise DataError(
+            f"{other.entry.uri}: the column {name} holds another kind of pictures than in {uri} ({plain(first)}); "
+            "tag the files of each kind apart"
+        )
+    if pa.types.is_struct(merged):
+        kinds = [_large(part.type) if part.name == "bytes" else pa.string() for part in merged]
+        return pa.struct([(part.name, kind) for part, kind in zip(merged, kinds, strict=True)])
+    return _large(merged)
+
+
+def _large(kind: pa.DataType) -> pa.DataType:
+    return kind if pa.types.is_string(kind) else pa.large_binary()
 
 
 def _one_type(files: Sequence[ParquetFacts], name: str) -> pa.DataType:
@@ -114,6 +134,15 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_null(kind))
 
 
+def _is_image(kind: pa.DataType) -> bool:
+    """Bytes, base64, or Hugging Face's `Image`: a struct of bytes and path, which are null where the other is given."""
+    if not pa.types.is_struct(kind):
+        return is_bytes(kind) or _is_text(kind)
+    parts = {part.name: part.type for part in kind}
+    data, path = parts.pop("bytes", pa.int8()), parts.pop("path", pa.null())
+    return not parts and (is_bytes(data) or _is_text(data)) and _is_text(path)
+
+
 def _is_text_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_null(kind) or (pa.types.is_list(kind) and _is_text(kind.value_type)))
 
@@ -121,7 +150,7 @@ def _is_text_list(kind: pa.DataType) -> bool:
 _FITTING: dict[str, tuple[Callable[[pa.DataType], bool], str, pa.DataType | None]] = {
     "post_id": (lambda kind: _is_text(kind) or pa.types.is_integer(kind), "text or integers", None),
     "text": (_is_text, "text", pa.string()),
-    "image": (lambda kind: is_bytes(kind) or pa.types.is_null(kind), "binary", None),
+    "image": (_is_image, "binary, base64 or structs of bytes and path", None),
     "image_uris": (_is_text_list, "lists of text", pa.list_(pa.string())),
     "image_uri": (_is_text, "text", pa.string()),
 }

@@ -58,7 +58,8 @@ class Archive:
         files: its files, all of one format.
         rows: posts in all files together.
         format: of the files.
-        pictures: whether it holds the pictures themselves, a URI a post, lists of URIs, or nothing of them.
+        pictures: whether it holds the pictures themselves (as bytes or text, or as structs that may have a URI in the
+            place of bytes), a URI a post, lists of URIs, or nothing of them.
         pass_through: the fields to be copied to the tags.
         layout: the columns that are used.
         pieces: how Parquet is read, a task each; JSON Lines are read a file a task.
@@ -210,12 +211,18 @@ def _open_parquet(asked: _Asked) -> Archive:
         files=tuple(one.entry for one in good),
         rows=rows,
         format="parquet",
-        pictures=PICTURES[picture] if picture else "none",
+        pictures=_pictures(layout, columns, picture),
         pass_through=tuple(layout.schema.field(name) for name in columns.pass_through),
         layout=layout,
         pieces=tuple(piece for one in good for piece in parquet_files.pieces_of(one)),
         left_out=tuple(left_out),
     )
+
+
+def _pictures(layout: ParquetLayout, columns: ColumnsConfig, picture: Picture | None) -> Pictures:
+    if picture == "image" and pa.types.is_struct(layout.schema.field(columns.image).type):
+        return "structs"
+    return PICTURES[picture] if picture else "none"
 
 
 def _tried(function: Callable[[Any], T], item: Any) -> T | DataError:
