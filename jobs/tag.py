@@ -103,6 +103,7 @@ def format_plan(plan: "TagPlan", resources: "Resources") -> str:
     actors = f"{resources.min_actors} to {resources.max_actors}"
     read = {
         "bytes": "in the archive",
+        "structs": f"in the archive, or at a path below {', '.join(pictures.roots)}",
         "uris": f"one URI a post, below {', '.join(pictures.roots)}",
         "lists": f"a list of URIs a post, below {', '.join(pictures.roots)}",
         "none": "none",

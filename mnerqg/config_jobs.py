@@ -20,6 +20,7 @@ from mnerqg.config_types import (
 )
 
 Precision = Literal["fp32", "bf16"]
+PictureFormat = Literal["jpeg", "png", "gif", "webp", "bmp", "tiff", "avif", "heic"]
 ColumnType = Literal["string", "int64", "float64", "bool", "timestamp[us]", "date32", "list<string>"]
 
 
@@ -60,11 +61,15 @@ class ColumnsConfig(Section):
             self.image_uris,
         } & self.types.keys():
             raise ValueError(f"types names {name}, whose type is fixed; leave it out")
+        if self.image in (self.post_id, self.text):
+            raise ValueError(
+                f"image names {self.image}, which holds ids or texts; name the column of the pictures"
+            )
         return self
 
 
 class ImageLimits(Section):
-    """The largest picture that is decoded.
+    """Which pictures are decoded.
 
     Whatever `max_pixels` says, Pillow refuses more than twice `PIL.Image.MAX_IMAGE_PIXELS` (179 million).
     """
@@ -73,6 +78,9 @@ class ImageLimits(Section):
     """Of the encoded picture."""
     max_pixels: PositiveInt = 50_000_000
     """Of the decoded picture; checked before it is decoded."""
+    formats: Many[PictureFormat] = ("jpeg", "png", "gif", "webp", "bmp", "tiff", "avif", "heic")
+    """A picture of another format is unreadable: fewer formats, fewer decoders that strangers' bytes reach. What a file
+    is decides its first bytes, not its name. heic, which is HEIF too, needs `pip install pillow-heif`."""
 
 
 class PicturesConfig(ImageLimits):
@@ -80,7 +88,7 @@ class PicturesConfig(ImageLimits):
 
     roots: Many[Place] = ()
     """URIs below which pictures may lie: a folder, s3://bucket/prefix or https://host/prefix, whose host may begin with
-    `*.` for all its subdomains. The first one is that of relative URIs. Empty: the archive's own folder."""
+    `*.` for all its subdomains. A relative URI is looked for below each in turn. Empty: the archive's own folder."""
     schemes: Many[Literal["file", "s3", "http", "https"]] = ("file", "s3")
     """A scheme that is not here is refused even below a root."""
     concurrency: PositiveInt = 32

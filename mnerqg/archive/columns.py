@@ -4,18 +4,18 @@ from collections.abc import Collection
 from typing import Literal
 
 from mnerqg.archive.json_values import Picture
-from mnerqg.archive.jsonlines import LINE_ERROR
+from mnerqg.archive.jsonlines import LINE_ERROR, PICTURE_ERRORS
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError
 from mnerqg.schema import ROW_HASH, tags_schema
 
-Pictures = Literal["bytes", "uris", "lists", "none"]
+Pictures = Literal["bytes", "structs", "uris", "lists", "none"]
 PICTURES: dict[Picture, Pictures] = {"image": "bytes", "image_uris": "lists", "image_uri": "uris"}
 """The first of these columns that an archive has is read."""
 
 
 def check_name(uri: str, name: str) -> None:
-    if name in (ROW_HASH, LINE_ERROR):
+    if name in (ROW_HASH, LINE_ERROR, PICTURE_ERRORS):
         raise DataError(f"{uri}: the column {name} has the name of one that tagging adds; rename it")
 
 

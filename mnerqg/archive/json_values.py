@@ -1,15 +1,15 @@
 """What the values of a JSON post become in the columns of an archive (DESIGN §3)."""
 
-import base64
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from mnerqg.config_jobs import ColumnType
+from mnerqg.io.picture_text import BLANKS, read_picture_text
 
 Picture = Literal["image", "image_uris", "image_uri"]
 Kind = Literal["post_id", "text", Picture, ColumnType]
@@ -36,6 +36,14 @@ class UnfitError(Exception):
     def __init__(self, words: str, usable: Any = None) -> None:
         super().__init__(words)
         self.usable = usable
+
+
+class LostPicturesError(UnfitError):
+    """An `UnfitError` of which pictures cannot be used: `reasons` has one for each of the post's, None where it can."""
+
+    def __init__(self, reasons: Sequence[str | None], usable: Any = None) -> None:
+        super().__init__("; ".join(filter(None, reasons)), usable)
+        self.reasons = reasons
 
 
 def _read_id(value: Any) -> str:
@@ -71,13 +79,35 @@ def _encodable(text: str) -> str:
     return text
 
 
-def _read_base64(value: Any) -> bytes:
+def _read_image(value: Any) -> bytes | None:
+    if isinstance(value, dict) and "bytes" in value:  # as Hugging Face's datasets write them
+        value = value["bytes"]
     if not isinstance(value, str):
-        raise UnfitError(f"is {described(value)}, not base64 text")
+        raise LostPicturesError([f"is {described(value)}, not base64 text"])
     try:
-        return base64.b64decode(value, validate=True)
+        return read_picture_text(value) if value.strip(BLANKS) else None
     except ValueError as error:
-        raise UnfitError(f"is not base64: {error}") from None
+        raise LostPicturesError([str(error)]) from None
+
+
+def _read_uri(value: Any) -> str:
+    if not isinstance(value, str):
+        raise LostPicturesError([f"is {described(value)}, not text"])
+    return _read_text(value)
+
+
+def _read_uris(value: Any) -> list[str | None]:
+    if isinstance(value, str):
+        return [_read_uri(value)]
+    if not isinstance(value, list):
+        raise LostPicturesError([f"is {described(value)}, not a list of texts"], [None])
+    reasons = [
+        None if one is None or isinstance(one, str) else f"has {described(one)} in it, not text"
+        for one in value
+    ]
+    if any(reasons):
+        raise LostPicturesError(reasons, [_encodable(one) if isinstance(one, str) else None for one in value])
+    return _read_texts(value)
 
 
 def _read_int(value: Any) -> int:
@@ -124,9 +154,9 @@ def _read_date(value: Any) -> date:
 READERS: dict[Kind, Callable[[Any], Any]] = {
     "post_id": _read_id,
     "text": _read_text,
-    "image": _read_base64,
-    "image_uris": _read_texts,
-    "image_uri": _read_text,
+    "image": _read_image,
+    "image_uris": _read_uris,
+    "image_uri": _read_uri,
     "string": _read_text,
     "int64": _read_int,
     "float64": _read_float,

@@ -25,6 +25,7 @@ from mnerqg.archive.json_values import (
     ARROW_TYPES,
     READERS,
     Kind,
+    LostPicturesError,
     Picture,
     UnfitError,
     described,
@@ -43,6 +44,8 @@ else:
 MAX_LINE_BYTES = 16 * 2**20
 LINE_ERROR = "mnerqg:line_error"
 """The column that says what is wrong with a row's line, null where nothing is."""
+PICTURE_ERRORS = "mnerqg:picture_errors"
+"""The column that says of each picture of a row why what was given as one cannot be used, null where nothing is."""
 
 _MENDED = "mended: "
 """How an error begins that cost nothing but characters; any other says that something was not read (`counts`)."""
@@ -62,9 +65,10 @@ class Layout:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of every table: the columns, `row_hash` and `LINE_ERROR`."""
+        """Of every table: the columns, `row_hash`, `LINE_ERROR` and `PICTURE_ERRORS`."""
         fields = [pa.field(name, ARROW_TYPES[kind]) for name, kind in self.columns]
-        return pa.schema([*fields, pa.field(ROW_HASH, pa.uint64()), pa.field(LINE_ERROR, pa.string())])
+        errors = [pa.field(LINE_ERROR, pa.string()), pa.field(PICTURE_ERRORS, pa.list_(pa.string()))]
+        return pa.schema([*fields, pa.field(ROW_HASH, pa.uint64()), *errors])
 
 
 @dataclass(frozen=True)
@@ -253,17 +257,23 @@ def read_tables(
 
 
 class _FolderValues:
-    """What the folders of a file say of all its posts: values and, of what does not fit, problems, by key."""
+    """What the folders of a file say of all its posts: values and, of what does not fit, problems, by key.
+
+    `lost` has those of the picture.
+    """
 
     def __init__(self, path: str, layout: Layout) -> None:
         self.values: dict[str, Any] = {}
         self.problems: dict[str, str] = {}
+        self.lost: dict[str, str] = {}
         texts = path_values(path)
         for name, kind in layout.columns:
             text = texts.get(name)
             if text is not None:
                 try:
                     self.values[name] = READERS[kind](_number_or_text(text, kind))
+                except LostPicturesError as unfit:
+                    self.lost[name] = f"{name} {unfit} (in the name of its folder)"
                 except UnfitError as unfit:
                     self.problems[name] = f"{name} {unfit} (in the name of its folder)"
 
@@ -275,9 +285,10 @@ def _number_or_text(text: str, kind: Kind) -> Any:
 
 
 def _row(number: int, content: bytes | None, path: str, layout: Layout, folders: _FolderValues) -> list[Any]:
-    """The values of the layout's columns, then the error."""
+    """The values of the layout's columns, then the error, then those of the pictures."""
     post, text, wrong = _parse(content)
     problems = [f"{_MENDED if post else ''}line {number} {wrong}"] if wrong else []
+    lost: list[str | None] | None = None
     written: dict[str, str] = {}
     values: list[Any] = []
     for name, kind in layout.columns:
@@ -285,26 +296,32 @@ def _row(number: int, content: bytes | None, path: str, layout: Layout, folders:
         if name not in post:
             value = folders.values.get(name)
             problems += [f"line {number}: {folders.problems[name]}"] if name in folders.problems else []
+            lost = [f"{folders.lost[name]} ({path})"] if name in folders.lost else lost
         elif kind == "string" and not isinstance(value, str | None):
             written = written or values_as_written(text)
             value = written[name]
         elif value is not None:
             try:
                 value = READERS[kind](value)
+            except LostPicturesError as unfit:
+                # Not as an error of the line begins: the post can be read, and the picture counts as one that failed.
+                start = f"{name} in line {number} "
+                lost = [reason and f"{start}{reason} ({path})" for reason in unfit.reasons]
+                value = unfit.usable
             except UnfitError as unfit:
                 mended = "" if unfit.usable is None else _MENDED
                 problems.append(f"{mended}line {number}: {name} {unfit}")
                 value = unfit.usable
         values.append(value)
     # The file, since the row may not even have an id by which the line could be found.
-    values.append(f"{'; '.join(problems)} ({path})" if problems else None)
+    values += [f"{'; '.join(problems)} ({path})" if problems else None, lost]
     return values
 
 
 def _table(rows: Sequence[Sequence[Any]], path: str, start: int, layout: Layout) -> pa.Table:
     schema = layout.schema
-    *columns, errors = list(zip(*rows, strict=True)) or [()] * (len(layout.columns) + 1)
-    values = [*columns, row_hashes(path, start, len(rows)), errors]
+    *columns, errors, lost = list(zip(*rows, strict=True)) or [()] * (len(layout.columns) + 2)
+    values = [*columns, row_hashes(path, start, len(rows)), errors, lost]
     arrays = [pa.array(column, field.type) for column, field in zip(values, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
 

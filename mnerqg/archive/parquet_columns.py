@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from mnerqg.archive.column_types import can_become, common, is_bytes, plain, without_nulls
+from mnerqg.archive.column_types import can_become, common, plain, without_nulls
 from mnerqg.archive.columns import PICTURES, check_name, expected_pictures
 from mnerqg.archive.files import path_values
 from mnerqg.archive.json_values import Picture
 from mnerqg.archive.parquet_files import ParquetFacts, ParquetLayout
+from mnerqg.archive.parquet_pictures import IMAGES, holds_images, images_type
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError
 from mnerqg.io import storage
@@ -35,7 +36,7 @@ def make_layout(
             kinds[name] = without_nulls(_one_type(files, name))
     for name in kinds:
         check_name(files[0].entry.uri, name)
-    return ParquetLayout(tuple(kinds.items()))
+    return ParquetLayout(tuple(kinds.items()), columns.image if picture == "image" else None)
 
 
 def _role_type(files: Sequence[ParquetFacts], columns: ColumnsConfig, key: str) -> pa.DataType:
@@ -48,6 +49,8 @@ def _role_type(files: Sequence[ParquetFacts], columns: ColumnsConfig, key: str) 
                 f"{one.entry.uri}: the column {name} holds {kind}, not {words}; "
                 f"convert it or name another one with --columns.{key} NAME"
             )
+    if key == "image":
+        return images_type(kind for _, kind in holding)
     if target is None:  # ids: numbers where all are numbers
         merged = common(kind for _, kind in holding)
         return pa.string() if merged is None else without_nulls(merged)
@@ -118,7 +121,7 @@ def _is_text_list(kind: pa.DataType) -> bool:
 _FITTING: dict[str, tuple[Callable[[pa.DataType], bool], str, pa.DataType | None]] = {
     "post_id": (lambda kind: _is_text(kind) or pa.types.is_integer(kind), "text or integers", None),
     "text": (_is_text, "text", pa.string()),
-    "image": (lambda kind: is_bytes(kind) or pa.types.is_null(kind), "binary", pa.large_binary()),
+    "image": (holds_images, "binary, base64 or structs of bytes and path", IMAGES),
     "image_uris": (_is_text_list, "lists of text", pa.list_(pa.string())),
     "image_uri": (_is_text, "text", pa.string()),
 }

@@ -16,7 +16,8 @@ import pyarrow.fs as pafs
 from mnerqg.datasets.prepared import ROWS_PER_FILE, write_split
 from mnerqg.datasets.refusals import DATASET_FORMAT, DatasetSummary, Figures, SplitFigures
 from mnerqg.errors import DataError, StorageError, one_line
-from mnerqg.inputs import images
+from mnerqg.inputs.images import decode
+from mnerqg.inputs.picture_files import ImageProblem
 from mnerqg.io import storage
 from mnerqg.schema import Post
 
@@ -118,8 +119,8 @@ def read_picture(
         return None
     try:
         data = path.read_bytes()
-        height, width = images.decode(data).shape[:2]
-    except (images.ImageProblem, OSError) as problem:
+        height, width = decode(data).shape[:2]
+    except (ImageProblem, OSError) as problem:
         figures.pictures_unreadable += 1
         figures.picture_problems.append(f"{path.name}: {problem}")
         return None

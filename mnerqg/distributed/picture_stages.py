@@ -11,10 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from mnerqg.archive.reading import text_values
+from mnerqg.archive.jsonlines import PICTURE_ERRORS
+from mnerqg.archive.reading import uri_lists
 from mnerqg.config_jobs import ColumnsConfig, ImageLimits, PicturesConfig
 from mnerqg.errors import one_line
-from mnerqg.inputs.images import ImageProblem, decode_letterbox
+from mnerqg.inputs.images import decode_letterbox
+from mnerqg.inputs.picture_files import ImageProblem
 from mnerqg.io.picture_store import Fetched, PictureStore
 
 PICTURES = "mnerqg:pictures"
@@ -26,7 +28,14 @@ _DECODED_TYPE = pa.list_(pa.struct([*_SIZED, *_OUTCOME]))
 
 
 class FetchPictures:
-    """Adds bytes, status and error of every picture of a post; the URIs go unless they are passed through."""
+    """Adds bytes, status and error of every picture of a post; the URIs go unless they are passed through.
+
+    Args:
+        columns: of the archive.
+        uris: the column with a URI, a list of URIs or a struct of `bytes` and `path`, whose path is only a name where
+            there are bytes.
+        config: where pictures may lie.
+    """
 
     def __init__(self, columns: ColumnsConfig, uris: str, config: PicturesConfig) -> None:
         self._columns = columns
@@ -35,23 +44,32 @@ class FetchPictures:
         self._max_per_post = config.max_per_post
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        posts = self._uris_of_posts(rows[self._uris])
-        wanted = [uri for uris in posts for uri in uris[: self._max_per_post]]
+        column = rows[self._uris]
+        embedded: list[bytes | None] = [None] * rows.num_rows
+        if pa.types.is_struct(column.type):
+            data, paths = column.combine_chunks().flatten()
+            embedded, column = data.to_pylist(), pa.chunked_array([paths])
+        posts = uri_lists(column)
+        wanted = [
+            uri
+            for uris, data in zip(posts, embedded, strict=True)
+            for uri in uris[: self._max_per_post]
+            if data is None
+        ]
         fetched = iter(self._store.fetch_many(wanted))
-        pictures = [self._pictures(uris, fetched) for uris in posts]
-        rows = _without(rows, self._uris, self._columns)
+        pictures = [
+            [_fetched(_embedded(data))] if data is not None else self._pictures(uris, fetched, errors)
+            for uris, data, errors in zip(posts, embedded, _picture_errors(rows), strict=True)
+        ]
+        rows = _without(_without(rows, self._uris, self._columns), PICTURE_ERRORS, self._columns)
         return rows.append_column(PICTURES, pa.array(pictures, _FETCHED_TYPE))
 
-    def _uris_of_posts(self, column: pa.ChunkedArray) -> list[list[str | None]]:
-        if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
-            return [[uri] for uri in text_values(column)[0]]
-        flat = iter(text_values(pa.chunked_array([column.combine_chunks().flatten()]))[0])
-        lengths = column.combine_chunks().value_lengths().to_pylist()
-        return [list(itertools.islice(flat, length or 0)) for length in lengths]
-
-    def _pictures(self, uris: Sequence[str | None], fetched: Iterable[Fetched]) -> list[dict[str, Any]]:
+    def _pictures(
+        self, uris: Sequence[str | None], fetched: Iterable[Fetched], errors: Sequence[str | None]
+    ) -> list[dict[str, Any]]:
         read = itertools.islice(fetched, min(len(uris), self._max_per_post))
-        pictures = [_fetched(one) for one in read]
+        lost = itertools.islice(itertools.chain(errors, itertools.repeat(None)), len(uris))
+        pictures = [_fetched(_lost(error) or one) for one, error in zip(read, lost, strict=False)]
         unread = Fetched(None, "too_large", f"only {self._max_per_post} pictures of a post are read")
         return pictures + [_fetched(unread)] * (len(uris) - len(pictures))
 
@@ -66,9 +84,8 @@ class DecodePictures:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         decoded = [[self._decode(picture) for picture in post] for post in self._posts(rows)]
-        rows = _without(rows, self._columns.image, self._columns)
-        if PICTURES in rows.column_names:
-            rows = rows.drop_columns([PICTURES])
+        for name in (self._columns.image, PICTURE_ERRORS, PICTURES):
+            rows = _without(rows, name, self._columns)
         return rows.append_column(PICTURES, pa.array(decoded, _DECODED_TYPE))
 
     def _posts(self, rows: pa.Table) -> list[list[dict[str, Any]]]:
@@ -78,18 +95,40 @@ class DecodePictures:
         name = self._columns.image
         if name not in rows.column_names:
             return [[] for _ in range(rows.num_rows)]
-        images = rows[name].to_pylist()
-        return [[_fetched(Fetched(image, "none" if image is None else "ok", None))] for image in images]
+        images = zip(rows[name].to_pylist(), _picture_errors(rows), strict=True)
+        return [[_fetched(_lost(next(iter(errors), None)) or _embedded(image))] for image, errors in images]
 
     def _decode(self, picture: dict[str, Any]) -> dict[str, Any]:
         data = picture.pop("data")
         if picture["status"] != "ok":
             return picture
         try:
-            pixels, letterbox = decode_letterbox(data, self._side, self._limits)
+            pixels, letterbox, flaw = decode_letterbox(data, self._side, self._limits)
         except ImageProblem as problem:
             return picture | {"status": problem.status, "error": str(problem)}
-        return picture | {"pixels": pixels.tobytes(), "width": letterbox.width, "height": letterbox.height}
+        return picture | {
+            "pixels": pixels.tobytes(),
+            "width": letterbox.width,
+            "height": letterbox.height,
+            "error": flaw,
+        }
+
+
+def _embedded(image: bytes | None) -> Fetched:
+    """A picture that lies in the archive itself."""
+    return Fetched(image, "none" if image is None else "ok", None)
+
+
+def _lost(error: str | None) -> Fetched | None:
+    """What was given as a picture and cannot be one."""
+    return Fetched(None, "unreadable", error) if error else None
+
+
+def _picture_errors(rows: pa.Table) -> list[list[str | None]]:
+    """For each row the errors that the archive's reader has for its pictures, none for most."""
+    if PICTURE_ERRORS not in rows.column_names:
+        return [[] for _ in range(rows.num_rows)]
+    return [errors or [] for errors in rows[PICTURE_ERRORS].to_pylist()]
 
 
 def _fetched(fetched: Fetched) -> dict[str, Any]:

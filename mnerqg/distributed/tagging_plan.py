@@ -10,7 +10,7 @@ from mnerqg.config_jobs import PicturesConfig, TagConfig
 from mnerqg.distributed.sources import work_in_tasks
 from mnerqg.errors import ModelError, StorageError
 from mnerqg.io import storage
-from mnerqg.io.picture_store import check_roots
+from mnerqg.io.picture_places import check_roots
 from mnerqg.model.files import check_model
 from mnerqg.queries import EntityQuery, asked_queries
 
@@ -100,6 +100,7 @@ def plan_tagging(
             "max_bytes": pictures.max_bytes,
             "max_pixels": pictures.max_pixels,
             "max_per_post": pictures.max_per_post,
+            "formats": pictures.formats,
         },
     }
     asked = tag_run.asked(files.model_id, opened, settings, base)

@@ -12,7 +12,8 @@ from mnerqg.datasets.refusals import DatasetSummary, SplitFigures
 from mnerqg.datasets.voc import clip, fault
 from mnerqg.errors import DataError
 from mnerqg.exchange.posts import CorrectedBox, CorrectedPicture, CorrectedPost, Unclear
-from mnerqg.inputs.images import ImageProblem, decode
+from mnerqg.inputs.images import decode
+from mnerqg.inputs.picture_files import ImageProblem
 from mnerqg.io.picture_store import PictureStore
 from mnerqg.schema import Box, Post
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from mnerqg.config import TrainConfig
 from mnerqg.config_jobs import ImageLimits
-from mnerqg.inputs.images import Letterbox, Pixels, decode_letterbox, decode_region
+from mnerqg.inputs.images import Canvas, decode_letterbox, decode_region
 from mnerqg.schema import Box, Post
 
 
@@ -51,9 +51,7 @@ def best_region(post: Post) -> Box | None:
     return max(weak, key=lambda box: box.score, default=None)
 
 
-def decode_picture(
-    image: bytes, side: int, limits: ImageLimits, region: Box | None
-) -> tuple[Pixels, Letterbox]:
+def decode_picture(image: bytes, side: int, limits: ImageLimits, region: Box | None) -> Canvas:
     """The picture on its canvas, cut to `region` first where there is one. Raises ImageProblem."""
     if region is None:
         return decode_letterbox(image, side, limits)

@@ -13,7 +13,8 @@ from mnerqg.boxes import Floats
 from mnerqg.config_jobs import ImageLimits
 from mnerqg.inputs.annotations import decode_picture
 from mnerqg.inputs.augment import Augmenter
-from mnerqg.inputs.images import ImageProblem, Letterbox, Pixels
+from mnerqg.inputs.images import Letterbox, Pixels
+from mnerqg.inputs.picture_files import ImageProblem
 from mnerqg.inputs.text import EncodedText, TextEncoder
 from mnerqg.schema import Box, Phrase, Post
 
@@ -79,7 +80,7 @@ def make_example(
     if post.image is None:
         return example
     try:
-        pixels, letterbox = decode_picture(post.image, side, limits, region)
+        pixels, letterbox, _ = decode_picture(post.image, side, limits, region)
     except ImageProblem:
         return example
     if region is not None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from mnerqg.config_jobs import ImageLimits
 from mnerqg.inputs.annotations import decode_picture
-from mnerqg.inputs.images import ImageProblem, Letterbox, Pixels
+from mnerqg.inputs.images import Letterbox, Pixels
+from mnerqg.inputs.picture_files import ImageProblem
 from mnerqg.schema import Box, Entity, ImageStatus, Post, Region, TaggedPost
 
 
@@ -32,10 +33,10 @@ def prepare_post(post: Post, side: int, limits: ImageLimits, region: Box | None 
     if post.image is None:
         return PreparedPost(post.text)
     try:
-        pixels, letterbox = decode_picture(post.image, side, limits, region)
+        pixels, letterbox, flaw = decode_picture(post.image, side, limits, region)
     except ImageProblem as problem:
         return PreparedPost(post.text, image_status=problem.status, error=str(problem))
-    return PreparedPost(post.text, pixels, letterbox, image_status="ok")
+    return PreparedPost(post.text, pixels, letterbox, image_status="ok", error=flaw)
 
 
 def merge_pictures(answers: Sequence[TaggedPost], indices: Sequence[int]) -> TaggedPost:

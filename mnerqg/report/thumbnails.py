@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from mnerqg.config_jobs import PicturesConfig
-from mnerqg.inputs.images import ImageProblem, Pixels, decode_small
+from mnerqg.inputs.images import Pixels, decode_small
+from mnerqg.inputs.picture_files import ImageProblem
 from mnerqg.io.picture_store import PictureStore
 
 _MOST_BYTES = 40_000_000

@@ -221,6 +221,16 @@ def test_hive_folders(tmp_path: Path) -> None:
         assert sorted(map(str, values(tmp_path / name, "lang"))) == ["None", "a b", "de", "en", "pt"]
 
 
+def test_a_picture_in_the_name_of_a_folder(tmp_path: Path) -> None:
+    write_lines(tmp_path / "image=no picture at all" / "a.jsonl", {"post_id": "1", "text": TEXT})
+    write_lines(tmp_path / "b.jsonl", {"post_id": "2", "text": TEXT, "image": None})
+    _, rows = opened(tmp_path, ColumnsConfig())
+    assert rows["mnerqg:line_error"].to_pylist() == [None, None]
+    path = tmp_path / "image=no picture at all" / "a.jsonl"
+    words = f"image is not base64, but words (in the name of its folder) ({path})"
+    assert rows["mnerqg:picture_errors"].to_pylist() == [[words], None]
+
+
 def test_hive_folders_with_types(tmp_path: Path) -> None:
     for year in ("2026", "unknown"):
         write_lines(tmp_path / f"year={year}" / "a.jsonl", {"post_id": year, "text": TEXT})
@@ -280,7 +290,7 @@ def test_several_inputs_are_one_archive(tmp_path: Path) -> None:
 
 
 def test_lines_and_values_that_cannot_be_read_count_as_failed(tmp_path: Path) -> None:
-    posts = [{"post_id": str(number), "text": TEXT, "image_uri": 5} for number in range(3)]
+    posts = [{"post_id": str(number), "text": 5} for number in range(3)]
     write_lines(tmp_path / "a.jsonl", *posts, {"post_id": "half a pair \ud83d", "text": TEXT})
     with (tmp_path / "a.jsonl").open("a") as file:
         file.write("{\n" * 16)

@@ -20,6 +20,7 @@ from mnerqg.archive.files import JSON_LINES
 from mnerqg.archive.jsonlines import (
     LINE_ERROR,
     MAX_LINE_BYTES,
+    PICTURE_ERRORS,
     Layout,
     Scan,
     make_layout,
@@ -99,6 +100,7 @@ def test_every_kind_of_value() -> None:
         "string",
         "uint64",
         "string",
+        "list<item: string>",
     ]
     (row,) = rows(json.dumps(post, ensure_ascii=False).encode())
     del post["other"]
@@ -147,16 +149,6 @@ BAD_LINES: list[tuple[bytes, dict[str, Any], str]] = [
         "line 1: id is true or false, not text or a whole number; line 1: text is a",
     ),
     (b'{"id": 1, "text": NaN}', {"id": "1"}, "line 1: text is a number with a fraction, not text"),
-    (b'{"id": 1, "photos": "a.jpg"}', {"id": "1"}, "line 1: photos is text, not a list of texts"),
-    (
-        b'{"id": 1, "photos": ["a", {}]}',
-        {"id": "1"},
-        "line 1: photos is a list with an object in it, not of texts",
-    ),
-    (b'{"id": 1, "photo": ["a.jpg"]}', {"id": "1"}, "line 1: photo is a list, not text"),
-    (b'{"id": 1, "bytes": "abc"}', {"id": "1"}, "line 1: bytes is not base64: Incorrect padding"),
-    (b'{"id": 1, "bytes": "\xc3\xa9"}', {"id": "1"}, "line 1: bytes is not base64: string argument should"),
-    (b'{"id": 1, "bytes": [255, 216]}', {"id": "1"}, "line 1: bytes is a list, not base64 text"),
     (b'{"count": 9223372036854775808}', {}, "line 1: count is a whole number too large for int64"),
     (b'{"count": 1.5}', {}, "line 1: count is a number with a fraction, not a whole number (int64)"),
     (
@@ -193,6 +185,60 @@ def test_a_bad_line_is_a_row(line: bytes, usable: dict[str, Any], words: str) ->
     assert error.startswith(words)
     assert error.endswith(" (bucket/some/x.jsonl)")
     assert "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("line", "usable", "reasons"),
+    [
+        (b'{"photo": 5}', {}, ["photo in line 1 is a whole number, not text"]),
+        (b'{"photo": {"url": "a.jpg"}}', {}, ["photo in line 1 is an object, not text"]),
+        (b'{"photo": ["a.jpg"]}', {}, ["photo in line 1 is a list, not text"]),
+        (b'{"photo": false}', {}, ["photo in line 1 is true or false, not text"]),
+        (b'{"photos": 5}', {"photos": [None]}, ["photos in line 1 is a whole number, not a list of texts"]),
+        (
+            b'{"photos": ["a", {}, null, 1.5]}',
+            {"photos": ["a", None, None, None]},
+            [
+                None,
+                "photos in line 1 has an object in it, not text",
+                None,
+                "photos in line 1 has a number with a fraction in it, not text",
+            ],
+        ),
+        (b'{"bytes": "no picture at all"}', {}, ["bytes in line 1 is not base64, but words"]),
+        (b'{"bytes": "\xc3\xa9"}', {}, ["bytes in line 1 is not base64: it has 'é' at digit 1"]),
+        (b'{"bytes": [255, 216]}', {}, ["bytes in line 1 is a list, not base64 text"]),
+        (b'{"bytes": 7}', {}, ["bytes in line 1 is a whole number, not base64 text"]),
+        (b'{"bytes": {"url": "a.jpg"}}', {}, ["bytes in line 1 is an object, not base64 text"]),
+        (b'{"bytes": {"bytes": null, "path": "a.jpg"}}', {}, ["bytes in line 1 is null, not base64 text"]),
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_what_is_given_as_a_picture_and_is_none(
+    line: bytes, usable: dict[str, Any], reasons: list[str | None]
+) -> None:
+    """It is no error of the row but of the picture, which then has a status and counts as failed."""
+    bad, good = rows(line + b'\n{"id": "next"}', "bucket/some/x.jsonl")
+    assert good == {"id": "next"}
+    assert bad.pop(PICTURE_ERRORS) == [reason and f"{reason} (bucket/some/x.jsonl)" for reason in reasons]
+    assert bad == usable
+
+
+def test_pictures_as_they_are_given() -> None:
+    encoded = base64.encodebytes(b"\xff\xd8\xff" * 50).decode()
+    given = [
+        {"bytes": encoded, "photos": "a.jpg"},
+        {"bytes": {"bytes": f"data:image/jpeg;base64,{encoded}", "path": "a.jpg"}, "photos": []},
+        {"bytes": " \n", "photo": ""},
+        {"bytes": None, "photos": None, "photo": None},
+    ]
+    found = rows("\n".join(map(json.dumps, given)).encode())
+    assert found == [
+        {"bytes": b"\xff\xd8\xff" * 50, "photos": ["a.jpg"]},
+        {"bytes": b"\xff\xd8\xff" * 50, "photos": []},
+        {"photo": ""},
+        {},
+    ]
 
 
 def test_what_is_no_error() -> None:

@@ -13,7 +13,7 @@ import pytest
 from backports import zstd
 
 from mnerqg.archive import reading
-from mnerqg.archive.jsonlines import Layout, Scan, read_tables, scan
+from mnerqg.archive.jsonlines import LINE_ERROR, PICTURE_ERRORS, Layout, Scan, read_tables, scan
 from mnerqg.archive.reading import Archive, open_archive
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError, StorageError
@@ -92,9 +92,17 @@ def test_json_lines_in_all_compressions(base: str) -> None:
     assert archive.pass_through == (pa.field("lang", pa.string()), pa.field("text", pa.large_string()))
     assert len(archive.files) == 7
     table = read(archive)
-    assert table.column_names == ["post_id", "text", "image_uri", "lang", "row_hash", "mnerqg:line_error"]
+    assert table.column_names == [
+        "post_id",
+        "text",
+        "image_uri",
+        "lang",
+        "row_hash",
+        LINE_ERROR,
+        PICTURE_ERRORS,
+    ]
     assert len(set(table["row_hash"].to_pylist())) == len(table) == archive.rows
-    wanted = [("1", "Ada", "a.jpg", "en", None), ("2", None, None, None, None)] * 6
+    wanted = [("1", "Ada", "a.jpg", "en", None, None), ("2", *[None] * 5)] * 6
     assert list(zip(*(table.drop_columns(["row_hash"]).to_pydict()).values(), strict=True)) == wanted
     assert read(archive).equals(table)
     assert pickle.loads(pickle.dumps(archive)) == archive
@@ -336,6 +344,40 @@ def test_which_pictures_are_read(tmp_path: Path, keys: Sequence[str], pictures: 
         assert lines.pictures == pictures
         assert lines.layout is not None
         assert len(lines.layout.columns) == 2 + bool(keys)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pictures"),
+    [
+        (pa.string(), "bytes"),
+        (pa.large_string(), "bytes"),
+        (pa.large_binary(), "bytes"),
+        (pa.struct([("bytes", pa.binary()), ("path", pa.string())]), "structs"),
+        (pa.struct([("bytes", pa.large_string())]), "structs"),
+        (pa.struct([("path", pa.null()), ("bytes", pa.null())]), "structs"),
+    ],
+    ids=str,
+)
+def test_pictures_inside_are_of_several_kinds(tmp_path: Path, kind: pa.DataType, pictures: str) -> None:
+    (tmp_path / "a.parquet").write_bytes(as_parquet(image=pa.nulls(2, kind)))
+    assert open_archive(str(tmp_path), ColumnsConfig()).pictures == pictures
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.int64(),
+        pa.list_(pa.binary()),
+        pa.struct([("path", pa.string())]),
+        pa.struct([("bytes", pa.int8()), ("path", pa.string())]),
+        pa.struct([("bytes", pa.binary()), ("path", pa.binary())]),
+        pa.struct([("bytes", pa.binary()), ("url", pa.string())]),
+    ],
+    ids=str,
+)
+def test_what_holds_no_pictures(tmp_path: Path, kind: pa.DataType) -> None:
+    (tmp_path / "a.parquet").write_bytes(as_parquet(image=pa.nulls(2, kind)))
+    refused(str(tmp_path), "the column image holds .*, not binary, base64 or structs of bytes and path")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from mnerqg.datasets.twitter import SplitSummary, parse_conll, read_split
 from mnerqg.demo import world
 from mnerqg.demo.texts import make_names
 from mnerqg.errors import DataError
-from mnerqg.inputs.images import ImageProblem, decode
+from mnerqg.inputs.images import decode
+from mnerqg.inputs.picture_files import ImageProblem
 
 
 def digest(directory: Path) -> str:

@@ -383,7 +383,7 @@ def test_too_many_failures_and_their_retry(tmp_path: Path, tiny_model: Path, ser
         }
         for number in range(40)
     ]
-    rows[1]["image_uri"] = "gone.jpg"
+    rows[1]["image_uri"] = str(tmp_path / "archive" / "gone.jpg")  # below one root only
     write_archive(str(tmp_path / "archive"), rows)
     pictures = PicturesConfig(
         roots=(str(tmp_path / "archive"), server.url), schemes=("file", "http"), attempts=1

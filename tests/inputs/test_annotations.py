@@ -82,7 +82,9 @@ def test_a_picture_is_cut_to_its_region(corners: tuple[float, float, float, floa
     pixels[1, 2] = 255, 0, 0
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
-    canvas, letterbox = decode_picture(file.getvalue(), 32, ImageLimits(), Box("PER", *corners, "weak", 0.5))
+    canvas, letterbox, _ = decode_picture(
+        file.getvalue(), 32, ImageLimits(), Box("PER", *corners, "weak", 0.5)
+    )
     assert canvas.shape == (32, 32, 3)
     assert 1 <= letterbox.width <= 6
     assert 1 <= letterbox.height <= 4
@@ -93,5 +95,5 @@ def test_a_picture_is_cut_to_its_region(corners: tuple[float, float, float, floa
 
 
 def test_without_a_region_the_picture_is_whole() -> None:
-    _, letterbox = decode_picture(image_bytes(size=(40, 24)), 32, ImageLimits(), None)
+    _, letterbox, _ = decode_picture(image_bytes(size=(40, 24)), 32, ImageLimits(), None)
     assert (letterbox.width, letterbox.height) == (40, 24)

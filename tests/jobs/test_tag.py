@@ -96,6 +96,11 @@ def test_dry_run(tiny_model: Path, archive: Path, tmp_path: Path, capsys: pytest
     main([*command, "--dry-run", "--restart"])
     assert re.search(r"^output +.*/tags \(starts over run r1\)$", capsys.readouterr().out, re.MULTILINE)
     assert json.loads((tmp_path / "tags" / "_run.json").read_text()) == state
+    images = [{"bytes": None, "path": "a.jpg"}] * 3
+    pq.write_table(table(image=images), archive / "posts.parquet")
+    main([*command, "--dry-run", "--restart"])
+    words = rf"^pictures +in the archive, or at a path below {archive}$"
+    assert re.search(words, capsys.readouterr().out, re.MULTILINE)
 
 
 def damage(model: Path, change: Callable[[Path], object]) -> Path:
@@ -141,9 +146,14 @@ def table(**columns: Any) -> pa.Table:
         (table().drop_columns(["post_id"]), [], "no column post_id; it has: text, lang"),
         (table(text=[1, 2, 3]), [], "column text holds int64, not text"),
         (table(post_id=[1.0, 2.0, 3.0]), [], "column post_id holds double, not text or integers"),
-        (table(image=["a", "b", "c"]), [], "column image holds string, not binary"),
+        (
+            table(image=[1, 2, 3]),
+            [],
+            "column image holds int64, not binary, base64 or structs of bytes and path",
+        ),
         (table(image_uri=[1, 2, 3]), [], "column image_uri holds int64, not text"),
         (table(), ["--columns.image_uri", "url"], "no column url"),
+        (table(), ["--columns.image", "text"], "image names text, which holds ids or texts"),
         (table(), ["--columns.pass_through", "[when]"], "no column when; it has: post_id, text, lang"),
         (
             table(error=["", "", ""]),
@@ -161,6 +171,7 @@ def table(**columns: Any) -> pa.Table:
         ),
         (table(), ["--pictures.roots", "[gs://b]"], "'gs' is not supported"),
         (table(), ["--pictures.schemes", "[ftp]"], "pictures.schemes"),
+        (table(), ["--pictures.formats", "[jpeg, svg]"], "pictures.formats"),
         (table(), ["--config", "no.yaml"], "no.yaml does not exist"),
     ],
 )
