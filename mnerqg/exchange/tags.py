@@ -12,12 +12,12 @@ from mnerqg.archive.run import MANIFEST_FILE, tags_folder, tags_of
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError
 from mnerqg.exchange.posts import Picture, TaggedText
+from mnerqg.inputs.picture_kinds import format_of
 from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet
 from mnerqg.io.picture_text import is_data_uri, read_picture_text
 from mnerqg.schema import ROW_HASH, Entity, Region
 
-_SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
 _COLUMNS = (
     "post_id",
     "entities",
@@ -129,7 +129,7 @@ class TaggedArchive:
             except ValueError:
                 return None
         if isinstance(given, bytes):
-            uri = storage.join(pictures, f"{name}{_SUFFIXES.get(given[:2], '.img')}")
+            uri = storage.join(pictures, f"{name}.{format_of(given) or 'img'}")
             storage.write_bytes(uri, given)
             return uri
         return self._absolute(given) if given and given.strip() else None
