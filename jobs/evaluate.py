@@ -14,7 +14,7 @@ from mnerqg.config_jobs import ActorsConfig
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
 from mnerqg.places import place
-from mnerqg.scoring.metrics import PICTURES, Pictures
+from mnerqg.schema import PICTURES, Pictures
 
 
 def main(argv: list[str]) -> None:

@@ -13,9 +13,12 @@ import pyarrow as pa
 BoxSource = Literal["manual", "weak"]
 ImageStatus = Literal["ok", "none", "missing", "forbidden", "unreadable", "too_large"]
 TextStatus = Literal["ok", "empty", "truncated"]
+Pictures = Literal["true", "shuffled", "none"]
+"""With whose pictures posts are scored: their own, other posts', none."""
 
 IMAGE_STATUSES: tuple[ImageStatus, ...] = ("ok", "none", "missing", "forbidden", "unreadable", "too_large")
 TEXT_STATUSES: tuple[TextStatus, ...] = ("ok", "empty", "truncated")
+PICTURES: tuple[Pictures, ...] = ("true", "shuffled", "none")
 
 
 @dataclass(frozen=True, slots=True)

@@ -368,7 +368,7 @@ def test_every_variant_goes_over_every_recipe(recipe: Path, variant: Path) -> No
 
 
 def test_there_are_variants() -> None:
-    assert len(VARIANTS) == 17
+    assert len(VARIANTS) == 18
 
 
 def layered(tmp_path: Path, *texts: str) -> list[Path]:
@@ -448,6 +448,8 @@ def test_the_paper_recipe_is_the_papers_mode() -> None:
     [
         ({"inputs": "text"}, "grounding is true, but inputs is text"),
         ({"inputs": "picture", "grounding": False}, "answers nothing else"),
+        ({"grounding": False, "region_existence": True}, "then grounding must be true"),
+        ({"inputs": "picture", "region_existence": True}, "inputs must be text_picture"),
         ({"picture": "region"}, "grounding must be false"),
         ({"picture": "region", "grounding": False, "inputs": "text"}, "inputs must be text_picture"),
         ({"tagger": "bio"}, "inputs must be text"),

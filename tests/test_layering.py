@@ -81,6 +81,7 @@ ORDER = (
     "model.sequence",
     "model.build",
     "model.losses",
+    "model.answers",
     "model.decode",
     "model.optimization",
     "model.precision",

@@ -305,8 +305,8 @@ def _row(number: int, content: bytes | None, path: str, layout: Layout, folders:
                 value = READERS[kind](value)
             except LostPicturesError as unfit:
                 # Not as an error of the line begins: the post can be read, and the picture counts as one that failed.
-                start = f"{name} in line {number} "
-                lost = [reason and f"{start}{reason} ({path})" for reason in unfit.reasons]
+                end = f", on line {number} ({path})"
+                lost = [reason and f"{name} {reason}{end}" for reason in unfit.reasons]
                 value = unfit.usable
             except UnfitError as unfit:
                 mended = "" if unfit.usable is None else _MENDED

@@ -73,7 +73,7 @@ def _one_type(files: Sequence[ParquetFacts], name: str) -> pa.DataType:
             there = f", but {merged} in {first}" if first else ""
             raise DataError(
                 f"{one.entry.uri}: the column {name} holds {plain(kind)}{there}, and no type holds both; tag the files "
-                "of each kind apart, or leave it out of --columns.pass_through"
+                "of each kind apart"
             )
         merged, first = both, first if first and plain(kind) == pa.null() else first or one.entry.uri
     return merged
@@ -125,4 +125,4 @@ _FITTING: dict[str, tuple[Callable[[pa.DataType], bool], str, pa.DataType | None
     "image_uris": (_is_text_list, "lists of text", pa.list_(pa.string())),
     "image_uri": (_is_text, "text", pa.string()),
 }
-"""Which plain types a column may hold, in words, and what it becomes."""
+"""Which plain types a column may hold, in words, and what it becomes; None: what holds the values of all files."""

@@ -193,7 +193,7 @@ def _table(batch: pa.RecordBatch, uri: str, start: int, layout: ParquetLayout) -
         if name == layout.image:
             column, reasons = read_images(column, kind)
             lost = [
-                [f"{name} in row {row} {reason} ({path})"] if reason else None
+                [f"{name} {reason}, in row {row} ({path})"] if reason else None
                 for row, reason in enumerate(reasons, start)
             ]
         else:

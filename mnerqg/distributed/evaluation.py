@@ -19,7 +19,8 @@ from mnerqg.errors import ConfigError, RunError
 from mnerqg.io import storage
 from mnerqg.model.files import check_model
 from mnerqg.queries import EntityQuery, asked_queries
-from mnerqg.scoring.metrics import Counts, Pictures
+from mnerqg.schema import Pictures
+from mnerqg.scoring.metrics import Counts
 from mnerqg.scoring.score import score_each
 from mnerqg.tagger import Tagger
 

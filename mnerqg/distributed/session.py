@@ -19,6 +19,9 @@ from ray.util.annotations import RayDeprecationWarning
 from mnerqg.distributed.failures import first_cause
 from mnerqg.errors import one_line
 
+_DATA_ACTOR = "SplitCoordinator"
+# What C++ says of the level that we ask of it.
+_LEVEL_IS_SET = "Set ray log level from environment variable"
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 # That a new local cluster asks for a token, which is Ray's default; and what we ask of Ray Data.
 _MATTERS_OF_COURSE = ("Token authentication is enabled", "Progress bars disabled")
@@ -99,9 +102,15 @@ class Causes:
         return cause is None or self._first_time(cause)
 
     def printer(self, show: Callable[..., None]) -> Callable[..., None]:
-        """`show`, which prints what workers and raylets say, with tracebacks as their last lines, each once."""
+        """`show`, which prints what workers and raylets say; of the latter each thing once, and of a traceback
+        its last line.
+
+        Ray Data in a training says what it does through an actor of its own, which is left out as it is in the driver.
+        """
 
         def show_briefly(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
+            if str(data.get("actor_name")).startswith(_DATA_ACTOR):
+                return
             lines = (
                 [self._brief(line) for line in data["lines"]]
                 if data.get("pid") == "raylet"
@@ -114,8 +123,10 @@ class Causes:
         return show_briefly
 
     def _brief(self, text: str) -> str | None:
+        if _LEVEL_IS_SET in text:
+            return None
         if "Traceback (most recent call last)" not in text:
-            return text
+            return text if self._first_time(text) else None
         last = [line.strip() for line in text.splitlines() if line.strip()][-1]
         said = text.splitlines()[0].partition(" Error: Traceback")[0]
         return one_line(f"{last} ({said})") if self._first_time(last) else None

@@ -229,7 +229,7 @@ class _Worker:
         """One optimizer step and its `_FIGURES`, which like all in it stay on the device."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.parallel(batch)
-        terms = loss_terms(output, batch)
+        terms = loss_terms(output, batch, self.config.loss)
         loss = self.balance(terms, reduce=sum_over_workers, workers=self.world)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()

@@ -128,11 +128,11 @@ def decode_small(data: bytes, side: int, limits: ImageLimits | None = None) -> t
 
     A small picture stays as large as it is. Raises ImageProblem as `decode`.
     """
-    loaded = load_picture(data, limits or ImageLimits(), lambda width, height: _within(width, height, side))
+    loaded = load_picture(data, limits or ImageLimits(), lambda width, height: _stored(width, height, side))
     width, height = loaded.size
-    small = _to_rgb(loaded.image).resize(
-        _within(width, height, side), Image.Resampling.BILINEAR, box=loaded.box
-    )
+    ratio = min(1.0, side / max(width, height))
+    size = max(1, round(width * ratio)), max(1, round(height * ratio))
+    small = _to_rgb(loaded.image).resize(size, Image.Resampling.BILINEAR, box=loaded.box)
     upright = np.array(_upright(small, loaded.orientation), np.uint8)
     return upright, (height, width) if loaded.orientation >= 5 else (width, height)
 
@@ -163,11 +163,6 @@ def _full(loaded: LoadedPicture) -> Pixels:
 def _stored(width: int, height: int, side: int) -> tuple[int, int]:
     place = Letterbox(width, height, side)
     return place.resized_width, place.resized_height
-
-
-def _within(width: int, height: int, side: int) -> tuple[int, int]:
-    ratio = min(1.0, side / max(width, height))
-    return max(1, round(width * ratio)), max(1, round(height * ratio))
 
 
 def _paste(image: Image.Image, place: Letterbox) -> Pixels:

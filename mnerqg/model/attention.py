@@ -33,14 +33,17 @@ class CrossAttention(nn.Module):
 
     def forward(self, states: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
         """[P, T, D] attend to [P, S, D]; `mask` [P, S] is true where a key may be seen -> [P, T, D]."""
-        if not len(states):
-            return states  # for nothing at all torch's kernels on a GPU in bf16 answer None
         queries, keys, values = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [P, heads, T or S, D / heads]
             for part in (self.query(states), self.key(keys), self.value(keys))
         )
         seen = None if mask is None else mask[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+        if len(states):
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+        else:
+            # For nothing at all torch's own kernel answers None on a GPU in bf16. Every projection has a part in the
+            # nothing: data-parallel workers wait for the gradient of each.
+            mixed = queries + (keys.sum() + values.sum())
         return self.output(mixed.transpose(1, 2).flatten(-2))
 
 

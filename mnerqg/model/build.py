@@ -125,6 +125,9 @@ def assemble(config: ModelConfig, encoder: nn.Module, types: int) -> Network:
         match_hidden=config.match_hidden,
         anchors_per_scale=build_anchors(config).per_scale,
         grounding=config.grounding,
+        query_map=config.query_map,
+        query_gradient=config.query_gradient,
+        region_existence=config.region_existence,
         spans=config.answers_entities,
     )
 

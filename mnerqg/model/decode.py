@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import torch
 import torchvision.ops
-from torch import Tensor
 
 from mnerqg import boxes
 from mnerqg.config import DecodeConfig
@@ -14,9 +13,14 @@ from mnerqg.inputs.examples import Example
 from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import attach_regions
 from mnerqg.inputs.text import EncodedText
-from mnerqg.model.output import Output, SpanLogits
-from mnerqg.model.words import WordLogits, label_runs
+from mnerqg.model.answers import Answers
+from mnerqg.model.output import Output
+from mnerqg.model.words import label_runs
 from mnerqg.schema import Entity, Region, TaggedPost
+
+_MOST_BOXES = (
+    100  # of a query are looked at where it may have several regions, the most confident ones [chosen]
+)
 
 
 class Decoder:
@@ -55,23 +59,49 @@ class Decoder:
         """
         return self.at_each([self.config], output, batch, examples)[0]
 
-    @torch.no_grad()
     def at_each(
         self, configs: Sequence[DecodeConfig], output: Output, batch: Batch, examples: Sequence[Example]
     ) -> list[list[TaggedPost]]:
         """As a call, with the span and match threshold of each of `configs`; all else is the decoder's own."""
-        posts = self._without_entities(output, examples)
+        answers = self.reduce(output, batch, min(config.span_threshold for config in configs))
+        posts = self._without_entities(answers, examples)
+        return [self._with_entities(posts, answers, config, examples) for config in configs]
+
+    def reduce(self, output: Output, batch: Batch, lowest: float | None = None) -> Answers:
+        """All of a network's output that `finish` needs, on the host.
+
+        Args:
+            output: of the network for `batch`.
+            batch: that was answered.
+            lowest: the lowest span threshold that will be asked for; None: the decoder's own.
+        """
+        self._table = self._table.to(batch.begins_word.device)  # once: it is not sent with every batch
+        return Answers.of(
+            output,
+            batch,
+            table=self._table if self._answers_boxes else None,
+            most_boxes=1 if self.config.regions == "one" else _MOST_BOXES,
+            lowest=self.config.span_threshold if lowest is None else lowest,
+        )
+
+    def finish(self, answers: Answers, examples: Sequence[Example]) -> list[TaggedPost]:
+        """Entities and regions of P posts from what `reduce` has left; the network's device is no longer needed."""
+        posts = self._without_entities(answers, examples)
+        return self._with_entities(posts, answers, self.config, examples)
+
+    def _with_entities(
+        self,
+        posts: Sequence[TaggedPost],
+        answers: Answers,
+        config: DecodeConfig,
+        examples: Sequence[Example],
+    ) -> list[TaggedPost]:
         return [
-            [
-                replace(post, entities=attach_regions(self.resolve(candidates), post.regions))
-                for post, candidates in zip(
-                    posts, self._entities(config, output, batch, examples), strict=True
-                )
-            ]
-            for config in configs
+            replace(post, entities=attach_regions(self.resolve(candidates), post.regions))
+            for post, candidates in zip(posts, self._entities(config, answers, examples), strict=True)
         ]
 
-    def _without_entities(self, output: Output, examples: Sequence[Example]) -> list[TaggedPost]:
+    def _without_entities(self, answers: Answers, examples: Sequence[Example]) -> list[TaggedPost]:
         """All that no span or match threshold changes."""
         return [
             TaggedPost(
@@ -85,72 +115,71 @@ class Decoder:
                 text_read=example.text.text_read,
             )
             for (best, kept), existence, example in zip(
-                self._regions(output, examples), self._existence(output, examples), examples, strict=True
+                self._regions(answers, examples), self._existence(answers, examples), examples, strict=True
             )
         ]
 
-    def _existence(self, output: Output, examples: Sequence[Example]) -> list[list[float]]:
+    def _existence(self, answers: Answers, examples: Sequence[Example]) -> list[list[float]]:
         """One score a query of each post, or none where existence is not answered."""
-        if output.spans is None or not self._answers_existence:
+        if answers.spans is None or not self._answers_existence:
             return [[] for _ in examples]
-        scores: list[list[float]] = output.spans.existence_logits.float().softmax(-1)[..., 1].tolist()
+        scores: list[list[float]] = answers.spans.existence_scores.tolist()
         return scores
 
     def _entities(
-        self, config: DecodeConfig, output: Output, batch: Batch, examples: Sequence[Example]
+        self, config: DecodeConfig, answers: Answers, examples: Sequence[Example]
     ) -> list[list[Entity]]:
         """Every candidate of every post."""
-        if output.spans is not None:
-            return self._spans(config, output.spans, batch, examples)
-        if output.words is not None:
-            return self._words(output.words, batch, examples)
-        return [[] for _ in examples]
+        if answers.word_labels is not None:
+            return self._words(answers, examples)
+        found: list[list[Entity]] = [[] for _ in examples]
+        if answers.spans is not None:
+            for p, k, first, last, score in answers.spans.spans(
+                config.span_threshold, config.match_threshold
+            ):
+                found[p].append(self._entity(examples[p].text, first, last, k, score))
+        return found
 
     def _regions(
-        self, output: Output, examples: Sequence[Example]
+        self, answers: Answers, examples: Sequence[Example]
     ) -> list[tuple[tuple[Region, ...], tuple[Region, ...]]]:
         """The best regions and the kept ones of each post."""
-        if output.box_logits is None or not self._answers_boxes:
+        if answers.boxes_canvas is None or answers.box_scores is None:
             return [((), ()) for _ in examples]
-        best_boxes, best_scores = self._best_boxes(output.box_logits)
         found: list[tuple[tuple[Region, ...], tuple[Region, ...]]] = []
-        for p, example in enumerate(examples):
+        for example, boxes_canvas, scores in zip(
+            examples, answers.boxes_canvas, answers.box_scores, strict=True
+        ):
             if example.letterbox is None:
                 found.append(((), ()))
                 continue
             asked = example.phrase_ids or self.types  # further queries are only padding
-            boxes_px = example.letterbox.to_picture(best_boxes[p, : len(asked)])
+            best_px = example.letterbox.to_picture(boxes_canvas[: len(asked), 0])
             best = [
                 _region(kind, box, score)
-                for kind, box, score in zip(asked, boxes_px.tolist(), best_scores[p].tolist(), strict=False)
+                for kind, box, score in zip(asked, best_px.tolist(), scores[:, 0].tolist(), strict=False)
             ]
             kept = best
             if self.config.regions == "several":
                 kept = [
                     region
                     for k, kind in enumerate(asked)
-                    for region in self._several(output.box_logits[p, k], kind, example.letterbox)
+                    for region in self._several(boxes_canvas[k], scores[k], kind, example.letterbox)
                 ]
             found.append((tuple(best), tuple(region for region in kept if self._is_region(region))))
         return found
 
-    def _best_boxes(self, box_logits: Tensor) -> tuple[boxes.Floats, boxes.Floats]:
-        """Arg max of confidence: [P, K, 4] xyxy on the canvas and [P, K] scores."""
-        best = box_logits[..., 4].argmax(-1)  # [P, K]
-        chosen = box_logits.gather(2, best[..., None, None].expand(-1, -1, 1, 5)).squeeze(2)  # [P, K, 5]
-        table = self._table.to(box_logits.device)[best]  # [P, K, 5]
-        return boxes.decode(chosen, table).cpu().numpy(), chosen[..., 4].sigmoid().cpu().numpy()
-
-    def _several(self, box_logits: Tensor, kind: str, letterbox: Letterbox) -> list[Region]:
-        """The boxes of one query [C, 5] above the threshold after NMS, the most confident first."""
-        scores = box_logits[:, 4].sigmoid()
-        above = (scores >= self.config.region_threshold).nonzero().squeeze(-1)
-        found = boxes.decode(box_logits[above], self._table.to(box_logits.device)[above])
-        kept = torchvision.ops.nms(found, scores[above], self.config.nms_iou)
-        boxes_px = letterbox.to_picture(found[kept].cpu().numpy())
+    def _several(
+        self, boxes_canvas: boxes.Floats, scores: boxes.Floats, kind: str, letterbox: Letterbox
+    ) -> list[Region]:
+        """The boxes of one query [N, 4] above the threshold after NMS, the most confident first."""
+        above = scores >= self.config.region_threshold
+        found, scores = torch.from_numpy(boxes_canvas[above]), scores[above]
+        kept = torchvision.ops.nms(found, torch.from_numpy(scores), self.config.nms_iou).numpy()
+        boxes_px = letterbox.to_picture(found.numpy()[kept])
         return [
             _region(kind, box, score)
-            for box, score in zip(boxes_px.tolist(), scores[above][kept].tolist(), strict=True)
+            for box, score in zip(boxes_px.tolist(), scores[kept].tolist(), strict=True)
         ]
 
     def _is_region(self, region: Region) -> bool:
@@ -161,17 +190,19 @@ class Decoder:
             and region.y_max > region.y_min
         )
 
-    def _words(self, words: WordLogits, batch: Batch, examples: Sequence[Example]) -> list[list[Entity]]:
+    def _words(self, answers: Answers, examples: Sequence[Example]) -> list[list[Entity]]:
         """Runs of word labels. The score of an entity is its words' mean [chosen]."""
-        begins = batch.begins_word[:, 0]
-        scores = words.labels.softmax(-1)
+        assert answers.word_labels is not None
+        assert answers.word_scores is not None
         found = []
-        for p, labels in enumerate(words.best(begins)):
-            text = examples[p].text
+        for example, of_pieces, scores in zip(
+            examples, answers.word_labels, answers.word_scores, strict=True
+        ):
+            text, begins = example.text, of_pieces >= 0
             first_pieces = [piece for piece, is_first in enumerate(text.begins_word) if is_first]
             # The last word may be cut, and then has no piece that ends it.
             last_pieces = [piece - 1 for piece in [*first_pieces[1:], len(text.ends)]]
-            word_scores = scores[p][begins[p]].gather(1, torch.tensor(labels, device=scores.device)[:, None])
+            of_words = scores[begins]
             found.append(
                 [
                     self._entity(
@@ -179,32 +210,11 @@ class Decoder:
                         first_pieces[first],
                         last_pieces[last],
                         k,
-                        float(word_scores[first : last + 1].mean()),
+                        float(of_words[first : last + 1].mean()),
                     )
-                    for first, last, k in label_runs(labels)
+                    for first, last, k in label_runs(of_pieces[begins].astype(int).tolist())
                 ]
             )
-        return found
-
-    def _spans(
-        self, config: DecodeConfig, spans: SpanLogits, batch: Batch, examples: Sequence[Example]
-    ) -> list[list[Entity]]:
-        """Start, end and match above their thresholds; the score is their product."""
-        start_scores = spans.start_logits.float().softmax(-1)[..., 1]
-        end_scores = spans.end_logits.float().softmax(-1)[..., 1]
-        threshold = config.span_threshold
-        pairs = candidate_pairs(
-            (start_scores > threshold) & batch.begins_word, (end_scores > threshold) & batch.ends_word
-        )
-        match_scores = spans.match.at(pairs).float().sigmoid()
-        post, query, start, end = pairs.unbind(-1)
-        scores = start_scores[post, query, start] * end_scores[post, query, end] * match_scores
-        kept = match_scores > config.match_threshold
-        offsets = batch.sentence_offset.tolist()
-        found: list[list[Entity]] = [[] for _ in examples]
-        for (p, k, i, j), score in zip(pairs[kept].tolist(), scores[kept].tolist(), strict=True):
-            offset = offsets[p][k]
-            found[p].append(self._entity(examples[p].text, i - offset, j - offset, k, score))
         return found
 
     def _entity(self, text: EncodedText, first: int, last: int, k: int, score: float) -> Entity:
@@ -220,14 +230,6 @@ class Decoder:
             if not any(entity.start < other.end and other.start < entity.end for other in rivals):
                 kept.append(entity)
         return tuple(sorted(kept, key=lambda entity: (entity.start, entity.end, entity.type)))
-
-
-def candidate_pairs(starts: Tensor, ends: Tensor) -> Tensor:
-    """All (post, query, start, end) [N, 4] with start ≤ end from two masks [P, K, L]."""
-    post, query, start = starts.nonzero().unbind(-1)
-    at_start, end = ends[post, query].nonzero().unbind(-1)
-    pairs = torch.stack([post[at_start], query[at_start], start[at_start], end], -1)
-    return pairs[pairs[:, 2] <= pairs[:, 3]]
 
 
 def _region(kind: str, xyxy_px: Sequence[float], score: float) -> Region:

@@ -29,12 +29,13 @@ class LossTerms:
     counts: Tensor
 
 
-def loss_terms(output: Output, batch: Batch) -> LossTerms:
+def loss_terms(output: Output, batch: Batch, config: LossConfig) -> LossTerms:
     """The terms of one worker's share of a batch; what a variant does not answer counts nothing.
 
     Args:
         output: of the network for the batch.
         batch: P posts with their targets. L_start is taken over its `begins_word`, L_end over its `ends_word`.
+        config: says what L_ESP counts; the weights are `LossBalance`'s.
 
     Raises:
         ValueError: the batch has no targets.
@@ -48,7 +49,7 @@ def loss_terms(output: Output, batch: Batch) -> LossTerms:
     if output.box_logits is not None:
         terms |= _grounding(output.box_logits, targets)
     if output.spans is not None:
-        terms |= _spans(output.spans, batch, targets)
+        terms |= _spans(output.spans, batch, targets, config)
     if output.words is not None:
         terms["words"] = output.words.loss(targets.labels, batch.begins_word[:, 0])
     return LossTerms(
@@ -78,13 +79,19 @@ def _grounding(box_logits: Tensor, targets: Targets) -> dict[str, tuple[Tensor, 
     }
 
 
-def _spans(spans: SpanLogits, batch: Batch, targets: Targets) -> dict[str, tuple[Tensor, Tensor]]:
+def _spans(
+    spans: SpanLogits, batch: Batch, targets: Targets, config: LossConfig
+) -> dict[str, tuple[Tensor, Tensor]]:
     """L_ED, and the three parts of L_ESP."""
+    start, words = _cross_entropy(spans.start_logits, targets.starts, batch.begins_word)
+    end, ends = _cross_entropy(spans.end_logits, targets.ends, batch.ends_word)
+    if config.span_mean == "queries":
+        words = ends = batch.begins_word.any(-1).sum()
     return {
         "existence": _cross_entropy(spans.existence_logits, targets.existence, targets.existence >= 0),
-        "start": _cross_entropy(spans.start_logits, targets.starts, batch.begins_word),
-        "end": _cross_entropy(spans.end_logits, targets.ends, batch.ends_word),
-        "match": _match(spans, batch, targets),
+        "start": (start, words),
+        "end": (end, ends),
+        "match": _match(spans, batch, targets, config.match_candidates),
     }
 
 
@@ -95,10 +102,10 @@ def _cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor) -> tuple[Ten
     return total, counted.sum()
 
 
-def _match(spans: SpanLogits, batch: Batch, targets: Targets) -> tuple[Tensor, Tensor]:
+def _match(spans: SpanLogits, batch: Batch, targets: Targets, threshold: float) -> tuple[Tensor, Tensor]:
     """BCE over gold starts x gold ends and predicted starts x predicted ends, start ≤ end."""
-    starts = (spans.start_logits.argmax(-1) > 0) & batch.begins_word
-    ends = (spans.end_logits.argmax(-1) > 0) & batch.ends_word
+    starts = (spans.start_logits.softmax(-1)[..., 1] > threshold) & batch.begins_word
+    ends = (spans.end_logits.softmax(-1)[..., 1] > threshold) & batch.ends_word
     predicted = (starts[..., :, None] & ends[..., None, :]).triu()  # [P, K, L, L]
     # A gold span begins at a gold start and ends at a gold end: what is left is wrong.
     predicted = predicted.index_put(targets.pairs.unbind(-1), predicted.new_zeros(()))
@@ -171,7 +178,8 @@ class LossBalance:
 
     def _losses(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         box, positive, negative, existence, start, end, match, words = means.unbind()
-        return self.config.box_weight * box + positive + negative, existence, start + end + match + words
+        spans = start + end + self.config.match_weight * match + words
+        return self.config.box_weight * box + positive + negative, existence, spans
 
     def _balance(self, means: Tensor, counts: Tensor) -> Tensor:
         config = self.config

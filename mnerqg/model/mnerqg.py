@@ -40,10 +40,14 @@ class TextFeatures(nn.Module):
 
 
 class SpanHeads(nn.Module):
-    """The left of Figure 2 above H_u: existence-aware interaction, then existence, start, end and match."""
+    """The left of Figure 2 above H_u: existence-aware interaction, then existence, start, end and match.
 
-    def __init__(self, *, width: int, match_hidden: int | None) -> None:
+    With `sees` what the grounding sees of a query is added to its existence state [chosen].
+    """
+
+    def __init__(self, *, width: int, match_hidden: int | None, sees: bool = False) -> None:
         super().__init__()
+        self.seen = nn.Linear(width + 1, width) if sees else None
         self.existence_summary = AttentivePooling(width=width)
         self.existence_aware = ExistenceAware(width=width)
         self.existence = BinaryHead(width=width)
@@ -51,9 +55,11 @@ class SpanHeads(nn.Module):
         self.end = BinaryHead(width=width, prior=RARE)
         self.match = MatchHead(width=width, hidden=match_hidden)
 
-    def forward(self, text: Tensor, fused: Tensor, mask: Tensor) -> SpanLogits:
-        """H' and H_u [P, K, L, D], padding mask [P, K, L] -> the answers of every query."""
+    def forward(self, text: Tensor, fused: Tensor, mask: Tensor, seen: Tensor | None = None) -> SpanLogits:
+        """H' and H_u [P, K, L, D], padding mask [P, K, L], seen [P, K, D + 1] -> the answers of every query."""
         existence = self.existence_summary(text, mask)  # H_g [P, K, D]
+        if self.seen is not None and seen is not None:
+            existence = existence + self.seen(seen.to(self.seen.weight.dtype)).to(existence.dtype)
         start, end, existence = self.existence_aware(fused, existence, mask)  # H̃_s, H̃_e, H̃_g
         return SpanLogits(
             existence_logits=self.existence(existence),
@@ -64,17 +70,53 @@ class SpanHeads(nn.Module):
 
 
 class Grounding(nn.Module):
-    """The right of Figure 2: the query's summary q, and the box that it is answered by."""
+    """The right of Figure 2: the query's summary q, and the box that it is answered by.
 
-    def __init__(self, *, width: int, anchors_per_scale: int) -> None:
+    Args:
+        width: D.
+        anchors_per_scale: A.
+        query_map: map q as FA-VG does; see `ModelConfig.query_map`.
+        query_gradient: the share of the gradient that H' gets; see `ModelConfig.query_gradient`.
+        sees: see `GroundingHead`.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        anchors_per_scale: int,
+        query_map: bool = False,
+        query_gradient: float = 1.0,
+        sees: bool = False,
+    ) -> None:
         super().__init__()
+        self.query_gradient = query_gradient
         self.query_summary = AttentivePooling(width=width)
-        self.head = GroundingHead(width=width, anchors_per_scale=anchors_per_scale)
+        self.query_map = _two_layers(width) if query_map else None
+        self.head = GroundingHead(width=width, anchors_per_scale=anchors_per_scale, sees=sees)
 
-    def forward(self, text: Tensor, query_mask: Tensor, maps: tuple[Tensor, ...], shown: Tensor) -> Tensor:
-        """H' [P, K, L, D], the queries' own pieces [P, K, L], U_1 to U_3, their posts [I] -> [P, K, C, 5]."""
+    def forward(
+        self, text: Tensor, query_mask: Tensor, maps: tuple[Tensor, ...], shown: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `GroundingHead` answers for q.
+
+        Args:
+            text: H' [P, K, L, D].
+            query_mask: [P, K, L] the queries' own pieces.
+            maps: U_1 to U_3.
+            shown: [I] the post of each of them.
+        """
+        if self.query_gradient < 1:
+            text = self.query_gradient * text + (1 - self.query_gradient) * text.detach()
         query = self.query_summary(text, query_mask)  # q [P, K, D]
+        if self.query_map is not None:
+            query = self.query_map(query.flatten(0, 1)).unflatten(0, query.shape[:2])
         return self.head(maps, query, shown)
+
+
+def _two_layers(width: int) -> nn.Sequential:
+    layers = [(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()) for _ in range(2)]
+    return nn.Sequential(*(part for layer in layers for part in layer))
 
 
 class MNERQG(nn.Module):
@@ -90,6 +132,8 @@ class MNERQG(nn.Module):
         match_hidden: see `MatchHead`.
         anchors_per_scale: A.
         grounding: whether queries are grounded in the picture.
+        query_map, query_gradient: see `Grounding`.
+        region_existence: whether the spans are told what the grounding sees.
         spans: whether they are answered by spans, with the existence detection; without them the grounding is all there
             is (FA-VG).
     """
@@ -104,14 +148,29 @@ class MNERQG(nn.Module):
         match_hidden: int | None,
         anchors_per_scale: int,
         grounding: bool = True,
+        query_map: bool = False,
+        query_gradient: float = 1.0,
         spans: bool = True,
+        region_existence: bool = False,
     ) -> None:
         super().__init__()
         self.text = text
         self.visual = visual
-        self.grounding = Grounding(width=width, anchors_per_scale=anchors_per_scale) if grounding else None
+        self.grounding = (
+            Grounding(
+                width=width,
+                anchors_per_scale=anchors_per_scale,
+                query_map=query_map,
+                query_gradient=query_gradient,
+                sees=region_existence,
+            )
+            if grounding
+            else None
+        )
         self.cross_modality = CrossModality(width=width, heads=heads) if spans and visual else None
-        self.spans = SpanHeads(width=width, match_hidden=match_hidden) if spans else None
+        self.spans = (
+            SpanHeads(width=width, match_hidden=match_hidden, sees=region_existence) if spans else None
+        )
         synchronize_batch_norms(self)
 
     @property
@@ -127,7 +186,9 @@ class MNERQG(nn.Module):
         if len(batch.pixels) < len(batch.shown):  # the windows of a long text share a picture
             maps = tuple(grid.index_select(0, batch.picture) for grid in maps)
         fused = self.cross_modality(text, maps, batch.shown) if self.cross_modality else text  # H_u
-        # Existence-aware interaction, then existence, start, end and match; beside them the query grounding.
-        spans = self.spans(text, fused, batch.attention_mask) if self.spans else None
-        boxes = self.grounding(text, batch.query_mask, maps, batch.shown) if self.grounding else None
+        # The query grounding; beside it existence-aware interaction, then existence, start, end and match.
+        boxes, seen = (
+            self.grounding(text, batch.query_mask, maps, batch.shown) if self.grounding else (None, None)
+        )
+        spans = self.spans(text, fused, batch.attention_mask, seen) if self.spans else None
         return Output(spans=spans, box_logits=boxes)

@@ -5,7 +5,7 @@ Every number is an integer, the IoU sum too (in millionths): addition is exact a
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Literal, Self, get_args
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 from mnerqg.boxes import iou_xyxy
 from mnerqg.schema import Box, Entity, Post, Region
 
-Pictures = Literal["true", "shuffled", "none"]
-"""With whose pictures posts are scored: their own, other posts', none."""
-PICTURES: tuple[Pictures, ...] = get_args(Pictures)
 MICRO = 1_000_000
 # Columns a type: correct, predicted and gold spans; grounded queries, IoU ≥ 0.5, IoU ≥ 0.75, IoU sum in
 # millionths; correct, predicted and gold triples of GMNER, with one region an entity; the same with every region.

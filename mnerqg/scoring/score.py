@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from mnerqg.config import DecodeConfig
-from mnerqg.schema import Post, TaggedPost
-from mnerqg.scoring.metrics import Counts, Pictures
+from mnerqg.schema import Pictures, Post, TaggedPost
+from mnerqg.scoring.metrics import Counts
 from mnerqg.tagger import Tagger
 
 

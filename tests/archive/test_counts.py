@@ -84,8 +84,8 @@ def test_numbers_of_names_hosts_schemes_and_paths_stay(reasons: Reasons, error: 
             "503 after N attempts",
         ),
         (
-            [f"image_uri in line {n} is a list, not text (a 1.jsonl)" for n in (7, 88)],
-            "image_uri in line N is a list, not text (a 1.jsonl)",
+            [f"image_uri is a list, not text, on line {n} (a 1.jsonl)" for n in (7, 88)],
+            "image_uri is a list, not text, on line N (a 1.jsonl)",
         ),
         (
             ["the picture has 12000 x 9000 pixels", "the picture has 1 x 2 pixels"],

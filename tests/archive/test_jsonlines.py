@@ -190,27 +190,27 @@ def test_a_bad_line_is_a_row(line: bytes, usable: dict[str, Any], words: str) ->
 @pytest.mark.parametrize(
     ("line", "usable", "reasons"),
     [
-        (b'{"photo": 5}', {}, ["photo in line 1 is a whole number, not text"]),
-        (b'{"photo": {"url": "a.jpg"}}', {}, ["photo in line 1 is an object, not text"]),
-        (b'{"photo": ["a.jpg"]}', {}, ["photo in line 1 is a list, not text"]),
-        (b'{"photo": false}', {}, ["photo in line 1 is true or false, not text"]),
-        (b'{"photos": 5}', {"photos": [None]}, ["photos in line 1 is a whole number, not a list of texts"]),
+        (b'{"photo": 5}', {}, ["photo is a whole number, not text"]),
+        (b'{"photo": {"url": "a.jpg"}}', {}, ["photo is an object, not text"]),
+        (b'{"photo": ["a.jpg"]}', {}, ["photo is a list, not text"]),
+        (b'{"photo": false}', {}, ["photo is true or false, not text"]),
+        (b'{"photos": 5}', {"photos": [None]}, ["photos is a whole number, not a list of texts"]),
         (
             b'{"photos": ["a", {}, null, 1.5]}',
             {"photos": ["a", None, None, None]},
             [
                 None,
-                "photos in line 1 has an object in it, not text",
+                "photos has an object in it, not text",
                 None,
-                "photos in line 1 has a number with a fraction in it, not text",
+                "photos has a number with a fraction in it, not text",
             ],
         ),
-        (b'{"bytes": "no picture at all"}', {}, ["bytes in line 1 is not base64, but words"]),
-        (b'{"bytes": "\xc3\xa9"}', {}, ["bytes in line 1 is not base64: it has 'é' at digit 1"]),
-        (b'{"bytes": [255, 216]}', {}, ["bytes in line 1 is a list, not base64 text"]),
-        (b'{"bytes": 7}', {}, ["bytes in line 1 is a whole number, not base64 text"]),
-        (b'{"bytes": {"url": "a.jpg"}}', {}, ["bytes in line 1 is an object, not base64 text"]),
-        (b'{"bytes": {"bytes": null, "path": "a.jpg"}}', {}, ["bytes in line 1 is null, not base64 text"]),
+        (b'{"bytes": "no picture at all"}', {}, ["bytes is not base64, but words"]),
+        (b'{"bytes": "\xc3\xa9"}', {}, ["bytes is not base64: it has 'é' at digit 1"]),
+        (b'{"bytes": [255, 216]}', {}, ["bytes is a list, not base64 text"]),
+        (b'{"bytes": 7}', {}, ["bytes is a whole number, not base64 text"]),
+        (b'{"bytes": {"url": "a.jpg"}}', {}, ["bytes is an object, not base64 text"]),
+        (b'{"bytes": {"bytes": null, "path": "a.jpg"}}', {}, ["bytes is null, not base64 text"]),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -220,7 +220,9 @@ def test_what_is_given_as_a_picture_and_is_none(
     """It is no error of the row but of the picture, which then has a status and counts as failed."""
     bad, good = rows(line + b'\n{"id": "next"}', "bucket/some/x.jsonl")
     assert good == {"id": "next"}
-    assert bad.pop(PICTURE_ERRORS) == [reason and f"{reason} (bucket/some/x.jsonl)" for reason in reasons]
+    assert bad.pop(PICTURE_ERRORS) == [
+        reason and f"{reason}, on line 1 (bucket/some/x.jsonl)" for reason in reasons
+    ]
     assert bad == usable
 
 

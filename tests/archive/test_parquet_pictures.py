@@ -26,6 +26,8 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 FILES: dict[str, pa.Array] = {
     "binary": pa.array([BYTES, None], pa.binary()),
     "categories": pa.array([BYTES, None], pa.large_binary()).dictionary_encode(),
+    "views": pa.array([BYTES, None], pa.binary_view()),
+    "text-views": pa.array([TEXT, None], pa.string_view()),
     "fixed": pa.array([BYTES, None], pa.binary(60)),
     "text": pa.array([TEXT, " "]),
     "text-categories": pa.array([TEXT, None], pa.large_string()).dictionary_encode(),
@@ -108,9 +110,9 @@ def test_what_is_no_picture_says_so_for_its_row(tmp_path: Path) -> None:
     assert rows["image"].to_pylist() == [None, BYTES, None]
     assert rows[LINE_ERROR].null_count == 3
     assert rows[PICTURE_ERRORS].to_pylist() == [
-        [f"image in row 0 is not base64: it has '\ufffd' at digit 1 ({path})"],
+        [f"image is not base64: it has '\ufffd' at digit 1, in row 0 ({path})"],
         None,
-        [f"image in row 2 is not base64, but words ({path})"],
+        [f"image is not base64, but words, in row 2 ({path})"],
     ]
 
 
@@ -121,7 +123,7 @@ def test_a_value_of_a_folder_is_text(tmp_path: Path, other: str) -> None:
     folder.mkdir()
     pq.write_table(pa.table({"post_id": ["1"], "text": ["x"]}), folder / "b.parquet")
     rows = read_archive_here(open_archive(str(tmp_path), ColumnsConfig()))
-    words = f"image in row 0 is not base64, but words ({folder}/b.parquet)"
+    words = f"image is not base64, but words, in row 0 ({folder}/b.parquet)"
     assert rows.filter(pa.compute.equal(rows["post_id"], "1"))[PICTURE_ERRORS].to_pylist() == [[words]]
 
 

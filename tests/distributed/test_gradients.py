@@ -42,7 +42,7 @@ def _backward(model: MNERQG, network: torch.nn.Module, posts: Sequence[int], wor
     examples = _examples()
     batch = collator()([examples[index] for index in posts], with_targets=True)
     output = network(batch)
-    terms = loss_terms(output, batch)
+    terms = loss_terms(output, batch, LossConfig())
 
     def reduce(values: torch.Tensor) -> torch.Tensor:
         if workers > 1:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from mnerqg.config import Config
+from mnerqg.config import Config, LossConfig
 from mnerqg.config_files import load_config
 from mnerqg.config_jobs import ImageLimits
 from mnerqg.errors import ModelError
@@ -81,7 +81,7 @@ def _learn(posts: list[Post], queries: tuple[EntityQuery, ...]) -> tuple[Tagger,
     scores: dict[str, float] = {}
     for step in range(STEPS):
         set_learning_rates(optimizer, learning_rate_factor((step + 1) / STEPS, warmup=0.1))
-        terms = loss_terms(model(batch), batch)
+        terms = loss_terms(model(batch), batch, LossConfig())
         optimizer.zero_grad()
         balance(terms).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

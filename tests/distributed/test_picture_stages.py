@@ -71,8 +71,8 @@ def test_text_in_parquet(tmp_path: Path, kind: pa.DataType) -> None:
     place = f"({tmp_path}/parquet/a.parquet)"
     assert decoded(parquet(tmp_path, pa.array(values, kind))) == [
         *[[("ok", None)]] * 3,
-        [("unreadable", f"image in row 3 is not base64, but words {place}")],
-        [("unreadable", f"image in row 4 is not base64: it has '.' at digit 2 {place}")],
+        [("unreadable", f"image is not base64, but words, in row 3 {place}")],
+        [("unreadable", f"image is not base64: it has '.' at digit 2, in row 4 {place}")],
         *[[("none", None)]] * 3,
     ]
 
@@ -108,7 +108,7 @@ def test_structs_of_text(tmp_path: Path) -> None:
     ]
     assert fetched(parquet(tmp_path, pa.array(values)), "image", tmp_path) == [
         [("ok", None)],
-        [("unreadable", f"image in row 1 is not base64, but words ({tmp_path}/parquet/a.parquet)")],
+        [("unreadable", f"image is not base64, but words, in row 1 ({tmp_path}/parquet/a.parquet)")],
         [("none", None)],
         [("none", None)],
     ]
@@ -124,10 +124,10 @@ def test_lists_with_some_that_cannot_be_used(tmp_path: Path) -> None:
         {"post_id": "5"},
     )
     first, *others = fetched(posts, "image_uris", tmp_path)
-    wrong = "image_uris in line 1 has a whole number in it, not text (x.jsonl)"
+    wrong = "image_uris has a whole number in it, not text, on line 1 (x.jsonl)"
     unread = ("too_large", "only 4 pictures of a post are read")
     assert first == [("ok", None), ("unreadable", wrong), ("none", None), ("none", None), *[unread] * 3]
-    words = "image_uris in line 2 is a whole number, not a list of texts (x.jsonl)"
+    words = "image_uris is a whole number, not a list of texts, on line 2 (x.jsonl)"
     assert others == [[("unreadable", words)], [("ok", None)], [], []]
 
 
@@ -137,9 +137,9 @@ def test_one_uri_of_a_wrong_type(tmp_path: Path) -> None:
         {"image_uri": 5}, {"image_uri": "a.jpg"}, {"image_uri": {}}, {"image_uri": None}, {"text": ""}
     )
     assert fetched(posts, "image_uri", tmp_path) == [
-        [("unreadable", "image_uri in line 1 is a whole number, not text (x.jsonl)")],
+        [("unreadable", "image_uri is a whole number, not text, on line 1 (x.jsonl)")],
         [("ok", None)],
-        [("unreadable", "image_uri in line 3 is an object, not text (x.jsonl)")],
+        [("unreadable", "image_uri is an object, not text, on line 3 (x.jsonl)")],
         [("none", None)],
         [("none", None)],
     ]
@@ -183,7 +183,7 @@ def test_base64_as_encoders_write_it(tmp_path: Path, tiny_model: Path) -> None:
     for number, words in ((6, "is not base64, but words"), (7, "is a whole number, not base64 text")):
         row = rows[list(images)[number - 1]]
         assert row["image_status"] == "unreadable"
-        assert row["error"] == f"image in line {number} {words} ({archive}/posts.jsonl)"
+        assert row["error"] == f"image {words}, on line {number} ({archive}/posts.jsonl)"
     assert (rows["nothing"]["image_status"], rows["nothing"]["error"]) == ("none", None)
     assert manifest["image_status"] == dict.fromkeys(manifest["image_status"], 0) | {
         "ok": 5, "none": 1, "unreadable": 2,
@@ -255,7 +255,11 @@ def test_pictures_that_viewers_show(tmp_path: Path, tiny_model: Path) -> None:
         ("drawing.svg", "unreadable", "not a picture that is read, but an SVG drawing"),
         ("pipe.jpg", "forbidden", f"a pipe (FIFO), not a regular file <{archive}/pipe.jpg>"),
         ("gone.jpg", "missing", f"No such file or directory <{archive}/gone.jpg>"),
-        ("number", "unreadable", f"image_uri in line 13 is a whole number, not text ({archive}/posts.jsonl)"),
+        (
+            "number",
+            "unreadable",
+            f"image_uri is a whole number, not text, on line 13 ({archive}/posts.jsonl)",
+        ),
     ):
         assert rows[name]["image_status"] == status, name
         assert rows[name]["error"].startswith(error), name

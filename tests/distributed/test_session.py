@@ -56,8 +56,14 @@ def test_a_cause_is_said_once_and_first() -> None:
     show = causes.printer(lambda data, ignore_prefix: printed.append((data["lines"], ignore_prefix)[0]))
     show({"pid": "raylet", "lines": [TRACEBACK]}, ignore_prefix=False)
     show({"pid": "raylet", "lines": [TRACEBACK]}, ignore_prefix=False)
+    show({"pid": 8, "actor_name": "SplitCoordinator", "lines": ["Execution plan"]}, ignore_prefix=False)
     show({"pid": 7, "lines": ["Traceback (most recent call last)"]}, ignore_prefix=False)
-    show({"pid": "raylet", "lines": ["a node is out of memory"]}, ignore_prefix=False)
+    for _ in range(2):
+        show({"pid": "raylet", "lines": ["a node is out of memory"]}, ignore_prefix=False)
+    show(
+        {"pid": "raylet", "lines": ["logging.cc: Set ray log level from environment variable X"]},
+        ignore_prefix=False,
+    )
     assert printed == [
         ["RuntimeError: no kernel image (Task MapWorker.get_location failed. It will be retried.)"],
         ["Traceback (most recent call last)"],

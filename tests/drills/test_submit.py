@@ -132,6 +132,6 @@ def test_a_wrong_command_says_so(client: Client, tmp_path: Path) -> None:
         *("python", "jobs/tag.py", "--model", str(tmp_path / "none"), "--input", "a", "--output", "b"),
         name="wrong",
     )
-    assert done.returncode == 1  # of either of our codes, says the README
+    assert done.returncode == 1  # of either of our codes, says docs/operations.md
     assert "error: " in done.stdout
     assert "exit code 2" in done.stdout + done.stderr

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnerqg.exchange.offsets import from_utf16, read_span, to_utf16
@@ -8,6 +8,7 @@ from mnerqg.schema import Span
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.data())
 def test_there_and_back(text: str, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(text)))
@@ -20,6 +21,7 @@ def test_places_that_are_none() -> None:
     assert [from_utf16("😀a", unit) for unit in range(-1, 5)] == [None, 0, None, 1, 2, None]
 
 
+@settings(deadline=None)
 @given(TEXTS.filter(bool), st.data())
 def test_either_unit_is_known_by_the_words(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text) - 1))

@@ -92,3 +92,10 @@ def test_a_batch_without_a_picture_attends_to_nothing(device: str) -> None:
     with torch.autocast(device, torch.bfloat16):
         found = attention(torch.zeros(0, 3, WIDTH, device=device), torch.zeros(0, 7, WIDTH, device=device))
     assert found.shape == (0, 3, WIDTH)
+
+
+def test_every_projection_has_a_gradient_without_any_picture() -> None:
+    """Without, a data-parallel training hung for ever when one worker's share of a batch had no picture."""
+    attention = CrossAttention(width=8, heads=2)
+    attention(torch.zeros(0, 3, 8), torch.zeros(0, 4, 8)).sum().backward()
+    assert all(parameter.grad is not None for parameter in attention.parameters())

@@ -14,7 +14,7 @@ from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import attach_regions
 from mnerqg.inputs.text import TextEncoder
 from mnerqg.model.build import build_collator
-from mnerqg.model.decode import Decoder, candidate_pairs
+from mnerqg.model.decode import Decoder
 from mnerqg.model.heads import MatchLogits
 from mnerqg.model.output import Output, SpanLogits
 from mnerqg.model.words import WordLogits
@@ -130,14 +130,39 @@ def test_match_threshold(threshold: float, count: int) -> None:
     assert len(sheet.decode(match_threshold=threshold).entities) == count
 
 
-def test_candidate_pairs() -> None:
-    starts, ends = torch.zeros(2, 2, 5, dtype=torch.bool), torch.zeros(2, 2, 5, dtype=torch.bool)
-    starts[0, 1, [1, 3]] = True
-    ends[0, 1, [0, 1, 4]] = True
-    starts[1, 0, 2] = True
-    ends[1, 1, 2] = True
-    assert candidate_pairs(starts, ends).tolist() == [[0, 1, 1, 1], [0, 1, 1, 4], [0, 1, 3, 4]]
-    assert candidate_pairs(starts & False, ends).shape == (0, 4)
+def test_a_hidden_layer_is_asked_for_the_pairs_above_the_lowest_threshold() -> None:
+    torch.manual_seed(0)
+    sheet = Sheet()
+    width = 5
+    hidden = torch.nn.Linear(width, 1)
+    shape = (*sheet.batch.attention_mask.shape, width)
+    match = MatchLogits(torch.randn(shape), torch.randn(shape), hidden)
+    sheet.output = replace(sheet.output, spans=replace(sheet.spans, match=match))
+    sheet.start(2, 0, 1.0)
+    sheet.answer(2, 1, 2, 3.0)
+    configs = [DecodeConfig(span_threshold=at, match_threshold=0) for at in (0.9, 0.5, 0.99)]
+    found = decoder(overlap="across_types").at_each(configs, sheet.output, sheet.batch, sheet.examples)
+    assert [[entity.text for entity in post.entities] for (post,) in found] in (
+        [["two three"], ["two three"], []],
+        [["two three"], ["one two three"], []],
+    )
+    places = [sheet.place(2, piece) for piece in (1, 2)]
+    logit = match.at(torch.tensor([[*places[0], places[1][2]]])).item()
+    assert found[0][0].entities[0].score == pytest.approx(sigmoid(3.0) ** 2 * sigmoid(logit))
+
+
+def test_what_is_left_of_an_output_is_small_and_gives_the_same_answers() -> None:
+    """The arrays go from the model's process to others: no candidate, no state and no tensor is among them."""
+    sheet = with_box((16, 24, 48, 40), 2.0)
+    sheet.answer(0, 0, 1, 2.0)
+    decode = decoder()
+    answers = decode.reduce(sheet.output, sheet.batch)
+    assert decode.finish(answers, sheet.examples) == decode(sheet.output, sheet.batch, sheet.examples)
+    arrays = [value for value in vars(answers).values() if isinstance(value, np.ndarray)]
+    arrays += list(vars(answers.spans).values())
+    assert all(isinstance(array, np.ndarray) for array in arrays)
+    posts, queries, pieces = sheet.batch.attention_mask.shape
+    assert sum(array.size for array in arrays) == posts * queries * (4 * pieces + 1 + 5)
 
 
 def test_a_lone_start_or_end_is_nothing() -> None:

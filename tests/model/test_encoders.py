@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mnerqg.config import Config
+from mnerqg.config import Config, LossConfig
 from mnerqg.config_jobs import ImageLimits
 from mnerqg.errors import ModelError
 from mnerqg.inputs.batch import Texts
@@ -121,7 +121,7 @@ def _learn(config: Config) -> tuple[Network, Tagger]:
     for step in range(STEPS):
         set_learning_rates(optimizer, learning_rate_factor((step + 1) / STEPS, warmup=0.05))
         optimizer.zero_grad()
-        balance(loss_terms(network(batch), batch)).total.backward()
+        balance(loss_terms(network(batch), batch, LossConfig())).total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         if step % 10 == 9:

@@ -13,6 +13,7 @@ from mnerqg.model.decode import Decoder
 from mnerqg.model.inference import compile_parts, ready_to_answer
 from mnerqg.model.mnerqg import MNERQG
 from mnerqg.model.output import Output
+from tests.archives import TEXTS
 from tests.builders import (
     SIDE,
     TYPES,
@@ -131,6 +132,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 ODD: dict[str, list[Example]] = {
     "several": annotated_examples(),
+    "real texts": [example(text or "", picture=number) for number, (text, _) in enumerate(TEXTS)],
     "one piece": [example("x", picture=None)],
     "no text": [example("")],
     "no pictures": [example(picture=None), example("the BBC", picture=None)],
@@ -178,10 +180,11 @@ def _far(one: torch.Tensor, other: torch.Tensor) -> float:
 def test_the_host_never_waits_for_the_device_in_a_forward(name: str) -> None:
     config = small_config(**VARIANTS[name])
     network = ready(trained(config))
+    decode = Decoder(config=config.decode, types=TYPES, anchors=anchors())
     batches = [batch_of(config, examples) for examples in ODD.values()]
     with torch.inference_mode(), NoWaits():
         for batch in batches:
-            network(batch)
+            decode.reduce(network(batch), batch)
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tupl
 @pytest.mark.parametrize("seed", [0, 1])
 def test_terms_are_their_definitions(seed: int) -> None:
     output, batch, targets = case(seed=seed)
-    terms = loss_terms(output, batch)
+    terms = loss_terms(output, batch, LossConfig())
     for index, (term, (total, count)) in enumerate(slow_terms(output, batch, targets).items()):
         assert int(terms.counts[index]) == count, term
         assert count > 0 or term == "words"
@@ -113,7 +113,7 @@ def test_terms_are_their_definitions(seed: int) -> None:
 
 def test_padding_and_query_pieces_are_not_learned_from() -> None:
     output, batch, _ = case()
-    terms = loss_terms(output, batch)
+    terms = loss_terms(output, batch, LossConfig())
     (terms.sums / terms.counts.clamp(min=1)).sum().backward()
     assert output.spans.start_logits.grad is not None
     assert output.spans.end_logits.grad is not None
@@ -124,7 +124,7 @@ def test_padding_and_query_pieces_are_not_learned_from() -> None:
 def test_ignored_and_unknown_candidates_are_not_learned_from() -> None:
     output, batch, targets = case()
     assert (targets.objectness == -1).any()
-    terms = loss_terms(output, batch)
+    terms = loss_terms(output, batch, LossConfig())
     terms.sums.sum().backward()
     assert output.box_logits.grad is not None
     touched = output.box_logits.grad[..., 4] != 0
@@ -150,7 +150,7 @@ def test_whatever_is_missing_every_parameter_gets_a_finite_gradient(name: str, h
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     batch = collator()(BARE[name], with_targets=True)
     assert batch.targets is not None
-    terms = loss_terms(model(batch), batch)
+    terms = loss_terms(model(batch), batch, LossConfig())
     loss = LossBalance(LossConfig())(terms)
     assert math.isfinite(float(loss.total.detach()))
     loss.total.backward()
@@ -170,7 +170,7 @@ def test_bf16_trains_with_a_hidden_match_layer() -> None:
     assert batch.targets is not None
     with torch.autocast("cpu", torch.bfloat16):
         output = model(batch)
-    terms = loss_terms(output, batch)
+    terms = loss_terms(output, batch, LossConfig())
     LossBalance(LossConfig())(terms).total.backward()
     assert model.spans.match.start.weight.grad is not None
 
@@ -187,7 +187,7 @@ def test_gradient_descent_on_the_logits_reaches_the_box() -> None:
     optimizer = torch.optim.Adam([output.box_logits], lr=0.2)
     for _ in range(200):
         optimizer.zero_grad()
-        terms = loss_terms(output, batch)
+        terms = loss_terms(output, batch, LossConfig())
         LossBalance(LossConfig(balance="constant"))(terms).grounding.item()
         LossBalance(LossConfig(balance="constant"))(terms).total.backward()
         optimizer.step()
@@ -320,7 +320,7 @@ def test_a_variant_learns_with_all_it_has_and_only_what_it_answers(name: str) ->
     config = small_config(**VARIANTS[name])
     network = small_network(config)
     batch = build_collator(config, text_encoder())(annotated_examples(), with_targets=True)
-    terms = loss_terms(network(batch), batch)
+    terms = loss_terms(network(batch), batch, LossConfig())
     assert {term for term, count in zip(TERMS, terms.counts.tolist(), strict=True) if count} == ANSWERED[name]
     LossBalance(LossConfig(balance="constant"))(terms).total.backward()
     for key, parameter in network.named_parameters():
@@ -353,7 +353,7 @@ def taught_parts(**weights: float) -> set[str]:
     config = small_config()
     network = small_model(config)
     batch = build_collator(config, text_encoder())(annotated_examples(), with_targets=True)
-    terms = loss_terms(network(batch), batch)
+    terms = loss_terms(network(batch), batch, LossConfig())
     LossBalance(LossConfig(balance="constant", **weights))(terms).total.backward()
     gradients = {key: parameter.grad for key, parameter in network.named_parameters()}
     # One that is None would be waited for by data-parallel workers.
@@ -379,6 +379,40 @@ def test_phrases_teach_where_and_nothing_else() -> None:
     assert (targets.objectness[0, 2:] == -1).all()
     assert (targets.objectness[0, 0] == 0).all()
     assert int((targets.objectness[0, 1] == 1).sum()) == 1
-    terms = loss_terms(small_model()(batch), batch)
+    terms = loss_terms(small_model()(batch), batch, LossConfig())
     assert terms.counts[TERMS.index("existence")] == 4
     assert terms.sums.isfinite().all()
+
+
+def test_start_and_end_as_means_over_queries() -> None:
+    """The same sums, over the queries of posts that have words: they weigh as much in a long text as in a short one."""
+    output, batch, _ = case()
+    by_word = loss_terms(output, batch, LossConfig())
+    by_query = loss_terms(output, batch, LossConfig(span_mean="queries"))
+    torch.testing.assert_close(by_query.sums, by_word.sums)
+    asked = int(batch.begins_word.any(-1).sum())
+    for index, term in enumerate(TERMS):
+        expected = asked if term in ("start", "end") else int(by_word.counts[index])
+        assert int(by_query.counts[index]) == expected, term
+
+
+def test_unlikely_pairs_are_candidates_where_that_is_asked() -> None:
+    output, batch, targets = case()
+    at = TERMS.index("match")
+    counts = [
+        int(loss_terms(output, batch, LossConfig(match_candidates=threshold)).counts[at])
+        for threshold in (1.0, 0.5, 0.05)
+    ]
+    assert counts[0] == int((targets.matches >= 0).sum())  # of the gold starts and ends alone
+    assert counts[0] <= counts[1] < counts[2]
+
+
+def test_the_match_has_a_weight_of_its_own() -> None:
+    output, batch, _ = case()
+    terms = loss_terms(output, batch, LossConfig())
+    means = terms.sums / terms.counts.clamp(min=1)
+    match = float(means[TERMS.index("match")].detach())
+    full = LossBalance(LossConfig(balance="constant"))(terms)
+    tenth = LossBalance(LossConfig(balance="constant", match_weight=0.1))(terms)
+    assert match > 0
+    assert float(full.spans - tenth.spans) == pytest.approx(0.9 * match, rel=1e-4)

@@ -140,3 +140,43 @@ def test_a_larger_canvas(model: MNERQG) -> None:
     collate = Collator(text_encoder=text_encoder(), anchors=anchors(96), ignore_iou=0.5)
     output = run(model, collate([example(picture=None)], with_targets=False))
     assert output.box_logits.shape[2] == anchors(96).candidates
+
+
+def existence_of(model: MNERQG, examples: list[Example]) -> torch.Tensor:
+    spans = run(model, collator()(examples, with_targets=False)).spans
+    assert spans is not None
+    return spans.existence_logits
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_existence_is_told_what_the_grounding_sees(told: bool) -> None:
+    """Without it, with the cross-modality at its start from the text alone, no picture changes what is said."""
+    model = small_model(small_config(region_existence=told)).eval()
+    torch.nn.init.normal_(model.spans.existence.project.weight)
+    torch.nn.init.zeros_(model.cross_modality.feed_forward[-1].weight)
+    one, other, none = (
+        existence_of(model, [example("Ada visits London", picture=picture)]) for picture in (0, 1, None)
+    )
+    assert torch.equal(one, other) is not told
+    assert torch.equal(one, none) is not told
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_the_share_of_the_groundings_gradient_that_the_text_gets(share: float) -> None:
+    batch = collator()(examples(), with_targets=False)
+    norms = []
+    for query_gradient in (share, 1.0):
+        model = small_model(small_config(query_gradient=query_gradient))
+        model.eval()(batch).box_logits.square().sum().backward()
+        gradient = model.text.project.weight.grad
+        norms.append(0.0 if gradient is None else float(gradient.norm()))
+    assert norms[1] > 0
+    assert norms[0] == pytest.approx(share * norms[1], rel=1e-4)
+
+
+def test_a_mapped_query_is_still_a_query_of_each_post() -> None:
+    model = small_model(small_config(query_map=True)).eval()
+    batch = collator()(examples(), with_targets=False)
+    boxes = run(model, batch).box_logits
+    alone = run(model, collator()(examples()[:1], with_targets=False)).box_logits
+    close(boxes[:1], alone)

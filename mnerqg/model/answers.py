@@ -1,0 +1,169 @@
+"""What the host needs of a network's output: a few small arrays, worked out on the device and copied back at once.
+
+Shapes: P posts, K queries a post, L pieces, N boxes a query.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mnerqg import boxes
+from mnerqg.boxes import Floats
+from mnerqg.inputs.batch import Batch
+from mnerqg.model.output import Output, SpanLogits
+from mnerqg.model.words import WordLogits
+
+
+@dataclass(frozen=True)
+class SpanAnswers:
+    """Of a network that answers by spans. Places are pieces of the sentence, whatever stands before it.
+
+    existence_scores: [P, K].
+    start_scores, end_scores: [P, K, L], 0 where no word begins or ends.
+    start_shares, end_shares: [P, K, L] whose sum is the logit of a pair (eq. 5); empty below a hidden layer.
+    pairs, pair_logits: [M, 4] (post, query, start, end) and [M] of a hidden layer: what pairs are above the lowest
+        threshold; else empty.
+    """
+
+    existence_scores: Floats
+    start_scores: Floats
+    end_scores: Floats
+    start_shares: Floats
+    end_shares: Floats
+    pairs: Floats
+    pair_logits: Floats
+
+    def spans(self, span_threshold: float, match_threshold: float) -> list[tuple[int, int, int, int, float]]:
+        """(post, query, first piece, last piece, score) of all that is above the thresholds."""
+        pairs = _pairs(self.start_scores > span_threshold, self.end_scores > span_threshold)
+        post, query, first, last = pairs.T
+        if self.start_shares.size:
+            logits = self.start_shares[post, query, first] + self.end_shares[post, query, last]
+        else:
+            of_pair = dict(
+                zip(map(tuple, self.pairs.astype(np.int64).tolist()), self.pair_logits, strict=True)
+            )
+            logits = np.asarray([of_pair[place] for place in map(tuple, pairs.tolist())], np.float32)
+        match = 1 / (1 + np.exp(-logits))
+        scores = self.start_scores[post, query, first] * self.end_scores[post, query, last] * match
+        kept = match > match_threshold
+        return [
+            (p, k, i, j, score)
+            for (p, k, i, j), score in zip(pairs[kept].tolist(), scores[kept].tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of P posts.
+
+    spans: of a network that answers by spans.
+    boxes_canvas, box_scores: [P, K, N, 4] xyxy and [P, K, N], the most confident first, of one that grounds.
+    word_labels, word_scores: [P, L] of a baseline: at each word's first piece its label and the label's score, else -1.
+    """
+
+    spans: SpanAnswers | None = None
+    boxes_canvas: Floats | None = None
+    box_scores: Floats | None = None
+    word_labels: Floats | None = None
+    word_scores: Floats | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, output: Output, batch: Batch, *, table: Tensor | None, most_boxes: int, lowest: float
+    ) -> Self:
+        """Reduce on the output's device, then copy all of it in one piece.
+
+        Args:
+            output: of the network for `batch`.
+            batch: that was answered.
+            table: `Anchors.table` on the output's device; None leaves the boxes out.
+            most_boxes: N.
+            lowest: the lowest threshold for starts and ends that will be asked for.
+        """
+        spans = None if output.spans is None else _spans(output.spans, batch, lowest)
+        found = (
+            [] if output.box_logits is None or table is None else _boxes(output.box_logits, table, most_boxes)
+        )
+        words = [] if output.words is None else _words(output.words, batch.begins_word[:, 0])
+        on_host = iter(_to_host([*(spans or []), *found, *words]))
+        return cls(
+            spans=None if spans is None else SpanAnswers(*(next(on_host) for _ in fields(SpanAnswers))),
+            **{name: next(on_host) for name in ("boxes_canvas", "box_scores") if found},
+            **{name: next(on_host) for name in ("word_labels", "word_scores") if words},
+        )
+
+
+def _to_host(tensors: Sequence[Tensor]) -> list[Floats]:
+    """In one copy: each would wait for the device by itself."""
+    if not tensors:
+        return []
+    flat = torch.cat([tensor.float().flatten() for tensor in tensors]).cpu().numpy()
+    parts = np.split(flat, np.cumsum([tensor.numel() for tensor in tensors])[:-1])
+    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _spans(spans: SpanLogits, batch: Batch, lowest: float) -> list[Tensor]:
+    """The fields of `SpanAnswers`."""
+    pieces = batch.begins_word.shape[-1]
+    place = batch.sentence_offset[..., None] + torch.arange(pieces, device=batch.begins_word.device)
+    inside, place = place < pieces, place.clamp(max=pieces - 1)  # [P, K, L]
+
+    def score(logits: Tensor, allowed: Tensor) -> Tensor:
+        scores = logits.float().softmax(-1)[..., 1] * allowed
+        return scores.gather(-1, place) * inside
+
+    starts, ends = score(spans.start_logits, batch.begins_word), score(spans.end_logits, batch.ends_word)
+    nothing = starts.new_zeros(0)
+    shares, pairs, logits = [nothing, nothing], starts.new_zeros(0, 4), nothing
+    if spans.match.hidden is None:
+        both = spans.match.start_share, spans.match.end_share
+        shares = [share.squeeze(-1).float().gather(-1, place) for share in both]
+    else:  # few pairs can be, and how many they are is for the device to say
+        found = torch.from_numpy(_pairs((starts > lowest).cpu().numpy(), (ends > lowest).cpu().numpy()))
+        pairs = found.to(starts.device)
+        offset = batch.sentence_offset[pairs[:, 0], pairs[:, 1]][:, None]
+        logits = spans.match.at(torch.cat([pairs[:, :2], pairs[:, 2:] + offset], 1))
+    existence = spans.existence_logits.float().softmax(-1)[..., 1]
+    return [existence, starts, ends, *shares, pairs, logits]
+
+
+def _pairs(starts: NDArray[np.bool_], ends: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """All (post, query, start, end) [M, 4] with start ≤ end from two masks [P, K, L]."""
+    begin = np.argwhere(starts)
+    row, end = np.nonzero(ends[begin[:, 0], begin[:, 1]])
+    pairs = np.concatenate([begin[row], end[:, None]], 1)
+    return pairs[pairs[:, 2] <= pairs[:, 3]]
+
+
+def _boxes(box_logits: Tensor, table: Tensor, most: int) -> list[Tensor]:
+    """The most confident boxes [P, K, N, 4] and their scores."""
+    confidence = box_logits[..., 4]  # [P, K, C]
+    # In bf16 several are often equally confident: either way the first of them comes first.
+    if most == 1:
+        best = confidence.argmax(-1, keepdim=True)
+    else:
+        best = confidence.sort(dim=-1, descending=True, stable=True).indices[..., :most]
+    chosen = box_logits.gather(2, best[..., None].expand(*best.shape, 5))
+    return [boxes.decode(chosen, table[best]), chosen[..., 4].sigmoid()]
+
+
+def _words(words: WordLogits, begins_word: Tensor) -> list[Tensor]:
+    """[P, L] labels and their scores."""
+    if words.crf is None:
+        labels = words.labels.argmax(-1).where(begins_word, -1)
+    else:
+        labels = torch.full_like(begins_word, -1, dtype=torch.long)
+        labels[begins_word] = torch.tensor(
+            [label for path in words.best(begins_word) for label in path],
+            device=labels.device,
+            dtype=labels.dtype,
+        )
+    scores = words.labels.softmax(-1).gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)
+    return [labels, scores.where(begins_word, -1)]
