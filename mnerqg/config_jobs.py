@@ -61,6 +61,10 @@ class ColumnsConfig(Section):
             self.image_uris,
         } & self.types.keys():
             raise ValueError(f"types names {name}, whose type is fixed; leave it out")
+        if self.image in (self.post_id, self.text):
+            raise ValueError(
+                f"image names {self.image}, which holds ids or texts; name the column of the pictures"
+            )
         return self
 
 

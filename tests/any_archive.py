@@ -65,6 +65,11 @@ def _column(
     return st.sampled_from(kinds).flatmap(of_kind)
 
 
+def any_column(rows: int) -> st.SearchStrategy[pa.Array]:
+    """A column of any type."""
+    return _column(rows, _ANY)
+
+
 @st.composite
 def _tables(draw: st.DrawFn, like: str) -> pa.Table:
     """A file whose `lang` is mostly of the kind that `like` names, so that many archives fit."""

@@ -60,6 +60,7 @@ ORDER = (
     "archive.jsonlines",
     "archive.column_types",
     "archive.columns",
+    "archive.parquet_pictures",
     "archive.parquet_files",
     "archive.parquet_columns",
     "archive.reading",

@@ -135,6 +135,8 @@ def reasons_of(error: str) -> list[str]:
     return [_alike(reason) for reason in error.split("; ")]
 
 
+# Where a picture lies, which differs from row to row (`picture_places.shown`).
+_PLACE = re.compile(r" <[^<>]*>(?= after \d+ attempts$|$)")
 # What a reason may end with: the file of a line. It may have blanks in its name.
 _FILE = re.compile(r" \([^()]*\.[a-zA-Z]\w*\)$")
 _WORD = re.compile(r"(?<!\S)(?<!Errno )[(\[{<,]*(\S*?)[)\]}>,;:.]*(?!\S)")
@@ -149,12 +151,14 @@ _COUNTED = re.compile(
 
 
 def _alike(reason: str) -> str:
-    """An error without the numbers that differ from row to row: sizes, places, ports, and <URIs>. The row has them.
+    """An error without the place of its picture, and without the numbers that differ from row to row. The row has them.
 
     Numbers in names, hosts, schemes and paths stay, and so do the codes of errors: what an error begins with, an HTTP
     status, and errno.
     """
-    _, status, rest = re.split(r"^((?:\d{3}(?![^\s:]))?)", re.sub(r"^picture \d+: | <[^<>]*>", "", reason))
+    _, status, rest = re.split(
+        r"^((?:\d{3}(?![^\s:]))?)", _PLACE.sub("", re.sub(r"^picture \d+: ", "", reason))
+    )
     file = match[0] if (match := _FILE.search(rest)) else ""
     parts = _QUOTED.split(rest.removesuffix(file))
     folded = "".join(part if place % 2 else _WORD.sub(_fold, part) for place, part in enumerate(parts))

@@ -257,17 +257,23 @@ def read_tables(
 
 
 class _FolderValues:
-    """What the folders of a file say of all its posts: values and, of what does not fit, problems, by key."""
+    """What the folders of a file say of all its posts: values and, of what does not fit, problems, by key.
+
+    `lost` has those of the picture.
+    """
 
     def __init__(self, path: str, layout: Layout) -> None:
         self.values: dict[str, Any] = {}
         self.problems: dict[str, str] = {}
+        self.lost: dict[str, str] = {}
         texts = path_values(path)
         for name, kind in layout.columns:
             text = texts.get(name)
             if text is not None:
                 try:
                     self.values[name] = READERS[kind](_number_or_text(text, kind))
+                except LostPicturesError as unfit:
+                    self.lost[name] = f"{name} {unfit} (in the name of its folder)"
                 except UnfitError as unfit:
                     self.problems[name] = f"{name} {unfit} (in the name of its folder)"
 
@@ -290,6 +296,7 @@ def _row(number: int, content: bytes | None, path: str, layout: Layout, folders:
         if name not in post:
             value = folders.values.get(name)
             problems += [f"line {number}: {folders.problems[name]}"] if name in folders.problems else []
+            lost = [f"{folders.lost[name]} ({path})"] if name in folders.lost else lost
         elif kind == "string" and not isinstance(value, str | None):
             written = written or values_as_written(text)
             value = written[name]
@@ -297,6 +304,7 @@ def _row(number: int, content: bytes | None, path: str, layout: Layout, folders:
             try:
                 value = READERS[kind](value)
             except LostPicturesError as unfit:
+                # Not as an error of the line begins: the post can be read, and the picture counts as one that failed.
                 end = f", on line {number} ({path})"
                 lost = [reason and f"{name} {reason}{end}" for reason in unfit.reasons]
                 value = unfit.usable

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,7 @@ import pyarrow as pa
 from mnerqg.archive import jsonlines, parquet_files
 from mnerqg.archive.jsonlines import row_hashes
 from mnerqg.archive.parquet_files import ParquetLayout
-from mnerqg.archive.reading import Archive, text_values
+from mnerqg.archive.reading import Archive, text_values, uri_lists
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.io import storage
 from mnerqg.schema import ROW_HASH
@@ -85,10 +84,24 @@ def read_rows(archive: Archive, wanted: RowHashes | None = None) -> Iterator[tup
                 yield table[ROW_HASH].to_numpy(), table
 
 
-def picture_column(archive: Archive, columns: ColumnsConfig) -> str | None:
-    """The column with the pictures or their URIs, None where there is none."""
-    named = {"bytes": columns.image, "uris": columns.image_uri, "lists": columns.image_uris, "none": None}
-    return named[archive.pictures]
+def picture_values(
+    archive: Archive, columns: ColumnsConfig, rows: pa.Table
+) -> list[tuple[bytes | str | None, ...]]:
+    """The pictures of each row, as `ArchivedPost` has them; none where the archive has none."""
+    name = archive.picture_column(columns)
+    if name is None:
+        return [()] * rows.num_rows
+    column = rows[name]
+    if archive.pictures == "bytes":
+        return [(image,) for image in column.to_pylist()]
+    if archive.pictures == "structs":
+        images, paths = column.combine_chunks().flatten()
+        uris = text_values(pa.chunked_array([paths]))[0]
+        # With bytes the path is only a name.
+        return [
+            (uri if image is None else image,) for image, uri in zip(images.to_pylist(), uris, strict=True)
+        ]
+    return [tuple(uris) for uris in uri_lists(column)]
 
 
 def _posts(
@@ -102,16 +115,6 @@ def _posts(
         return
     found = rows.take(pa.array(places))
     ids, texts = (text_values(found[name])[0] for name in (columns.post_id, columns.text))
-    name = picture_column(archive, columns)
-    pictures: list[Any] = [()] * len(places) if name is None else _picture_values(found[name])
+    pictures = picture_values(archive, columns, found)
     for place, post_id, text, own in zip(places, ids, texts, pictures, strict=True):
-        several = tuple(own or ()) if archive.pictures == "lists" else (own,)
-        yield ArchivedPost(int(hashes[place]), post_id, text, several if name else ())
-
-
-def _picture_values(column: pa.ChunkedArray) -> list[Any]:
-    """The column as Python values; a URI that is not UTF-8 names nothing that could be read."""
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
-        return [None] * len(column)
+        yield ArchivedPost(int(hashes[place]), post_id, text, own)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from mnerqg.archive.column_types import can_become, common, is_bytes, plain, without_nulls
+from mnerqg.archive.column_types import can_become, common, plain, without_nulls
 from mnerqg.archive.columns import PICTURES, check_name, expected_pictures
 from mnerqg.archive.files import path_values
 from mnerqg.archive.json_values import Picture
 from mnerqg.archive.parquet_files import ParquetFacts, ParquetLayout
+from mnerqg.archive.parquet_pictures import IMAGES, holds_images, images_type
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError
 from mnerqg.io import storage
@@ -35,7 +36,7 @@ def make_layout(
             kinds[name] = without_nulls(_one_type(files, name))
     for name in kinds:
         check_name(files[0].entry.uri, name)
-    return ParquetLayout(tuple(kinds.items()))
+    return ParquetLayout(tuple(kinds.items()), columns.image if picture == "image" else None)
 
 
 def _role_type(files: Sequence[ParquetFacts], columns: ColumnsConfig, key: str) -> pa.DataType:
@@ -48,33 +49,12 @@ def _role_type(files: Sequence[ParquetFacts], columns: ColumnsConfig, key: str) 
                 f"{one.entry.uri}: the column {name} holds {kind}, not {words}; "
                 f"convert it or name another one with --columns.{key} NAME"
             )
-    if target is not None:
-        return target
     if key == "image":
-        return _image_type(holding, name)
-    merged = common(kind for _, kind in holding)  # ids: numbers where all are numbers
-    return pa.string() if merged is None else without_nulls(merged)
-
-
-def _image_type(holding: Sequence[tuple[ParquetFacts, pa.DataType]], name: str) -> pa.DataType:
-    """Bytes, text or structs with large bytes: many pictures may stand in one block."""
-    kinds = [pa.binary() if pa.types.is_fixed_size_binary(kind) else kind for _, kind in holding]
-    merged = common(kinds)
-    if merged is None:
-        uri, (_, first) = holding[0][0].entry.uri, holding[0]
-        other = next(one for one, kind in holding if common([first, kind]) is None)
-        raise DataError(
-            f"{other.entry.uri}: the column {name} holds another kind of pictures than in {uri} ({plain(first)}); "
-            "tag the files of each kind apart"
-        )
-    if pa.types.is_struct(merged):
-        kinds = [_large(part.type) if part.name == "bytes" else pa.string() for part in merged]
-        return pa.struct([(part.name, kind) for part, kind in zip(merged, kinds, strict=True)])
-    return _large(merged)
-
-
-def _large(kind: pa.DataType) -> pa.DataType:
-    return kind if pa.types.is_string(kind) else pa.large_binary()
+        return images_type(kind for _, kind in holding)
+    if target is None:  # ids: numbers where all are numbers
+        merged = common(kind for _, kind in holding)
+        return pa.string() if merged is None else without_nulls(merged)
+    return target
 
 
 def _one_type(files: Sequence[ParquetFacts], name: str) -> pa.DataType:
@@ -134,15 +114,6 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_null(kind))
 
 
-def _is_image(kind: pa.DataType) -> bool:
-    """Bytes, base64, or Hugging Face's `Image`: a struct of bytes and path, which are null where the other is given."""
-    if not pa.types.is_struct(kind):
-        return is_bytes(kind) or _is_text(kind)
-    parts = {part.name: part.type for part in kind}
-    data, path = parts.pop("bytes", pa.int8()), parts.pop("path", pa.null())
-    return not parts and (is_bytes(data) or _is_text(data)) and _is_text(path)
-
-
 def _is_text_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_null(kind) or (pa.types.is_list(kind) and _is_text(kind.value_type)))
 
@@ -150,7 +121,7 @@ def _is_text_list(kind: pa.DataType) -> bool:
 _FITTING: dict[str, tuple[Callable[[pa.DataType], bool], str, pa.DataType | None]] = {
     "post_id": (lambda kind: _is_text(kind) or pa.types.is_integer(kind), "text or integers", None),
     "text": (_is_text, "text", pa.string()),
-    "image": (_is_image, "binary, base64 or structs of bytes and path", None),
+    "image": (holds_images, "binary, base64 or structs of bytes and path", IMAGES),
     "image_uris": (_is_text_list, "lists of text", pa.list_(pa.string())),
     "image_uri": (_is_text, "text", pa.string()),
 }

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from mnerqg.archive.column_types import converted
 from mnerqg.archive.files import path_values
-from mnerqg.archive.jsonlines import LINE_ERROR, row_hashes
+from mnerqg.archive.jsonlines import LINE_ERROR, PICTURE_ERRORS, row_hashes
+from mnerqg.archive.parquet_pictures import read_images
 from mnerqg.errors import DataError, one_line
 from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet, read_footer
@@ -25,15 +26,20 @@ _REMEDY = "replace the file and start over with --restart, or go on without it: 
 
 @dataclass(frozen=True)
 class ParquetLayout:
-    """The columns of the posts that are used, and the one type of each; those that a file lacks are null."""
+    """The columns of the posts that are used, and the one type of each; those that a file lacks are null.
+
+    `image` is the one with the pictures themselves, if that is how the archive has them.
+    """
 
     columns: tuple[tuple[str, pa.DataType], ...]
+    image: str | None = None
 
     @property
     def schema(self) -> pa.Schema:
-        """Of every table: the columns, `row_hash` and `LINE_ERROR`."""
+        """Of every table: the columns, `row_hash`, `LINE_ERROR` and `PICTURE_ERRORS`."""
         fields = [pa.field(name, kind) for name, kind in self.columns]
-        return pa.schema([*fields, pa.field(ROW_HASH, pa.uint64()), pa.field(LINE_ERROR, pa.string())])
+        errors = [pa.field(LINE_ERROR, pa.string()), pa.field(PICTURE_ERRORS, pa.list_(pa.string()))]
+        return pa.schema([*fields, pa.field(ROW_HASH, pa.uint64()), *errors])
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ def read_tables(piece: Piece, layout: ParquetLayout) -> Iterator[pa.Table]:
     """The posts of a piece, in tables of `layout.schema`; the same in every attempt.
 
     What a file lacks comes from the names of its folders (`lang=de`), or is null. A value that does not fit the
-    column's type is null, and `LINE_ERROR` says so.
+    column's type is null, and `LINE_ERROR` says so; of one that is no picture, `PICTURE_ERRORS`.
 
     Raises:
         StorageError: the store does not give the file.
@@ -175,17 +181,23 @@ def _table(batch: pa.RecordBatch, uri: str, start: int, layout: ParquetLayout) -
     from_path = path_values(path)
     arrays: list[pa.Array] = []
     problems: dict[int, list[str]] = {}
+    lost: list[list[str] | None] = [None] * batch.num_rows
     for name, kind in layout.columns:
-        if name not in batch.schema.names:
-            value = from_path.get(name)
-            same = (
-                pa.nulls(batch.num_rows, kind)
-                if value is None
-                else pa.repeat(value, batch.num_rows).cast(kind)
-            )
-            arrays.append(same)
-            continue
-        column, unfit = converted(batch.column(name), kind)
+        if name in batch.schema.names:
+            column = batch.column(name)
+        elif name in from_path:
+            column = pa.repeat(pa.scalar(from_path[name], pa.string()), batch.num_rows)
+        else:
+            column = pa.nulls(batch.num_rows, kind)
+        unfit: list[int] = []
+        if name == layout.image:
+            column, reasons = read_images(column, kind)
+            lost = [
+                [f"{name} {reason}, in row {row} ({path})"] if reason else None
+                for row, reason in enumerate(reasons, start)
+            ]
+        else:
+            column, unfit = converted(column, kind)
         arrays.append(column)
         for row in unfit:
             problems.setdefault(row, []).append(f"row {start + row}: {name} does not fit {kind}")
@@ -193,4 +205,5 @@ def _table(batch: pa.RecordBatch, uri: str, start: int, layout: ParquetLayout) -
         f"{'; '.join(problems[row])} ({path})" if row in problems else None for row in range(batch.num_rows)
     ]
     arrays += [pa.array(row_hashes(path, start, batch.num_rows)), pa.array(errors, pa.string())]
+    arrays.append(pa.array(lost, pa.list_(pa.string())))
     return pa.Table.from_arrays(arrays, schema=layout.schema)

@@ -1,6 +1,7 @@
 """The archive of posts that is to be tagged (DESIGN §3 "Archive"): its files, rows and columns."""
 
 import functools
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,8 +59,8 @@ class Archive:
         files: its files, all of one format.
         rows: posts in all files together.
         format: of the files.
-        pictures: whether it holds the pictures themselves (as bytes or text, or as structs that may have a URI in the
-            place of bytes), a URI a post, lists of URIs, or nothing of them.
+        pictures: whether it holds the pictures themselves (as bytes, or as structs that may have a URI in the place of
+            bytes), a URI a post, lists of URIs, or nothing of them.
         pass_through: the fields to be copied to the tags.
         layout: the columns that are used.
         pieces: how Parquet is read, a task each; JSON Lines are read a file a task.
@@ -81,6 +82,13 @@ class Archive:
     def name(self) -> str:
         """For messages."""
         return ", ".join(self.uris)
+
+    def picture_column(self, columns: ColumnsConfig) -> str | None:
+        """The column of the pictures, or of their URIs; None where nothing is of them."""
+        if self.pictures == "none":
+            return None
+        names = {"uris": columns.image_uri, "lists": columns.image_uris}
+        return names.get(self.pictures, columns.image)
 
 
 def work_here(function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
@@ -211,7 +219,7 @@ def _open_parquet(asked: _Asked) -> Archive:
         files=tuple(one.entry for one in good),
         rows=rows,
         format="parquet",
-        pictures=_pictures(layout, columns, picture),
+        pictures=_pictures(layout, picture),
         pass_through=tuple(layout.schema.field(name) for name in columns.pass_through),
         layout=layout,
         pieces=tuple(piece for one in good for piece in parquet_files.pieces_of(one)),
@@ -219,8 +227,8 @@ def _open_parquet(asked: _Asked) -> Archive:
     )
 
 
-def _pictures(layout: ParquetLayout, columns: ColumnsConfig, picture: Picture | None) -> Pictures:
-    if picture == "image" and pa.types.is_struct(layout.schema.field(columns.image).type):
+def _pictures(layout: ParquetLayout, picture: Picture | None) -> Pictures:
+    if layout.image is not None and pa.types.is_struct(layout.schema.field(layout.image).type):
         return "structs"
     return PICTURES[picture] if picture else "none"
 
@@ -331,3 +339,12 @@ def text_values(column: pa.ChunkedArray) -> tuple[list[str | None], list[bool]]:
         value is not None and value.encode() != original for value, original in zip(values, raw, strict=True)
     ]
     return values, broken
+
+
+def uri_lists(column: pa.ChunkedArray) -> list[list[str | None]]:
+    """For each row of a column of URIs, or of lists of them, its URIs; a null is one URI that is null, or no list."""
+    if not pa.types.is_list(column.type):
+        return [[uri] for uri in text_values(column)[0]]
+    lists = column.combine_chunks()
+    flat = iter(text_values(pa.chunked_array([lists.flatten()]))[0])
+    return [list(itertools.islice(flat, length or 0)) for length in lists.value_lengths().to_pylist()]

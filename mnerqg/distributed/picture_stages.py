@@ -12,13 +12,12 @@ from typing import Any
 import pyarrow as pa
 
 from mnerqg.archive.jsonlines import PICTURE_ERRORS
-from mnerqg.archive.reading import text_values
+from mnerqg.archive.reading import uri_lists
 from mnerqg.config_jobs import ColumnsConfig, ImageLimits, PicturesConfig
 from mnerqg.errors import one_line
 from mnerqg.inputs.images import decode_letterbox
 from mnerqg.inputs.picture_files import ImageProblem
 from mnerqg.io.picture_store import Fetched, PictureStore
-from mnerqg.io.picture_text import BLANKS, read_picture_text
 
 PICTURES = "mnerqg:pictures"
 
@@ -46,12 +45,11 @@ class FetchPictures:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         column = rows[self._uris]
-        embedded: list[Any] = [None] * rows.num_rows
+        embedded: list[bytes | None] = [None] * rows.num_rows
         if pa.types.is_struct(column.type):
-            structs = column.combine_chunks()
-            embedded = _field(structs, "bytes").to_pylist()
-            column = pa.chunked_array([_field(structs, "path")])
-        posts = self._uris_of_posts(column)
+            data, paths = column.combine_chunks().flatten()
+            embedded, column = data.to_pylist(), pa.chunked_array([paths])
+        posts = uri_lists(column)
         wanted = [
             uri
             for uris, data in zip(posts, embedded, strict=True)
@@ -65,13 +63,6 @@ class FetchPictures:
         ]
         rows = _without(_without(rows, self._uris, self._columns), PICTURE_ERRORS, self._columns)
         return rows.append_column(PICTURES, pa.array(pictures, _FETCHED_TYPE))
-
-    def _uris_of_posts(self, column: pa.ChunkedArray) -> list[list[str | None]]:
-        if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
-            return [[uri] for uri in text_values(column)[0]]
-        flat = iter(text_values(pa.chunked_array([column.combine_chunks().flatten()]))[0])
-        lengths = column.combine_chunks().value_lengths().to_pylist()
-        return [list(itertools.islice(flat, length or 0)) for length in lengths]
 
     def _pictures(
         self, uris: Sequence[str | None], fetched: Iterable[Fetched], errors: Sequence[str | None]
@@ -123,14 +114,9 @@ class DecodePictures:
         }
 
 
-def _embedded(image: bytes | str | None) -> Fetched:
-    """A picture that lies in the archive itself, as bytes or text."""
-    if image is None or (isinstance(image, str) and not image.strip(BLANKS)):
-        return Fetched(None, "none", None)
-    try:
-        return Fetched(read_picture_text(image) if isinstance(image, str) else image, "ok", None)
-    except ValueError as error:
-        return Fetched(None, "unreadable", f"the picture {error}")
+def _embedded(image: bytes | None) -> Fetched:
+    """A picture that lies in the archive itself."""
+    return Fetched(image, "none" if image is None else "ok", None)
 
 
 def _lost(error: str | None) -> Fetched | None:
@@ -139,16 +125,10 @@ def _lost(error: str | None) -> Fetched | None:
 
 
 def _picture_errors(rows: pa.Table) -> list[list[str | None]]:
-    """For each row the errors that its line has for its pictures, none for most."""
+    """For each row the errors that the archive's reader has for its pictures, none for most."""
     if PICTURE_ERRORS not in rows.column_names:
         return [[] for _ in range(rows.num_rows)]
     return [errors or [] for errors in rows[PICTURE_ERRORS].to_pylist()]
-
-
-def _field(structs: pa.StructArray, name: str) -> pa.Array:
-    """A field of structs, nulls where it or the struct is not there."""
-    names = [part.name for part in structs.type]
-    return structs.flatten()[names.index(name)] if name in names else pa.nulls(len(structs))
 
 
 def _fetched(fetched: Fetched) -> dict[str, Any]:

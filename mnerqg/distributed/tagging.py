@@ -244,10 +244,10 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
         resources.block_bytes // (3 * plan.side**2), archive.rows // (2 * max(1, int(resources.cluster_cpus)))
     )
     posts = posts.repartition(target_num_rows_per_block=max(rows, config.batch_posts))
-    fetched = {"uris": columns.image_uri, "lists": columns.image_uris, "structs": columns.image}
-    if archive.pictures in fetched:
+    picture = archive.picture_column(columns)
+    if picture is not None and archive.pictures != "bytes":
         posts = posts.map_batches(
-            FetchPictures(columns, fetched[archive.pictures], plan.pictures),
+            FetchPictures(columns, picture, plan.pictures),
             batch_format="pyarrow",
             batch_size=_FETCH_BATCH,
             num_cpus=task_cpus / 2,  # it mostly waits

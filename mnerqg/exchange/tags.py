@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mnerqg.archive.lookup import picture_column, read_rows
-from mnerqg.archive.reading import Archive, open_archive, text_values
+from mnerqg.archive.lookup import picture_values, read_rows
+from mnerqg.archive.reading import open_archive, text_values
 from mnerqg.archive.run import MANIFEST_FILE, tags_folder, tags_of
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError
 from mnerqg.exchange.posts import Picture, TaggedText
+from mnerqg.inputs.picture_kinds import format_of
 from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet
+from mnerqg.io.picture_text import is_data_uri, read_picture_text
 from mnerqg.schema import ROW_HASH, Entity, Region
 
-_SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
 _COLUMNS = (
     "post_id",
     "entities",
@@ -90,12 +91,15 @@ class TaggedArchive:
             self.missing -= len(wanted)
             part = rows.take(pa.array(wanted))
             texts = text_values(part[self._columns.text])[0]
-            for place, text, row in zip(
-                wanted, texts, _picture_values(part, self._archive, self._columns), strict=True
-            ):
+            given = picture_values(self._archive, self._columns, part)
+            for place, text, own in zip(wanted, texts, given, strict=True):
                 if text and text.strip():
                     row_hash = int(hashes[place])
-                    yield self._post(tags[row_hash], text, self._uris(row, row_hash, pictures))
+                    uris = [
+                        self._uri(one, f"{row_hash:016x}" + (f"-{index}" if index else ""), pictures)
+                        for index, one in enumerate(own)
+                    ]
+                    yield self._post(tags[row_hash], text, uris)
 
     def _read_tags(self, sample: int | None, seed: int) -> dict[int, dict[str, Any]]:
         """Rows of the tags by `row_hash`: all, or a sample."""
@@ -117,18 +121,28 @@ class TaggedArchive:
                     found |= {row[ROW_HASH]: row for row in batch.to_pylist() if row[ROW_HASH] in wanted}
         return found
 
-    def _uris(self, value: Any, row_hash: int, pictures: str) -> list[str | None]:
-        """Where the pictures of a post lie, in the order of the archive; absolute."""
-        if isinstance(value, bytes):
-            uri = storage.join(pictures, f"{row_hash:016x}{_SUFFIXES.get(value[:2], '.img')}")
-            storage.write_bytes(uri, value)
-            return [uri]
-        uris = value if isinstance(value, list) else [value]
-        return [self._absolute(uri) if isinstance(uri, str) and uri.strip() else None for uri in uris]
+    def _uri(self, given: bytes | str | None, name: str, pictures: str) -> str | None:
+        """Where a picture of a post lies; absolute. One that the archive holds itself is written to a file."""
+        if isinstance(given, str) and is_data_uri(given):
+            try:
+                given = read_picture_text(given)
+            except ValueError:
+                return None
+        if isinstance(given, bytes):
+            uri = storage.join(pictures, f"{name}.{format_of(given) or 'img'}")
+            storage.write_bytes(uri, given)
+            return uri
+        return self._absolute(given) if given and given.strip() else None
 
     def _absolute(self, uri: str) -> str:
-        is_relative = not uri.startswith("/") and not storage.scheme_of(uri)
-        return storage.join(self.roots[0], uri) if is_relative else uri
+        """A relative URI below the root that has it, as tagging looks for it, else below the first."""
+        if uri.startswith("/") or storage.scheme_of(uri):
+            return uri
+        places = [storage.join(root, uri) for root in self.roots]
+        if len(places) == 1:
+            return places[0]
+        stored = (place for place in places if storage.scheme_of(place) in ("", "file", "s3"))
+        return next(filter(storage.exists, stored), places[0])
 
     def _post(self, row: dict[str, Any], text: str, uris: list[str | None]) -> TaggedText:
         """Of the pictures those that the model looked at, with the regions numbered alike."""
@@ -152,8 +166,3 @@ class TaggedArchive:
             ),
             model_id=row["model_id"],
         )
-
-
-def _picture_values(rows: pa.Table, archive: Archive, columns: ColumnsConfig) -> list[Any]:
-    name = picture_column(archive, columns)
-    return [None] * rows.num_rows if name is None else rows[name].to_pylist()

@@ -1,5 +1,6 @@
 """The summary's reasons: failures of one kind are counted as one, and whatever has a name keeps it."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mnerqg.archive.counts import TagCounts
+from mnerqg.archive.jsonlines import PICTURE_ERRORS, make_layout, read_tables
+from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.io import storage
 from mnerqg.schema import tags_schema
 
@@ -44,6 +47,7 @@ def reasons(tmp_path: Path) -> Reasons:
         'of "12 angry men.png" there is nothing',
         "/data/2026/07/part-01.jsonl is not there",
         "the picture is H2O, utf8, mp3, 3com or MNER2",
+        "the model raised TypeError: <class 'int'> is not <class 'str'> of <T5>, it seems",
     ],
 )
 def test_numbers_of_names_hosts_schemes_and_paths_stay(reasons: Reasons, error: str) -> None:
@@ -67,6 +71,21 @@ def test_numbers_of_names_hosts_schemes_and_paths_stay(reasons: Reasons, error: 
                 "picture 3: the picture has 7 bytes, of at most 6",
             ],
             "the picture has N bytes, of at most N",
+        ),
+        (
+            [
+                "No such file or directory </data/day-7/a b.jpg>",
+                "picture 12: No such file or directory </data/it's 8, (of 9)/c.jpg>",
+            ],
+            "No such file or directory",
+        ),
+        (
+            ["503 <https://a.example/1> after 4 attempts", "503 <https://b.example/2> after 2 attempts"],
+            "503 after N attempts",
+        ),
+        (
+            [f"image_uri is a list, not text, on line {n} (a 1.jsonl)" for n in (7, 88)],
+            "image_uri is a list, not text, on line N (a 1.jsonl)",
         ),
         (
             ["the picture has 12000 x 9000 pixels", "the picture has 1 x 2 pixels"],
@@ -97,6 +116,20 @@ def test_numbers_of_names_hosts_schemes_and_paths_stay(reasons: Reasons, error: 
 )
 def test_numbers_of_the_failure_are_counted_as_one(reasons: Reasons, errors: list[str], reason: str) -> None:
     assert reasons(*errors) == {reason: 2}
+
+
+def test_a_picture_that_is_none_is_no_post_that_was_not_read(tmp_path: Path) -> None:
+    """It counts among the pictures that failed already."""
+    row = {"entities": [], "regions": [], "existence": [], "image_status": "unreadable", "text_status": "ok"}
+    post = b'{"post_id": "1", "text": "x", "image_uri": 5}'
+    layout = make_layout(ColumnsConfig(), "image_uri")
+    (table,) = read_tables(io.BytesIO(post), "a.jsonl", layout)
+    (errors,) = table[PICTURE_ERRORS].to_pylist()
+    rows = [row | {"row_hash": 1, "retryable": False, "error": error} for error in errors]
+    pq.write_table(pa.Table.from_pylist(rows, schema=tags_schema()), tmp_path / "a.parquet")
+    (entry,) = storage.list_files(str(tmp_path), ".parquet")
+    counts = TagCounts.of_file(entry)
+    assert (counts.errors, counts.unread, counts.image_status["unreadable"]) == (1, 0, 1)
 
 
 def test_every_reason_of_a_row_counts(reasons: Reasons) -> None:

@@ -198,7 +198,12 @@ def test_a_bad_line_is_a_row(line: bytes, usable: dict[str, Any], words: str) ->
         (
             b'{"photos": ["a", {}, null, 1.5]}',
             {"photos": ["a", None, None, None]},
-            [None, "photos has an object in it, not text", None, "photos has a number with a fraction in it, not text"],
+            [
+                None,
+                "photos has an object in it, not text",
+                None,
+                "photos has a number with a fraction in it, not text",
+            ],
         ),
         (b'{"bytes": "no picture at all"}', {}, ["bytes is not base64, but words"]),
         (b'{"bytes": "\xc3\xa9"}', {}, ["bytes is not base64: it has 'é' at digit 1"]),

@@ -16,6 +16,7 @@ from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.io import storage
 
 ROWS = 700
+STRUCTS = ({"bytes": b"data", "path": "name.jpg"}, {"bytes": None, "path": "a.jpg"}, None)
 
 
 def columns_of(picture: str) -> dict[str, list[Any]]:
@@ -24,13 +25,15 @@ def columns_of(picture: str) -> dict[str, list[Any]]:
         "image_uri": [f"{n}.jpg" if n % 3 else None for n in numbers],
         "image_uris": [[f"{n}.jpg", None][: n % 3] for n in numbers],
         "image": [b"%d" % n if n % 3 else None for n in numbers],
+        "structs": [STRUCTS[n % 3] for n in numbers],
         "none": [],
     }
     columns: dict[str, list[Any]] = {
         "post_id": [f"p{n % 600}" for n in numbers],
         "text": [f"text {n}" for n in numbers],
     }
-    return columns | ({picture: pictures[picture]} if picture != "none" else {})
+    name = "image" if picture == "structs" else picture
+    return columns | ({name: pictures[picture]} if picture != "none" else {})
 
 
 def expected(picture: str, number: int) -> tuple[bytes | str | None, ...]:
@@ -39,6 +42,7 @@ def expected(picture: str, number: int) -> tuple[bytes | str | None, ...]:
         "image_uri": (name if number % 3 else None,),
         "image_uris": (name, None)[: number % 3],
         "image": (b"%d" % number if number % 3 else None,),
+        "structs": (b"data", "a.jpg", None)[number % 3 : number % 3 + 1],
         "none": (),
     }[picture]
 
@@ -51,7 +55,7 @@ def found_by_hash(folder: Path, file: Path, numbers: list[int]) -> list[Archived
     return found
 
 
-@pytest.mark.parametrize("picture", ["image_uri", "image_uris", "image", "none"])
+@pytest.mark.parametrize("picture", ["image_uri", "image_uris", "image", "structs", "none"])
 def test_parquet(tmp_path: Path, picture: str) -> None:
     file = tmp_path / "b.parquet"
     pq.write_table(pa.table(columns_of(picture)), file, row_group_size=300)
@@ -89,5 +93,5 @@ def test_texts_and_uris_that_are_not_utf8(tmp_path: Path) -> None:
     archive = open_archive(str(tmp_path), ColumnsConfig())
     found = list(find_by_hash(archive, ColumnsConfig(), row_hashes(str(tmp_path / "p.parquet"), 0, 2)))
     assert [post.text for post in found] == ["caf\ufffd", "ok"]
-    assert [post.pictures for post in found] == [(None,), (None,)]
+    assert [post.pictures for post in found] == [("caf\ufffd",), ("ok",)]
     assert np.unique([post.row_hash for post in found]).size == 2

@@ -145,9 +145,9 @@ def test_a_footer_is_read_once(data: Path, look: Look, monkeypatch: pytest.Monke
     opened = []
 
     class Counted(pq.ParquetFile):
-        def __init__(self, source: Any) -> None:
+        def __init__(self, source: Any, **options: Any) -> None:
             opened.append(source)
-            super().__init__(source)
+            super().__init__(source, **options)
 
     monkeypatch.setattr(pq, "ParquetFile", Counted)
     look(str(data), "train")

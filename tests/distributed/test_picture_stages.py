@@ -13,12 +13,13 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from mnerqg.archive.jsonlines import PICTURE_ERRORS, make_layout, read_tables
+from mnerqg.archive.reading import open_archive
 from mnerqg.config_jobs import ColumnsConfig, PicturesConfig, TagConfig
 from mnerqg.distributed.picture_stages import PICTURES, DecodePictures, FetchPictures
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import plan_tagging
 from mnerqg.errors import RunError
-from tests.archives import read_tags
+from tests.archives import read_archive_here, read_tags
 from tests.cheap_tagger import CheapTagger
 from tests.pictures import encode, noisy
 
@@ -44,6 +45,16 @@ def fetched(rows: pa.Table, uris: str, folder: Path) -> list[list[tuple[str, str
     return decoded(FetchPictures(ColumnsConfig(), uris, config)(rows))
 
 
+def parquet(folder: Path, values: pa.Array) -> pa.Table:
+    """The rows of a Parquet archive with these in its column image."""
+    (folder / "parquet").mkdir()
+    texts = [TEXT] * len(values)
+    pq.write_table(
+        pa.table({"post_id": texts, "text": texts, "image": values}), folder / "parquet" / "a.parquet"
+    )
+    return read_archive_here(open_archive(str(folder / "parquet"), ColumnsConfig()))
+
+
 def lines(*posts: dict[str, Any]) -> pa.Table:
     """The rows of JSON Lines with the picture column that they have."""
     (picture,) = {key for post in posts for key in post if key.startswith("image")}
@@ -53,14 +64,15 @@ def lines(*posts: dict[str, Any]) -> pa.Table:
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
-def test_text_in_parquet(kind: pa.DataType) -> None:
+def test_text_in_parquet(tmp_path: Path, kind: pa.DataType) -> None:
     encoded = base64.b64encode(JPEG).decode()
     values = [encoded, base64.encodebytes(JPEG).decode(), f"data:image/jpeg;base64,{encoded}", "no picture at all",
               "x.jpg", "", " \n", None]  # fmt: skip
-    assert decoded(pa.table({"image": pa.array(values, kind)})) == [
+    place = f"({tmp_path}/parquet/a.parquet)"
+    assert decoded(parquet(tmp_path, pa.array(values, kind))) == [
         *[[("ok", None)]] * 3,
-        [("unreadable", "the picture is not base64, but words")],
-        [("unreadable", "the picture is not base64: it has '.' at digit 2")],
+        [("unreadable", f"image is not base64, but words, in row 3 {place}")],
+        [("unreadable", f"image is not base64: it has '.' at digit 2, in row 4 {place}")],
         *[[("none", None)]] * 3,
     ]
 
@@ -84,10 +96,22 @@ def test_structs_of_bytes_and_path(tmp_path: Path) -> None:
         [("unreadable", "the picture has no bytes")],
         [("none", None)],
     ]
-    assert fetched(pa.table({"image": pa.array(values, kind)}), "image", tmp_path) == expected
-    alone = [value and {"bytes": base64.b64encode(JPEG).decode()} for value in values[:2]]
-    table = pa.table({"image": pa.array([*alone, None])})
-    assert fetched(table, "image", tmp_path) == [[("ok", None)], [("ok", None)], [("none", None)]]
+    assert fetched(parquet(tmp_path, pa.array(values, kind)), "image", tmp_path) == expected
+
+
+def test_structs_of_text(tmp_path: Path) -> None:
+    values = [
+        {"bytes": base64.b64encode(JPEG).decode()},
+        {"bytes": "no picture at all"},
+        {"bytes": " "},
+        None,
+    ]
+    assert fetched(parquet(tmp_path, pa.array(values)), "image", tmp_path) == [
+        [("ok", None)],
+        [("unreadable", f"image is not base64, but words, in row 1 ({tmp_path}/parquet/a.parquet)")],
+        [("none", None)],
+        [("none", None)],
+    ]
 
 
 def test_lists_with_some_that_cannot_be_used(tmp_path: Path) -> None:

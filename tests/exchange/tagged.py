@@ -1,6 +1,8 @@
 """A tagging run of posts with everything that makes an exchange hard, without a model and without Ray."""
 
+import base64
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,9 @@ def post(number: int, random_: random.Random) -> dict[str, Any]:
     return {"post_id": f"p{number}", "text": text, "sizes": sizes, "entities": entities, "regions": regions}
 
 
-def write_run(folder: Path, posts: list[dict[str, Any]], *, pictures: str = "image_uris") -> Path:
+def write_run(
+    folder: Path, posts: list[dict[str, Any]], *, pictures: str = "image_uris", roots: Sequence[Path] = ()
+) -> Path:
     """The archive at folder/archive and the tags at folder/tags, whose path is returned."""
     archive = folder / "archive"
     archive.mkdir(parents=True)
@@ -66,6 +70,17 @@ def write_run(folder: Path, posts: list[dict[str, Any]], *, pictures: str = "ima
         columns["image_uris"] = uris
     elif pictures == "image_uri":
         columns["image_uri"] = [own[0] if own else None for own in uris]
+    elif pictures == "structs":
+        given: list[Any] = [
+            {"bytes": (archive / own[0]).read_bytes() if number % 2 else None, "path": own[0]}
+            if own
+            else None
+            for number, own in enumerate(uris)
+        ]
+        columns["image"] = given
+    elif pictures == "data URIs":
+        data = [(archive / own[0]).read_bytes() if own else None for own in uris]
+        columns["image_uri"] = [one and f"data:;base64,{base64.b64encode(one).decode()}" for one in data]
     else:
         columns["image"] = [(archive / own[0]).read_bytes() if own else None for own in uris]
     pq.write_table(pa.table(columns), archive / "posts.parquet", row_group_size=7)
@@ -85,7 +100,10 @@ def write_run(folder: Path, posts: list[dict[str, Any]], *, pictures: str = "ima
         for one, row_hash in zip(posts, hashes, strict=True)
     ]
     config = ColumnsConfig()
-    settings = {"columns": config.model_dump(mode="json"), "pictures": {"roots": [str(archive)]}}
+    settings = {
+        "columns": config.model_dump(mode="json"),
+        "pictures": {"roots": [str(root) for root in roots or (archive,)]},
+    }
     asked = tag_run.asked("m1", open_archive(str(archive), config), settings, None)
     tags = tag_run.tags_folder(str(folder / "tags"))
     with tags.writing(asked, {"run_id": "r"}):

@@ -171,7 +171,7 @@ def test_coco_without_texts_takes_them_from_what_was_exported(tmp_path: Path) ->
     assert (row.post_id, row.text) == (drawn[0]["post_id"], drawn[0]["text"])
 
 
-@pytest.mark.parametrize("pictures", ["image", "image_uri"])
+@pytest.mark.parametrize("pictures", ["image", "image_uri", "structs", "data URIs"])
 def test_other_archives(tmp_path: Path, pictures: str) -> None:
     one_picture = [
         {**one, "sizes": one["sizes"][:1], "regions": [r for r in one["regions"] if r["image_index"] == 0]}
@@ -182,9 +182,23 @@ def test_other_archives(tmp_path: Path, pictures: str) -> None:
     uris = [uri for task in tasks for uri in task["data"]["pictures"]]
     assert len(uris) == sum(bool(one["sizes"]) for one in one_picture)
     assert all(Path(uri).is_file() for uri in uris)
-    assert {Path(uri).parent for uri in uris} == {
-        tmp_path / ("out/pictures" if pictures == "image" else "archive")
-    }
+    written, archive = tmp_path / "out" / "pictures", tmp_path / "archive"
+    places = {"image_uri": {archive}, "structs": {written, archive}}.get(pictures, {written})
+    assert {Path(uri).parent for uri in uris} == places
+    assert all(Path(uri).read_bytes()[:2] == b"\xff\xd8" for uri in uris)
+
+
+def test_a_relative_picture_lies_below_the_root_that_has_it(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    tags = write_run(tmp_path, posts(20), roots=(tmp_path / "first", other))
+    for file in (tmp_path / "archive").glob("*.jpg"):
+        file.rename(other / file.name)
+    uris = [
+        uri for task in export(tags, tmp_path / "out", "label-studio") for uri in task["data"]["pictures"]
+    ]
+    assert uris
+    assert all(Path(uri).parent == other and Path(uri).is_file() for uri in uris)
 
 
 def test_a_sample_is_the_same_every_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

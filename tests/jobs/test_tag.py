@@ -153,6 +153,7 @@ def table(**columns: Any) -> pa.Table:
         ),
         (table(image_uri=[1, 2, 3]), [], "column image_uri holds int64, not text"),
         (table(), ["--columns.image_uri", "url"], "no column url"),
+        (table(), ["--columns.image", "text"], "image names text, which holds ids or texts"),
         (table(), ["--columns.pass_through", "[when]"], "no column when; it has: post_id, text, lang"),
         (
             table(error=["", "", ""]),
