@@ -23,6 +23,7 @@ from mnerqg.exchange.posts import Unclear
 from mnerqg.exchange.tags import TaggedArchive
 from mnerqg.io import storage
 from mnerqg.io.picture_store import PictureStore
+from mnerqg.places import place
 
 Format = Literal["label-studio", "coco"]
 _PRINTED = 20
@@ -48,15 +49,14 @@ def _parser() -> argparse.ArgumentParser:
     ways = parser.add_subparsers(dest="way", required=True, metavar="export|import")
     options: Any = {"formatter_class": HelpFormatter, "allow_abbrev": False}
     out = ways.add_parser("export", help="tags for people to correct", **options)
-    out.add_argument("--tags", required=True, help="folder of a tagging run, local or s3://")
-    out.add_argument(
-        "--input", help="its archive, where it has moved since (default: where the run found it)"
-    )
+    out.add_argument("--tags", type=place, required=True, help="folder of a tagging run, local or s3://")
     out.add_argument("--sample", type=int, metavar="N", help="rows to draw (whole number; default: all)")
     out.add_argument("--seed", type=int, default=0, help="of the draw (whole number; default: 0)")
     back = ways.add_parser("import", help="corrections as a dataset", **options)
-    back.add_argument("--input", required=True, help="file of corrections, local or s3://")
-    back.add_argument("--exported", help="of a COCO file without texts: the coco.json that was exported")
+    back.add_argument("--input", type=place, required=True, help="file of corrections, local or s3://")
+    back.add_argument(
+        "--exported", type=place, help="of a COCO file without texts: the coco.json that was exported"
+    )
     back.add_argument(
         "--offsets",
         choices=UNITS,
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     back.add_argument("--overwrite", action="store_true", help="replace an earlier prepared dataset")
     for way, written in ((out, "the files"), (back, "the dataset")):
         way.add_argument("--format", required=True, choices=get_args(Format))
-        way.add_argument("--output", required=True, help=f"folder for {written}, local or s3://")
+        way.add_argument("--output", type=place, required=True, help=f"folder for {written}, local or s3://")
     return parser
 
 

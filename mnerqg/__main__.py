@@ -22,6 +22,7 @@ from mnerqg.errors import ConfigError, DataError
 from mnerqg.inputs.posts import merge_pictures
 from mnerqg.io import storage
 from mnerqg.io.picture_store import Fetched, PictureStore
+from mnerqg.places import place
 from mnerqg.queries import asked_queries
 from mnerqg.schema import Post, TaggedPost
 
@@ -39,17 +40,20 @@ def main(argv: list[str]) -> None:
     """
     parser = job_parser("python -m mnerqg", __doc__)
     parser.add_argument("text", help="text of the post; - reads posts from standard input")
-    parser.add_argument("--model", required=True, help="model directory, local or s3://")
-    parser.add_argument("--image", metavar="F", help="its picture, local or s3://")
-    parser.add_argument("--save", metavar="F", help="write the picture with its boxes, such as out.png")
+    parser.add_argument("--model", type=place, required=True, help="model directory, local or s3://")
+    parser.add_argument("--image", type=place, metavar="F", help="its picture, local or s3://")
+    parser.add_argument(
+        "--save", type=place, metavar="F", help="write the picture with its boxes, such as out.png"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print a line of JSON with the columns of the tags"
     )
     parser.add_argument(
-        "--queries", help="a query style or a YAML of queries in the place of the model's own"
+        "--queries", type=place, help="a query style or a YAML of queries in the place of the model's own"
     )
     parser.add_argument(
         "--root",
+        type=place,
         action="append",
         metavar="URI",
         help="below which pictures of lines may lie: a folder, s3:// or https://; again for more (default: here)",

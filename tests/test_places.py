@@ -22,8 +22,11 @@ NO_PATHS = {
         "--paper",
         "--posts",
         "--world-only",
+        "--ambiguous",
+        "--pictures",
     ),
-    *("--dry-run", "--restart", "--skip-damaged", "--overwrite"),
+    *("--dry-run", "--restart", "--skip-damaged", "--overwrite", "--json"),
+    *("--format", "--sample", "--offsets", "--valid", "text"),
 }
 
 
@@ -39,10 +42,13 @@ def test_home() -> None:
     assert local_place("~/a.yaml") == Path("/home/ada/a.yaml")
 
 
-@pytest.mark.parametrize("job", sorted(path.stem for path in JOBS.glob("*.py")))
+PROGRAMS = {path.stem: path for path in [*JOBS.glob("*.py"), JOBS.parent / "mnerqg" / "__main__.py"]}
+
+
+@pytest.mark.parametrize("job", sorted(PROGRAMS))
 def test_every_path_of_a_job(job: str) -> None:
     """Each option says that it is a path, or is known to be none."""
-    tree = ast.parse((JOBS / f"{job}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(PROGRAMS[job].read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     options = [
         node for node in calls if isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"

@@ -267,7 +267,7 @@ def test_so_do_those_of_the_baselines(family: str, texts: list[str], seed: int) 
     config = small_config(tagger="bio", inputs="text", grounding=False)
     batch = build_collator(config, encoder)(examples, with_targets=False)
     torch.manual_seed(seed)
-    logits = torch.randn(*batch.input_ids[:, 0].shape, 9)
+    logits = torch.randn(*batch.begins_word[:, 0].shape, 9)
     baseline = Decoder(config=DecodeConfig(), types=TYPES, anchors=anchors())
     for text, decoded in zip(texts, baseline(Output(words=WordLogits(logits)), batch, examples), strict=True):
         for entity in decoded.entities:
