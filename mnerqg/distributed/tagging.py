@@ -60,10 +60,10 @@ def tag_archive(
 
     Raises:
         ConfigError: the cluster is too small for the stages.
-        StorageError: the output cannot be read or written.
+        StorageError: the output cannot be read or written before the run has begun.
         DataError: a file of the archive is damaged where only its rows show it.
-        RunError: another job is writing there, the run failed, rows out are not rows in, or too many pictures failed;
-            nothing is marked as finished.
+        RunError: another job is writing there, the run or the store failed, rows out are not rows in, or too many
+            pictures failed; nothing is marked as finished.
     """
     if plan.state.manifest is not None:
         return plan.state.manifest

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mnerqg.errors import StorageError, one_line
+from mnerqg.errors import RunError, StorageError, one_line
 from mnerqg.io import storage
 from mnerqg.io.lock import LOCK_FILE, locked
 
@@ -107,7 +107,7 @@ class RunFolder:
         finished is to be asked within the block: another job may have done that while this one waited for the lock.
 
         Raises:
-            RunError: another job is writing here.
+            RunError: another job is writing here, or the store failed within the block.
             StorageError: as of `check`, or the folder cannot be written.
         """
         with locked(self.uri):
@@ -118,7 +118,11 @@ class RunFolder:
                 self._write(self.run_file, {**(notes or {}), "asked": _as_json(asked)})
             run = self.begun()
             assert run is not None
-            yield run
+            try:
+                yield run
+            except StorageError as error:
+                # It was right to begin: what fails from here on is no fault of the command.
+                raise RunError(str(error)) from error
 
     def finish(self, result: Mapping[str, Any], *, failed: bool = False) -> None:
         """Write down what came of the run and, unless it has failed, mark it as finished. Raises StorageError."""

@@ -138,3 +138,12 @@ def test_one_job_at_a_time(tmp_path: Path) -> None:
     with locked(folder.uri), pytest.raises(RunError, match="is writing into"), folder.writing(ASKED):
         pass
     assert names(folder) == [LOCK_FILE]
+
+
+def test_a_store_that_fails_under_way_is_no_fault_of_the_command(tmp_path: Path) -> None:
+    """Before, the exit code depended on what the driver was doing: 2, as it listed what was written."""
+    folder = RunFolder(str(tmp_path / "run"), "cooking")
+    with pytest.raises(RunError, match="the store is away; run the same command again") as caught:  # noqa: SIM117
+        with folder.writing({"dish": "soup"}):
+            raise StorageError("the store is away; run the same command again")
+    assert caught.value.exit_code == 1
