@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mnerqg.archive.json_values import READERS, UnfitError, described
+from mnerqg.archive.json_values import READERS, Kind, Picture, UnfitError, described
 from mnerqg.archive.jsonlines import MAX_LINE_BYTES
 from mnerqg.cli import job_parser, run
 from mnerqg.config_jobs import PicturesConfig
@@ -29,6 +29,7 @@ from mnerqg.schema import Post, TaggedPost
 if TYPE_CHECKING:
     from mnerqg.tagger import Tagger
 
+_PICTURES: tuple[Picture, ...] = ("image", "image_uri", "image_uris")
 _LINES = "-"
 
 
@@ -168,18 +169,18 @@ def _parsed(line: bytes | None) -> dict[str, Any]:
     return values
 
 
-def _value(values: dict[str, Any], name: str) -> Any:
+def _value(values: dict[str, Any], name: Kind) -> Any:
     """What stands under a key, as in an archive; None where it is null or not there."""
     if values.get(name) is None:
         return None
     try:
-        return READERS[name](values[name])  # type: ignore[index]
+        return READERS[name](values[name])
     except UnfitError as error:
         raise UnfitError(f"has {name} that {error}") from None
 
 
 def _pictures(values: dict[str, Any], store: PictureStore) -> list[Fetched]:
-    given = [name for name in ("image", "image_uri", "image_uris") if values.get(name) is not None]
+    given = [name for name in _PICTURES if values.get(name) is not None]
     if len(given) > 1:
         raise UnfitError(f"has {' and '.join(given)}; give one of them")
     if given == ["image"]:

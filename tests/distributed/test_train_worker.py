@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +11,8 @@ from mnerqg.model.losses import LossBalance
 from mnerqg.model.optimization import build_optimizer
 from tests.builders import annotated_examples, example, small_config, small_network, text_encoder
 from tests.device_waits import NoWaits
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "the paper's": {},
@@ -84,14 +85,6 @@ def test_queries_without_a_sentence_are_encoded_once_a_batch() -> None:
     )
     worker._step(worker._batch([*annotated_examples(), example(picture=5)]))
     assert sum(seen) == 4
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_a_batch_for_the_cpu_is_not_pinned() -> None:

@@ -1,7 +1,6 @@
 """Eight families of encoders, from tokenizer to answer: each learns posts by heart, is saved, loaded, and tags."""
 
 import logging
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ from mnerqg.tagger import Tagger
 from tests.archives import TEXTS
 from tests.builders import AWKWARD, QUERIES, laid, small_config
 from tests.encoders import FAMILIES, write_encoder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 GLUED = (
     "(London)",
@@ -75,15 +76,6 @@ POSTS = [
         ]
     )
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost more than such small matrices gain by them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache
