@@ -71,8 +71,7 @@ class ModelConfig(Section):
     of it drowns the tagger's [chosen]."""
     region_existence: bool = False
     """Add to the existence state H_g what the grounding sees of the query (`GroundingHead`), which by eq. 2 reaches
-    start and end. Without it a tagger hardly reads pictures: of 96 posts whose type the picture alone tells, F1 0.33
-    became 0.90 [chosen]."""
+    start and end. Part of variants/aligned.yaml, with which a tagger reads pictures (docs/model.md) [chosen]."""
     inputs: Literal["text_picture", "text", "picture"] = "text_picture"
     """What of a post is looked at: text alone is the paper's -Text, and picture, which leaves only the queries
     to be read and only their boxes to be answered, is FA-VG in our tables (`model.heads` says how far it is so)."""
@@ -144,8 +143,8 @@ class LossConfig(Section):
     match_weight: NonNegativeFloat = 1.0
     """Of L_match inside L_ESP. The released code of Li et al. 2019 has 0.1 where start and end have 1."""
     match_candidates: Probability = 0.5
-    """L_match is taken over the gold spans and over the pairs of starts and ends with a score above this. Decoding
-    knows thresholds down to 0.05 [chosen]."""
+    """L_match is taken over the pairs of gold starts and gold ends, and of starts and ends with a score above this.
+    Decoding knows thresholds down to 0.05 [chosen]."""
     balance: Literal["dynamic", "constant"] = "dynamic"
     """ω_f: the clamped ratio of running losses [chosen], or the constant 1."""
     balance_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98

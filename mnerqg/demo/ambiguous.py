@@ -8,11 +8,18 @@ import random
 from pathlib import Path
 
 from mnerqg.demo.drawings import DRAWERS, draw_picture
-from mnerqg.demo.texts import COMPANY_STEMS, LAST_NAMES, PLACE_ENDS, PLACE_STEMS, PRODUCT_STEMS, Draft
+from mnerqg.demo.texts import (
+    COMPANY_STEMS,
+    HELD_OUT,
+    LAST_NAMES,
+    PLACE_ENDS,
+    PLACE_STEMS,
+    PRODUCT_STEMS,
+    Draft,
+)
 from mnerqg.demo.world import block_of, jpeg, voc_xml
 
 SPLIT_POSTS = {"train": 480, "valid": 96, "test": 200}
-HELD_OUT = 1 / 3  # share of the names that valid and test have beside those of train
 TEMPLATES = """\
 {NAME} today
 look at {NAME} again

@@ -136,7 +136,7 @@ class Draft:
 
 
 def make_names(rng: random.Random) -> tuple[Names, Names]:
-    """The names for train.txt, and those for all other posts: these and a third more."""
+    """The names for train.txt, and those for all other posts: these and half as many more."""
 
     def mix(stems: list[str], frames: list[str]) -> list[str]:
         return [frame.format(stem) for stem in stems for frame in rng.sample(frames, 4)]

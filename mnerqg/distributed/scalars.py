@@ -10,7 +10,7 @@ from typing import Any
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
 
-SCALARS_FOLDER = "tensorboard"
+_FOLDER = "tensorboard"
 _FILE = "events.out.tfevents.0.mnerqg"  # TensorBoard looks for "tfevents"
 
 
@@ -46,7 +46,7 @@ def write_scalars(history: Sequence[Mapping[str, Any]], output: str) -> None:
                     writer.add_scalar(f"{_group(name)}/{name}", value, record["epoch"], walltime=ended)
         writer.close()
         (file,) = Path(folder).iterdir()
-        storage.write_bytes(storage.join(output, SCALARS_FOLDER, _FILE), file.read_bytes())
+        storage.write_bytes(storage.join(output, _FOLDER, _FILE), file.read_bytes())
 
 
 def _seconds(record: Mapping[str, Any]) -> float:
@@ -56,7 +56,9 @@ def _seconds(record: Mapping[str, Any]) -> float:
 def _group(name: str) -> str:
     if name.endswith("_seconds") or name == "workers":
         return "run"
-    is_trained = (
-        name.startswith("loss") or name in ("balance", "mean_balance", "gradient_norm") or "lr" in name
+    is_trained = name.startswith(("loss", "learning_rate_")) or name in (
+        "balance",
+        "mean_balance",
+        "gradient_norm",
     )
     return "train" if is_trained else "valid"

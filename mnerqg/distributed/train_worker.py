@@ -33,7 +33,7 @@ from mnerqg.model.checkpoint import (
     save_training_state,
     start_weights,
 )
-from mnerqg.model.files import WEIGHTS_FILE, publish_model
+from mnerqg.model.files import BEST_FOLDER, WEIGHTS_FILE, publish_model
 from mnerqg.model.losses import LossBalance, loss_terms
 from mnerqg.model.optimization import (
     build_optimizer,
@@ -338,7 +338,7 @@ class _Worker:
         storage.write_text(storage.join(output, "metrics.jsonl"), lines)
         if self.config.train.tensorboard:
             write_scalars(self.history, output)
-        bests = {"best": best_metric(self.config.model)}
+        bests = {BEST_FOLDER: best_metric(self.config.model)}
         if self.config.answers_boxes:
             bests["best_grounding"] = "accuracy_50"
         for name, metric in bests.items():

@@ -37,18 +37,18 @@ from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io import storage
 from mnerqg.io.run_folder import RunFolder
 from mnerqg.model.build import build_pretrained, try_out
-from mnerqg.model.files import MANIFEST_FILE, check_model, is_model
+from mnerqg.model.files import BEST_FOLDER, MANIFEST_FILE, check_model, is_model
 from mnerqg.queries import EntityQuery, dump_queries, load_queries
 
 # What decides the shapes of the weights, beside the encoder.
 _SHAPE = (
     *("backbone", "pyramid_width", "pyramid_depth", "width", "heads", "match_hidden"),
-    *("inputs", "tagger", "grounding"),
+    *("inputs", "tagger", "grounding", "query_map", "region_existence"),
 )
-# Where a run executes does not change what it computes: these may differ when a run is resumed.
+# These change nothing of the weights, and may differ when a run is resumed.
 _PLACEMENT = (
     *("workers", "gpus_per_worker", "cpus_per_worker", "threads_per_worker", "autoscaling"),
-    *("tensorboard", "max_failures", "minutes_between_checkpoints"),
+    *("tensorboard", "check_pictures", "max_failures", "minutes_between_checkpoints"),
 )
 
 
@@ -87,7 +87,7 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
         # of the run, tried again and again.
         try_out(build_pretrained(config.model, len(queries)), config, text_encoder)
     elif _is_finished(output):
-        print(f"{output} is finished; its best model is {storage.join(output, 'best')}", flush=True)
+        print(f"{output} is finished; its best model is {storage.join(output, BEST_FOLDER)}", flush=True)
         return _best(config, output)
     connect()
     if not config.train.autoscaling:

@@ -40,15 +40,18 @@ class SpanAnswers:
 
     def spans(self, span_threshold: float, match_threshold: float) -> list[tuple[int, int, int, int, float]]:
         """(post, query, first piece, last piece, score) of all that is above the thresholds."""
-        pairs = _pairs(self.start_scores > span_threshold, self.end_scores > span_threshold)
-        post, query, first, last = pairs.T
         if self.start_shares.size:
+            pairs = _pairs(self.start_scores > span_threshold, self.end_scores > span_threshold)
+            post, query, first, last = pairs.T
             logits = self.start_shares[post, query, first] + self.end_shares[post, query, last]
         else:
-            of_pair = dict(
-                zip(map(tuple, self.pairs.astype(np.int64).tolist()), self.pair_logits, strict=True)
+            pairs = self.pairs.astype(np.int64)
+            post, query, first, last = pairs.T
+            above = (self.start_scores[post, query, first] > span_threshold) & (
+                self.end_scores[post, query, last] > span_threshold
             )
-            logits = np.asarray([of_pair[place] for place in map(tuple, pairs.tolist())], np.float32)
+            pairs, logits = pairs[above], self.pair_logits[above]
+            post, query, first, last = pairs.T
         match = 1 / (1 + np.exp(-logits))
         scores = self.start_scores[post, query, first] * self.end_scores[post, query, last] * match
         kept = match > match_threshold

@@ -68,7 +68,7 @@ class Decoder:
         return [self._with_entities(posts, answers, config, examples) for config in configs]
 
     def reduce(self, output: Output, batch: Batch, lowest: float | None = None) -> Answers:
-        """All of a network's output that `finish` needs, on the host.
+        """All of a network's output that answers are made of, on the host.
 
         Args:
             output: of the network for `batch`.
@@ -83,11 +83,6 @@ class Decoder:
             most_boxes=1 if self.config.regions == "one" else _MOST_BOXES,
             lowest=self.config.span_threshold if lowest is None else lowest,
         )
-
-    def finish(self, answers: Answers, examples: Sequence[Example]) -> list[TaggedPost]:
-        """Entities and regions of P posts from what `reduce` has left; the network's device is no longer needed."""
-        posts = self._without_entities(answers, examples)
-        return self._with_entities(posts, answers, self.config, examples)
 
     def _with_entities(
         self,

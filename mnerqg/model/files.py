@@ -34,7 +34,7 @@ QUERIES_FILE = "queries.yaml"
 ENCODER_FOLDER = "encoder"
 METRICS_FILE = "metrics.json"
 BEST_FOLDER = "best"
-"""Of a training run: the model that was the best one of its kind."""
+"""Of a training run: the model of its best epoch."""
 _DIGESTED = (WEIGHTS_FILE, CONFIG_FILE, QUERIES_FILE)
 
 

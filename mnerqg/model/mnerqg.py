@@ -106,8 +106,8 @@ class Grounding(nn.Module):
             maps: U_1 to U_3.
             shown: [I] the post of each of them.
         """
-        if self.query_gradient < 1:
-            text = self.query_gradient * text + (1 - self.query_gradient) * text.detach()
+        if self.query_gradient < 1 and text.requires_grad:
+            text = text.detach().lerp(text, self.query_gradient)
         query = self.query_summary(text, query_mask)  # q [P, K, D]
         if self.query_map is not None:
             query = self.query_map(query.flatten(0, 1)).unflatten(0, query.shape[:2])

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -36,8 +37,14 @@ class SynchronizedBatchNorm1d(nn.BatchNorm1d):
     """BatchNorm1d whose training statistics are those of all workers together."""
 
     def forward(self, states: Tensor) -> Tensor:
-        """[N, C, L] -> [N, C, L]; N may differ between workers and be zero."""
-        return _normalise(self, states) if _is_shared(self) else super().forward(states)
+        """[N, C] or [N, C, L] -> the same; N may differ between workers and be zero."""
+        if _is_shared(self):
+            return _normalise(self, states)
+        if self.training and states.numel() == self.num_features:  # one value has no variance
+            return F.batch_norm(
+                states, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(states)
 
 
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):

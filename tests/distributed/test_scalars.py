@@ -17,6 +17,7 @@ def record(epoch: int) -> dict[str, Any]:
         "epoch": epoch,
         "loss": 1 / epoch,
         "balance": 0.5,
+        "learning_rate_heads": 1e-4,
         "f1": epoch / 10,
         "note": "text",
         "train_seconds": 60.0,
@@ -37,7 +38,8 @@ def test_every_epoch_once_however_often_it_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "tensorboard"
     found = read(folder)
     assert found.keys() == {
-        *("train/loss", "train/balance", "valid/f1", "run/train_seconds", "run/valid_seconds")
+        *("train/loss", "train/balance", "train/learning_rate_heads"),
+        *("valid/f1", "run/train_seconds", "run/valid_seconds"),
     }
     assert found["train/loss"] == [(1, 1.0), (2, 0.5)]
     assert found["valid/f1"] == [(1, pytest.approx(0.1)), (2, pytest.approx(0.2))]

@@ -225,6 +225,8 @@ def test_what_training_cannot_start_from_is_refused_at_once(
     start = f"--train.start_from={tiny_model}"
     with pytest.raises(ModelError, match=r"whose model\.grounding is True, here it is False"):
         train(_config(recipe, start, "--model.grounding=false"), data, str(tmp_path / "run"))
+    with pytest.raises(ModelError, match=r"whose model\.query_map is False, here it is True"):
+        train(_config(recipe, start, "--model.query_map=true"), data, str(tmp_path / "run"))
     with pytest.raises(ModelError, match="not a complete model directory"):
         train(_config(recipe, f"--train.start_from={data}"), data, str(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"train\.boxes is weak, but .* has no weak boxes"):

@@ -151,13 +151,11 @@ def test_a_hidden_layer_is_asked_for_the_pairs_above_the_lowest_threshold() -> N
     assert found[0][0].entities[0].score == pytest.approx(sigmoid(3.0) ** 2 * sigmoid(logit))
 
 
-def test_what_is_left_of_an_output_is_small_and_gives_the_same_answers() -> None:
-    """The arrays go from the model's process to others: no candidate, no state and no tensor is among them."""
+def test_what_is_left_of_an_output_is_small() -> None:
+    """No candidate, no state and no tensor is among it."""
     sheet = with_box((16, 24, 48, 40), 2.0)
     sheet.answer(0, 0, 1, 2.0)
-    decode = decoder()
-    answers = decode.reduce(sheet.output, sheet.batch)
-    assert decode.finish(answers, sheet.examples) == decode(sheet.output, sheet.batch, sheet.examples)
+    answers = decoder().reduce(sheet.output, sheet.batch)
     arrays = [value for value in vars(answers).values() if isinstance(value, np.ndarray)]
     arrays += list(vars(answers.spans).values())
     assert all(isinstance(array, np.ndarray) for array in arrays)

@@ -157,3 +157,13 @@ def test_only_batch_norms_are_turned_and_their_state_is_kept() -> None:
         *("Sequential", "SynchronizedBatchNorm2d", "LayerNorm"),
     ]
     assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
+
+
+def test_a_single_row_has_no_variance_and_is_normalised_by_what_is_stored() -> None:
+    """As of the one query of a last batch of one post; torch's own raises."""
+    norm = torch.nn.Sequential(torch.nn.BatchNorm1d(CHANNELS)).train()
+    synchronize_batch_norms(norm)
+    norm[0].running_mean.fill_(2.0)
+    row = torch.randn(1, CHANNELS)
+    torch.testing.assert_close(norm(row), (row - 2) / (1 + norm[0].eps) ** 0.5)
+    assert torch.equal(norm[0].running_mean, torch.full((CHANNELS,), 2.0))
