@@ -145,7 +145,8 @@ class TagConfig(Section):
     max_rows_per_file: PositiveInt = 200_000
     """Rows of tags that one file holds at the most."""
     max_failed: Probability = 0.05
-    """Share of pictures, and of posts that the model cannot tag, above which the run fails."""
+    """Share of pictures that failed, of posts that could not be read, or of posts that the model cannot tag, above
+    which the run fails."""
 
     @property
     def windows(self) -> int:

@@ -60,7 +60,12 @@ def common(kinds: Iterable[pa.DataType]) -> pa.DataType | None:
 
 def is_bytes(kind: pa.DataType) -> bool:
     """Whether a plain type is one of bytes."""
-    return bool(types.is_binary(kind) or types.is_fixed_size_binary(kind)) and not types.is_decimal(kind)
+    return bool(types.is_binary(kind) or types.is_fixed_size_binary(kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a plain type is one of text, or of nothing but nulls."""
+    return bool(types.is_string(kind) or types.is_null(kind))
 
 
 def _merged(one: pa.DataType, other: pa.DataType) -> pa.DataType:

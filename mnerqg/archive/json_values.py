@@ -98,7 +98,7 @@ def _read_uri(value: Any) -> str:
 
 def _read_uris(value: Any) -> list[str | None]:
     if isinstance(value, str):
-        return [_read_uri(value)]
+        value = [value]
     if not isinstance(value, list):
         raise LostPicturesError([f"is {described(value)}, not a list of texts"], [None])
     reasons = [

@@ -57,6 +57,12 @@ _BUFFER_BYTES = 2**20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
+def table_schema(fields: Iterable[pa.Field]) -> pa.Schema:
+    """Of every table of an archive, whatever its format: the columns, `row_hash`, `LINE_ERROR`, `PICTURE_ERRORS`."""
+    errors = [pa.field(LINE_ERROR, pa.string()), pa.field(PICTURE_ERRORS, pa.list_(pa.string()))]
+    return pa.schema([*fields, pa.field(ROW_HASH, pa.uint64()), *errors])
+
+
 @dataclass(frozen=True)
 class Layout:
     """The keys of the posts that become columns, and what each of them holds."""
@@ -66,9 +72,7 @@ class Layout:
     @property
     def schema(self) -> pa.Schema:
         """Of every table: the columns, `row_hash`, `LINE_ERROR` and `PICTURE_ERRORS`."""
-        fields = [pa.field(name, ARROW_TYPES[kind]) for name, kind in self.columns]
-        errors = [pa.field(LINE_ERROR, pa.string()), pa.field(PICTURE_ERRORS, pa.list_(pa.string()))]
-        return pa.schema([*fields, pa.field(ROW_HASH, pa.uint64()), *errors])
+        return table_schema(pa.field(name, ARROW_TYPES[kind]) for name, kind in self.columns)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from mnerqg.archive.column_types import can_become, common, plain, without_nulls
+from mnerqg.archive.column_types import can_become, common, is_text, plain, without_nulls
 from mnerqg.archive.columns import PICTURES, check_name, expected_pictures
 from mnerqg.archive.files import path_values
 from mnerqg.archive.json_values import Picture
@@ -110,19 +110,15 @@ def _check_pictures(files: Sequence[ParquetFacts], columns: ColumnsConfig, pictu
             )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_null(kind))
-
-
 def _is_text_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_null(kind) or (pa.types.is_list(kind) and _is_text(kind.value_type)))
+    return bool(pa.types.is_null(kind) or (pa.types.is_list(kind) and is_text(kind.value_type)))
 
 
 _FITTING: dict[str, tuple[Callable[[pa.DataType], bool], str, pa.DataType | None]] = {
-    "post_id": (lambda kind: _is_text(kind) or pa.types.is_integer(kind), "text or integers", None),
-    "text": (_is_text, "text", pa.string()),
+    "post_id": (lambda kind: is_text(kind) or pa.types.is_integer(kind), "text or integers", None),
+    "text": (is_text, "text", pa.string()),
     "image": (holds_images, "binary, base64 or structs of bytes and path", IMAGES),
     "image_uris": (_is_text_list, "lists of text", pa.list_(pa.string())),
-    "image_uri": (_is_text, "text", pa.string()),
+    "image_uri": (is_text, "text", pa.string()),
 }
 """Which plain types a column may hold, in words, and what it becomes; None: what holds the values of all files."""

@@ -10,12 +10,11 @@ import pyarrow as pa
 
 from mnerqg.archive.column_types import converted
 from mnerqg.archive.files import path_values
-from mnerqg.archive.jsonlines import LINE_ERROR, PICTURE_ERRORS, row_hashes
+from mnerqg.archive.jsonlines import row_hashes, table_schema
 from mnerqg.archive.parquet_pictures import read_images
 from mnerqg.errors import DataError, one_line
 from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet, read_footer
-from mnerqg.schema import ROW_HASH
 
 PIECE_BYTES = 64 * 2**20
 _BUFFER_BYTES = 8 * 2**20
@@ -37,9 +36,7 @@ class ParquetLayout:
     @property
     def schema(self) -> pa.Schema:
         """Of every table: the columns, `row_hash`, `LINE_ERROR` and `PICTURE_ERRORS`."""
-        fields = [pa.field(name, kind) for name, kind in self.columns]
-        errors = [pa.field(LINE_ERROR, pa.string()), pa.field(PICTURE_ERRORS, pa.list_(pa.string()))]
-        return pa.schema([*fields, pa.field(ROW_HASH, pa.uint64()), *errors])
+        return table_schema(pa.field(name, kind) for name, kind in self.columns)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from mnerqg.archive.column_types import converted, is_bytes, plain
+from mnerqg.archive.column_types import converted, is_bytes, is_text, plain
 from mnerqg.io.picture_text import BLANKS, read_picture_text
 
 types = pa.types
@@ -17,10 +17,10 @@ STRUCTS = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
 def holds_images(kind: pa.DataType) -> bool:
     """Whether a plain type is bytes, text, or Hugging Face's `Image`: a struct of bytes (or text) and perhaps path."""
     if not types.is_struct(kind):
-        return _is_text(kind) or is_bytes(kind)
+        return is_text(kind) or is_bytes(kind)
     parts = {part.name: part.type for part in kind}
     data = parts.get("bytes", pa.int8())
-    fits = (_is_text(data) or is_bytes(data)) and _is_text(parts.get("path", pa.null()))
+    fits = (is_text(data) or is_bytes(data)) and is_text(parts.get("path", pa.null()))
     return fits and len(kind) == len(parts) and parts.keys() <= {"bytes", "path"}
 
 
@@ -64,7 +64,3 @@ def _read_data(column: pa.Array) -> tuple[pa.Array, list[str | None]]:
             images.append(None)
             reasons[row] = str(error)
     return pa.array(images, IMAGES), reasons
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(types.is_string(kind) or types.is_null(kind))

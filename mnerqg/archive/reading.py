@@ -272,13 +272,17 @@ def _open_json_lines(asked: _Asked) -> Archive:
     if size > _READ_HERE_BYTES:
         heads = work_here(functools.partial(_tried, jsonlines.check_head), files)
         _, left_out = _whole(files, heads, skip_damaged=asked.skip_damaged)
-        files = tuple(entry for entry in files if entry not in {one.entry for one in left_out})
+        files = tuple(
+            entry for entry, head in zip(files, heads, strict=True) if not isinstance(head, DataError)
+        )
     results = asked.work(size)(
         functools.partial(_tried, functools.partial(jsonlines.scan, columns=columns)), files
     )
     scans, more = _whole(files, results, skip_damaged=asked.skip_damaged)
     left_out += more
-    files = tuple(entry for entry in files if entry not in {one.entry for one in left_out})
+    files = tuple(
+        entry for entry, result in zip(files, results, strict=True) if not isinstance(result, DataError)
+    )
     found = Scan.total(scans)
     if found.rows == 0:
         raise _no_posts(asked, left_out, "lines")

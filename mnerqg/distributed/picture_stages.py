@@ -141,6 +141,7 @@ def _fetched(fetched: Fetched) -> dict[str, Any]:
 
 
 def _without(rows: pa.Table, name: str, columns: ColumnsConfig) -> pa.Table:
-    """`rows` without a column whose work is done, unless it is passed through."""
-    keep = name in columns.pass_through or name not in rows.column_names
+    """`rows` without a column whose work is done, unless it is also the id, the text or passed through."""
+    needed = (columns.post_id, columns.text, *columns.pass_through)
+    keep = name in needed or name not in rows.column_names
     return rows if keep else rows.drop_columns([name])

@@ -1,4 +1,7 @@
-"""What a tagging run is to do, checked before any cluster is asked for anything; nothing is written (DESIGN §6)."""
+"""What a tagging run is to do, checked before it begins; nothing is written (DESIGN §6).
+
+A cluster is asked for only where much of the archive has to be read through (`sources.work_in_tasks`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 _KINDS = {
+    stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def kind_of(mode: int) -> str:
+    """What a path is that is no regular file, in words, from its `st_mode`."""
+    return _KINDS.get(stat.S_IFMT(mode), "something special")
 
 
 def size_of(path: Path) -> int:
@@ -45,8 +51,7 @@ def _check(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(0, "is a directory, not a file", str(path))
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "something special")
-        raise OSError(0, f"is {kind}, not a file", str(path))
+        raise OSError(0, f"is {kind_of(mode)}, not a file", str(path))
 
 
 def find_files(

@@ -72,12 +72,6 @@ def read_footer(entry: storage.FileEntry) -> tuple[pq.FileMetaData, pa.Schema, b
         return file.metadata, file.schema_arrow, signed
 
 
-def count_rows(entry: storage.FileEntry) -> int:
-    """Rows of a Parquet file, from its footer; errors as of `open_parquet`."""
-    with open_parquet(entry) as file:
-        return int(file.metadata.num_rows)
-
-
 class _Ranges(io.RawIOBase):
     """A file of known size, of which every read is a request of its own, with the retries of `storage`."""
 

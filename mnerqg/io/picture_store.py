@@ -21,6 +21,7 @@ import urllib3.exceptions
 from mnerqg.config_jobs import PicturesConfig
 from mnerqg.errors import one_line
 from mnerqg.io import s3
+from mnerqg.io.local import kind_of
 from mnerqg.io.picture_http import fetch_web, read_bounded
 from mnerqg.io.picture_places import PictureError, Place, check_roots, places_of, shown
 from mnerqg.io.picture_text import BLANKS, is_data_uri, read_picture_text
@@ -132,24 +133,13 @@ def _fetch_local(path: Path, config: PicturesConfig) -> bytes:
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise PictureError("forbidden", f"{_kind(status.st_mode)}, not a regular file")
+                raise PictureError("forbidden", f"{kind_of(status.st_mode)}, not a regular file")
             return read_bounded(file.read, status.st_size, config)
     except OSError as error:
         message = error.strerror or one_line(error)
         if error.errno in _FORBIDDEN_ERRNOS:
             raise PictureError("forbidden", message) from error
         raise PictureError("missing", message, transient=error.errno in _PASSING_ERRNOS) from error
-
-
-def _kind(mode: int) -> str:
-    kinds = {
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a pipe (FIFO)",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    return kinds.get(stat.S_IFMT(mode), "something else")
 
 
 def _fetch_s3(place: S3Place, config: PicturesConfig) -> bytes:

@@ -124,6 +124,11 @@ BAD_LINES: list[tuple[bytes, dict[str, Any], str]] = [
     (b"\0\0\0\0", {}, "line 1 is not valid JSON"),
     (b'[{"id": "a"}]', {}, "line 1 is a list, not a JSON object"),
     (b"null", {}, "line 1 is null, not a JSON object"),
+    (
+        b'{"photos": "a\\udfff.jpg"}',
+        {"photos": ["a\ufffd.jpg"]},
+        "mended: line 1: photos has half a surrogate pair",
+    ),
     (b"NaN", {}, "line 1 is a number with a fraction, not a JSON object"),
     (
         b'{"id": "a", "text": "caf\xe9"}',

@@ -253,7 +253,7 @@ def test_pictures_that_viewers_show(tmp_path: Path, tiny_model: Path) -> None:
     for name, status, error in (
         ("half.jpg", "unreadable", "the JPEG is damaged or cut short: "),
         ("drawing.svg", "unreadable", "not a picture that is read, but an SVG drawing"),
-        ("pipe.jpg", "forbidden", f"a pipe (FIFO), not a regular file <{archive}/pipe.jpg>"),
+        ("pipe.jpg", "forbidden", f"a FIFO, not a regular file <{archive}/pipe.jpg>"),
         ("gone.jpg", "missing", f"No such file or directory <{archive}/gone.jpg>"),
         (
             "number",
@@ -267,3 +267,10 @@ def test_pictures_that_viewers_show(tmp_path: Path, tiny_model: Path) -> None:
         "ok": 8, "unreadable": 3, "forbidden": 1, "missing": 1,
     }  # fmt: skip
     assert manifest["rows_with_error"] == 6
+
+
+def test_a_column_of_uris_that_is_the_id_too_stays(tmp_path: Path) -> None:
+    rows = pa.table({"link": ["gone.jpg"], "text": [TEXT]})
+    columns = ColumnsConfig(post_id="link", image_uri="link")
+    config = PicturesConfig(roots=(str(tmp_path),), attempts=1)
+    assert FetchPictures(columns, "link", config)(rows)["link"].to_pylist() == ["gone.jpg"]

@@ -8,7 +8,7 @@ import pytest
 
 from mnerqg.errors import DataError, StorageError
 from mnerqg.io import storage
-from mnerqg.io.parquet import count_rows, open_parquet
+from mnerqg.io.parquet import open_parquet
 from tests.servers import FAULTS, ScriptedServer, faults, s3_error
 
 TABLE = pa.table({"number": range(5000), "word": [f"word {number}" for number in range(5000)]})
@@ -24,6 +24,11 @@ def put(folder: str, data: bytes) -> storage.FileEntry:
     storage.write_bytes(storage.join(folder, "a.parquet"), data)
     (entry,) = storage.list_files(folder)
     return entry
+
+
+def count_rows(entry: storage.FileEntry) -> int:
+    with open_parquet(entry) as file:
+        return int(file.metadata.num_rows)
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -98,7 +98,7 @@ def test_what_would_block_is_not_read(pictures: Path) -> None:
         listener.bind(str(pictures / "socket"))
         store = PictureStore(PicturesConfig(roots=(str(pictures), "/dev")))
         for uri, words in (
-            ("pipe", "a pipe (FIFO), not a regular file"),
+            ("pipe", "a FIFO, not a regular file"),
             ("socket", "No such device or address"),
             ("/dev/zero", "a device, not a regular file"),
             ("/dev/tty", None),
