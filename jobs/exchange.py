@@ -8,13 +8,13 @@ left out.
 
 import argparse
 import json
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
-from mnerqg.cli import HelpFormatter, format_columns, format_table, job_parser, run
+from mnerqg.cli import HelpFormatter, format_columns, format_names, format_table, job_parser, run
 from mnerqg.config_files import load_file
 from mnerqg.config_jobs import ImportConfig, PicturesConfig
+from mnerqg.datasets.importing import SUMMARY_FILE
 from mnerqg.errors import ConfigError
 from mnerqg.exchange import coco, label_studio
 from mnerqg.exchange.dataset import CorrectionFigures, write_corrections
@@ -26,7 +26,6 @@ from mnerqg.io.picture_store import PictureStore
 from mnerqg.places import place
 
 Format = Literal["label-studio", "coco"]
-_PRINTED = 20
 
 
 def main(argv: list[str]) -> None:
@@ -128,10 +127,9 @@ def _import(arguments: argparse.Namespace, pictures: PicturesConfig) -> None:
         overwrite=arguments.overwrite,
     )
     print(format_columns({split: _figures(figures) for split, figures in summary.splits.items()}))
-    if unclear.lines:
-        print(f"\nnot understood ({len(unclear.lines):,}):")
-        print("\n".join(f"  {line}" for line in _shown(unclear.lines)))
-    print(f"\nwritten: {storage.join(arguments.output, 'summary.json')}")
+    for line in format_names("not understood", unclear.lines, SUMMARY_FILE):
+        print(line)
+    print(f"\nwritten: {storage.join(arguments.output, SUMMARY_FILE)}")
 
 
 def _figures(figures: CorrectionFigures) -> list[tuple[str, str]]:
@@ -147,12 +145,7 @@ def _figures(figures: CorrectionFigures) -> list[tuple[str, str]]:
     ]
 
 
-def _shown(lines: Sequence[str]) -> list[str]:
-    rest = len(lines) - _PRINTED
-    return [*lines[:_PRINTED], *([f"… and {rest:,} more in summary.json"] if rest > 0 else [])]
-
-
-command = partial(run, main)
+command = partial(run, main, interrupted="run it again, with --overwrite where it says so")
 
 if __name__ == "__main__":
     command()

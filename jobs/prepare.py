@@ -8,13 +8,11 @@ Writes Parquet a split with `summary.json` beside them. The summary is printed t
 import argparse
 from functools import partial
 
-from mnerqg.cli import HelpFormatter, format_columns, job_parser, run
+from mnerqg.cli import HelpFormatter, format_columns, format_names, job_parser, run
 from mnerqg.datasets import flickr30k, twitter
 from mnerqg.datasets.importing import SUMMARY_FILE
 from mnerqg.io import storage
 from mnerqg.places import local_place, place
-
-PRINTED_NAMES = 20
 
 Figures = list[tuple[str, int]]
 """The printed figures of a split, by label, in the order of the table."""
@@ -101,15 +99,6 @@ def format_figures(columns: dict[str, Figures]) -> str:
     )
 
 
-def format_names(title: str, names: list[str]) -> list[str]:
-    """The lines that name what a person has to look at; none where there is nothing."""
-    if not names:
-        return []
-    rest = len(names) - PRINTED_NAMES
-    more = [f"  … and {rest:,} more in {SUMMARY_FILE}"] if rest > 0 else []
-    return [f"\n{title} ({len(names):,}):", *(f"  {name}" for name in names[:PRINTED_NAMES]), *more]
-
-
 def format_absent(splits: list[str]) -> list[str]:
     return [f"not in the release: {', '.join(splits)}"] if splits else []
 
@@ -119,11 +108,15 @@ def import_twitter(arguments: argparse.Namespace) -> list[str]:
     summary = twitter.import_dataset(arguments.root, arguments.output, arguments.splits, arguments.overwrite)
     lines = [format_figures({split: twitter_figures(figures) for split, figures in summary.splits.items()})]
     lines += format_absent(summary.absent_splits)
-    lines += format_names("XML files of no post of the splits, not read", summary.xml_without_post_names)
+    lines += format_names(
+        "XML files of no post of the splits, not read", summary.xml_without_post_names, SUMMARY_FILE
+    )
     for split, figures in summary.splits.items():
-        lines += format_names(f"{split}: boxes dropped", figures.dropped_boxes)
-        lines += format_names(f"{split}: boxes whose name is no entity of the post", figures.unmatched_names)
-        lines += format_names(f"{split}: pictures not read", figures.picture_problems)
+        lines += format_names(f"{split}: boxes dropped", figures.dropped_boxes, SUMMARY_FILE)
+        lines += format_names(
+            f"{split}: boxes whose name is no entity of the post", figures.unmatched_names, SUMMARY_FILE
+        )
+        lines += format_names(f"{split}: pictures not read", figures.picture_problems, SUMMARY_FILE)
     return lines
 
 
@@ -135,11 +128,11 @@ def import_flickr30k(arguments: argparse.Namespace) -> list[str]:
     lines = [format_figures({split: flickr30k_figures(figures) for split, figures in summary.splits.items()})]
     lines += format_absent(summary.absent_splits)
     for split, figures in summary.splits.items():
-        lines += format_names(f"{split}: boxes dropped", figures.dropped_boxes)
+        lines += format_names(f"{split}: boxes dropped", figures.dropped_boxes, SUMMARY_FILE)
         lines += format_names(
-            f"{split}: entities of the captions that the XML lacks", figures.unknown_entities
+            f"{split}: entities of the captions that the XML lacks", figures.unknown_entities, SUMMARY_FILE
         )
-        lines += format_names(f"{split}: pictures not read", figures.picture_problems)
+        lines += format_names(f"{split}: pictures not read", figures.picture_problems, SUMMARY_FILE)
     return lines
 
 

@@ -201,9 +201,10 @@ def _tag(text: str | None, pictures: list[Fetched], tagger: "Tagger") -> TaggedP
     else:
         answers = tagger.tag([Post("", text, data) for _, data in there])
         usable = [place for place, one in enumerate(answers) if one.image_status == "ok"] or [0]
-        answer = merge_pictures([answers[place] for place in usable], [there[place][0] for place in usable])
-        unusable = [one.error for place, one in enumerate(answers) if place not in usable and one.error]
-        answer = replace(answer, error="; ".join(filter(None, [answer.error, *unusable])) or None)
+        # A flaw of a picture that is there all the same does not make the next one the first.
+        merged = [replace(answers[place], error=None) for place in usable]
+        answer = merge_pictures(merged, [there[place][0] for place in usable])
+        answer = replace(answer, error="; ".join(one.error for one in answers if one.error) or None)
     failed = [one for one in pictures if one.data is None and one.error]
     if not failed:
         return answer
@@ -222,7 +223,7 @@ def _as_json(post_id: str | None, tagged: TaggedPost, model_id: str) -> str:
     return json.dumps({"post_id": post_id, **row, "model_id": model_id}, ensure_ascii=False)
 
 
-command = partial(run, main)
+command = partial(run, main, interrupted="run it again for what is not tagged")
 
 if __name__ == "__main__":
     command()

@@ -19,6 +19,7 @@ from mnerqg.errors import MnerqgError
 WIDTH = 100
 """Columns of the help."""
 
+_NAMES_SHOWN = 20
 _INTERRUPTED = 128 + signal.SIGINT
 _SOURCES = "[chosen] marks what the paper leaves open, [FA-VG] what is that of Yang et al. 2019."
 _SAMPLES = 2  # a longer list is shown by its first members
@@ -206,3 +207,12 @@ def format_columns(columns: Mapping[str, Sequence[tuple[str, str]]], *, indent: 
     figures = zip(*([figure for _, figure in column] for column in columns.values()), strict=True)
     rows = [[label, *row] for label, row in zip(labels, figures, strict=True)]
     return format_table([["", *columns], *rows], indent=indent)
+
+
+def format_names(title: str, names: Sequence[str], file: str) -> list[str]:
+    """The lines that name what a person has to look at, the rest of them in `file`; none where there is nothing."""
+    if not names:
+        return []
+    rest = len(names) - _NAMES_SHOWN
+    more = [f"  … and {rest:,} more in {file}"] if rest > 0 else []
+    return [f"\n{title} ({len(names):,}):", *(f"  {name}" for name in names[:_NAMES_SHOWN]), *more]

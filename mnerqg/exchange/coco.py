@@ -87,37 +87,39 @@ def read_document(text: str, exported: str | None, unclear: Unclear) -> Iterator
             )
         source = _parsed(exported, "--exported")
         by_name = {image["file_name"]: image for image in document["images"]}
+        # The tool may have numbered the pictures anew. Where it has not, two posts may have the same picture.
+        there = by_id
         by_id = {
-            image["id"]: by_name[image["file_name"]]
+            image["id"]: own
+            if (own := there.get(image["id"])) and own["file_name"] == image["file_name"]
+            else by_name[image["file_name"]]
             for image in source["images"]
             if image["file_name"] in by_name
         }
     used = set()
     for number, post in enumerate(source.get("posts") or [], start=1):
-        place = f"post {post.get('post_id', f'number {number}')}"
+        place = f"post number {number}"
         try:
+            place = f"post {post.get('post_id', f'number {number}')}"
             images = [by_id[key] for key in post["image_ids"] if key in by_id]
             missing = [key for key in post["image_ids"] if key not in by_id]
-            corrected = CorrectedPost(place, str(post["post_id"]), post["text"] or "", _entities(post), ())
-        except (KeyError, TypeError, ValueError) as error:
-            unclear.add(place, f"is not laid out as it was exported ({type(error).__name__}: {error})")
-            continue
-        if missing:
-            unclear.add(place, f"has pictures that are not there any more (ids {missing}); they are left out")
-        used |= {image["id"] for image in images}
-        yield CorrectedPost(
-            place,
-            corrected.post_id,
-            corrected.text,
-            corrected.entities,
-            tuple(
+            pictures = tuple(
                 CorrectedPicture(
                     Picture(image["file_name"], image.get("width"), image.get("height")),
                     tuple(boxes.get(image["id"], ())),
                 )
                 for image in images
-            ),
-        )
+            )
+            corrected = CorrectedPost(
+                place, str(post["post_id"]), post["text"] or "", _entities(post), pictures
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            unclear.add(place, f"is not laid out as it was exported ({type(error).__name__}: {error})")
+            continue
+        if missing:
+            unclear.add(place, f"has pictures that are not there any more (ids {missing}); they are left out")
+        used |= {image["id"] for image in images}
+        yield corrected
     for image in document["images"]:
         if image["id"] not in used:
             unclear.add(f"picture {image['file_name']}", "belongs to no post; left out")
@@ -144,16 +146,21 @@ def _boxes(document: Mapping[str, Any], unclear: Unclear) -> dict[Any, list[Corr
     categories = {one.get("id"): one.get("name") for one in document["categories"]}
     images = {image["id"] for image in document["images"]}
     found: dict[Any, list[CorrectedBox]] = {}
-    for annotation in document["annotations"]:
-        place = f"annotation {annotation.get('id')}"
-        kind, image = categories.get(annotation.get("category_id")), annotation.get("image_id")
-        if kind is None or image not in images:
-            unclear.add(place, "names a category or picture that is not there; left out")
-        elif annotation.get("iscrowd") or len(annotation.get("bbox") or ()) != 4:
-            unclear.add(place, "is no box of one thing (bbox missing, or iscrowd); left out")
-        else:
-            x, y, width, height = map(float, annotation["bbox"])
-            found.setdefault(image, []).append(CorrectedBox(place, kind, (x, y, x + width, y + height), "px"))
+    for number, annotation in enumerate(document["annotations"], start=1):
+        place = f"annotation number {number}"
+        try:
+            place = f"annotation {annotation.get('id')}"
+            kind, image = categories.get(annotation.get("category_id")), annotation.get("image_id")
+            if kind is None or image not in images:
+                unclear.add(place, "names a category or picture that is not there; left out")
+            elif annotation.get("iscrowd") or len(annotation.get("bbox") or ()) != 4:
+                unclear.add(place, "is no box of one thing (bbox missing, or iscrowd); left out")
+            else:
+                x, y, width, height = map(float, annotation["bbox"])
+                box = CorrectedBox(place, kind, (x, y, x + width, y + height), "px")
+                found.setdefault(image, []).append(box)
+        except (TypeError, ValueError, AttributeError) as error:
+            unclear.add(place, f"is not laid out as in COCO ({type(error).__name__}: {error}); left out")
     return found
 
 

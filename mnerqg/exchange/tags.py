@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from mnerqg.archive.lookup import picture_values, read_rows
 from mnerqg.archive.reading import open_archive, text_values
-from mnerqg.archive.run import MANIFEST_FILE, tags_folder, tags_of
+from mnerqg.archive.run import tags_folder, tags_of
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.errors import DataError
 from mnerqg.exchange.posts import Picture, TaggedText
@@ -52,27 +52,33 @@ class TaggedArchive:
         if run is None:
             raise DataError(f"--tags {tags} is no tagging run; give the --output of jobs/tag.py")
         asked = run["asked"]
-        self.finished = folder.result() is not None
+        self._result = folder.result()
+        self.finished = self._result is not None
         self.missing = 0
         self.roots: tuple[str, ...] = tuple(asked["pictures"]["roots"])
         self._columns = ColumnsConfig.model_validate(asked["columns"])
-        self._archive = open_archive(asked["archive"], self._columns)
+        # A run that left damaged files out says so in its manifest.
+        left_out = bool((self._result or {}).get("files_left_out"))
+        self._archive = open_archive(asked["archive"], self._columns, skip_damaged=left_out)
 
     def types(self) -> list[str]:
         """All types that the run knows, as far as its tags tell, in the order of the model where that answers."""
         found: dict[str, None] = {}
-        manifest = storage.join(self._tags, MANIFEST_FILE)
-        for entry in storage.list_files(tags_of(self._tags), ".parquet"):
+        for entry in self._files():
             with open_parquet(entry) as file:
                 for column in ("existence", "entities", "regions"):
                     for row in file.read([column])[column].to_pylist():
                         found |= dict.fromkeys(one["type"] for one in row or ())
-            if found and storage.exists(manifest):
+            if found and self.finished:
                 break  # the manifest has the types of all other files
-        if storage.exists(manifest):
-            result = tags_folder(self._tags, "--tags").result() or {}
-            found |= dict.fromkeys([*result.get("entities", ()), *result.get("regions", ())])
+        result = self._result or {}
+        found |= dict.fromkeys([*result.get("entities", ()), *result.get("regions", ())])
         return list(found)
+
+    def _files(self) -> list[storage.FileEntry]:
+        """Those with tags; of an unfinished run without what is being written, or torn."""
+        files = storage.list_files(tags_of(self._tags), ".parquet")
+        return files if self.finished else [entry for entry in files if _is_whole(entry)]
 
     def posts(self, pictures: str, sample: int | None, seed: int) -> Iterator[TaggedText]:
         """The posts that have a text, in the order of the archive.
@@ -84,7 +90,7 @@ class TaggedArchive:
         """
         tags = self._read_tags(sample, seed)
         self.missing = len(tags)
-        for hashes, rows in read_rows(self._archive):
+        for hashes, rows in read_rows(self._archive, np.fromiter(tags, np.uint64, len(tags))):
             wanted = [place for place, row_hash in enumerate(hashes.tolist()) if row_hash in tags]
             if not wanted:
                 continue
@@ -103,7 +109,7 @@ class TaggedArchive:
 
     def _read_tags(self, sample: int | None, seed: int) -> dict[int, dict[str, Any]]:
         """Rows of the tags by `row_hash`: all, or a sample."""
-        files = storage.list_files(tags_of(self._tags), ".parquet")
+        files = self._files()
         hashes: list[int] = []
         for entry in files:
             with open_parquet(entry) as file:
@@ -135,7 +141,7 @@ class TaggedArchive:
         return self._absolute(given) if given and given.strip() else None
 
     def _absolute(self, uri: str) -> str:
-        """A relative URI below the root that has it, as tagging looks for it, else below the first."""
+        """A relative URI, as it is written, below the root that has it, else below the first."""
         if uri.startswith("/") or storage.scheme_of(uri):
             return uri
         places = [storage.join(root, uri) for root in self.roots]
@@ -166,3 +172,11 @@ class TaggedArchive:
             ),
             model_id=row["model_id"],
         )
+
+
+def _is_whole(entry: storage.FileEntry) -> bool:
+    try:
+        with open_parquet(entry):
+            return True
+    except DataError:
+        return False

@@ -63,7 +63,9 @@ def read_archived(
         )
         return found
     try:
-        found.archive = open_archive(places, found.columns)
+        # A run that left damaged files out says so in its manifest.
+        left_out = bool((tags.manifest or {}).get("files_left_out"))
+        found.archive = open_archive(places, found.columns, skip_damaged=left_out)
         pictures = _pictures(tags, config, found.archive, given)
         with ThreadPoolExecutor(pictures.concurrency) as pool:
             thumbnails = Thumbnails(pictures, len(rows), pool)

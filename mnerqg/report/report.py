@@ -81,6 +81,8 @@ def write_report(asked: Asked, output: str, config: ReportConfig) -> Written:
     notices: list[str] = []
     if asked.tags:
         tags, looked = _looked(asked.tags[-1], config.sample, config, gold)
+        if gold is not None:
+            gold.check(tags.uri)
         rows = read_rows(tags, looked.sample)
         archived = read_archived(tags, rows, asked.archive, config)
         notices = [*_state(tags, looked), *archived.notices]
@@ -88,7 +90,6 @@ def write_report(asked: Asked, output: str, config: ReportConfig) -> Written:
         if earlier is not None:
             view["compared"] = _compared(earlier, (tags, looked))
         if gold is not None:
-            gold.check(tags.uri)
             _add_gold(view, data, gold, rows)
     elif training is not None:
         view["title"] = _name(training.uri)
@@ -247,11 +248,8 @@ def _add_gold(
         if annotated is not None:
             post["gold"] = describe_gold(annotated, judge(annotated, entities_of(row), regions_of(row)))
             if post["text"] is None and annotated.text is not None:
-                post |= {
-                    key: value
-                    for key, value in describe_post(row, annotated.text, None).items()
-                    if key == "text"
-                }
+                described = describe_post(row, annotated.text, None)
+                post |= {key: described[key] for key in ("text", "cut")}
     types = ordered_types([kind for pair in gold.confusion for kind in pair if kind != NOTHING])
     data["types"] = ordered_types([*data["types"], *types])
     view["tags"]["types"] = data["types"]

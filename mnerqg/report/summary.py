@@ -169,13 +169,19 @@ def _add_scores(histograms: Mapping[str, Ints], found: pa.StructArray) -> dict[s
 
 def differences(before: Summary, after: Summary) -> list[dict[str, Any]]:
     """Two nights beside each other: volumes, types, statuses and reasons, each also by the hundred posts."""
+    # Those that are frequent in either night: what is rare in one of them is not none.
+    reasons = dict(after.reasons) | dict(before.reasons)
     groups: list[tuple[str, Mapping[str, int], Mapping[str, int]]] = [
         ("volume", {"posts": before.counts.rows}, {"posts": after.counts.rows}),
         ("entities", before.counts.entities, after.counts.entities),
         ("regions", before.counts.regions, after.counts.regions),
         ("pictures", before.counts.image_status, after.counts.image_status),
         ("texts", before.counts.text_status, after.counts.text_status),
-        ("failures", dict(before.reasons), dict(after.reasons)),
+        (
+            "failures",
+            {name: before.counts.reasons[name] for name in reasons},
+            {name: after.counts.reasons[name] for name in reasons},
+        ),
     ]
     shown = []
     for group, old, new in groups:

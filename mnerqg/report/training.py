@@ -22,6 +22,8 @@ _SCORES = {
     "recall": "recall",
     "accuracy_50": "Accu@0.5",
     "gmner_f1": "GMNER F1",
+    "f1_shuffled": "entity F1, shuffled pictures",
+    "f1_none": "entity F1, no pictures",
 }
 _RATE = "learning_rate_"
 
@@ -74,7 +76,9 @@ def _records(place: str, text: str) -> list[dict[str, Any]]:
 def _charts(records: list[dict[str, Any]]) -> list[Chart]:
     keys = list(dict.fromkeys(key for record in records for key in record))
     rates = {key: key.removeprefix(_RATE) for key in keys if key.startswith(_RATE)}
-    types = {key: f"F1 {key.removeprefix('f1_')}" for key in keys if key.startswith("f1_")}
+    types = {
+        key: f"F1 {key.removeprefix('f1_')}" for key in keys if key.startswith("f1_") and key not in _SCORES
+    }
     asked = [
         ("losses", "Losses", False, _LOSSES),
         ("balance", "Balance ω_f of the grounding loss", False, _BALANCE),

@@ -171,6 +171,31 @@ def test_coco_without_texts_takes_them_from_what_was_exported(tmp_path: Path) ->
     assert (row.post_id, row.text) == (drawn[0]["post_id"], drawn[0]["text"])
 
 
+def test_coco_that_is_not_laid_out_as_such_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tags = write_run(tmp_path, posts(5))
+    document = export(tags, tmp_path / "out", "coco")
+    box = document["annotations"][0]
+    odd: list[Any] = [None, *({**box, "bbox": value} for value in (5, [None, 0, 1, 1], ["a"] * 4))]
+    document |= {"annotations": odd, "posts": [*document["posts"], None]}
+    bring_back(document, tmp_path, "coco", "--valid", "0")
+    printed = capsys.readouterr().out
+    assert "not understood (5):" in printed
+    assert "annotation number 1: is not laid out as in COCO" in printed
+    assert "post number 6: is not laid out as it was exported" in printed
+
+
+def test_two_posts_with_the_same_picture_keep_their_boxes(tmp_path: Path) -> None:
+    """The tool has dropped the texts, and left the ids as they were."""
+    tags = write_run(tmp_path, posts(100))
+    document = export(tags, tmp_path / "out", "coco")
+    assert len({image["file_name"] for image in document["images"]}) < len(document["images"])
+    del document["posts"]
+    exported = str(tmp_path / "out" / "coco.json")
+    assert imported(bring_back(document, tmp_path, "coco", "--exported", exported)) == expected(100)
+
+
 @pytest.mark.parametrize("pictures", ["image", "image_uri", "structs", "data URIs"])
 def test_other_archives(tmp_path: Path, pictures: str) -> None:
     one_picture = [
@@ -212,6 +237,19 @@ def test_a_sample_is_the_same_every_time(tmp_path: Path, capsys: pytest.CaptureF
     assert first == again != other
     assert len(first) == 10
     assert "is not finished" in capsys.readouterr().out
+
+
+def test_an_unfinished_run_with_a_torn_file_and_one_that_failed(tmp_path: Path) -> None:
+    """What is being written, or torn, is passed over; a manifest without _SUCCESS has no say in the types."""
+    tags = write_run(tmp_path, posts(30))
+    (tags / "_SUCCESS").unlink()
+    whole = (tags / "tags" / "a-0.parquet").read_bytes()
+    (tags / "tags" / "torn.parquet").write_bytes(whole[:-100])
+    document = export(tags, tmp_path / "out", "coco")
+    assert len(document["posts"]) == len(expected(30))
+    assert {one["name"] for one in document["categories"]} >= {
+        kind for _, entities, _ in expected(30).values() for *_, kind in entities
+    }
 
 
 def test_the_example_of_the_documentation(tmp_path: Path) -> None:

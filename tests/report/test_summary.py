@@ -91,5 +91,16 @@ def test_two_nights() -> None:
     }  # fmt: skip
 
 
+def test_a_reason_that_is_rare_in_one_night_is_not_none() -> None:
+    """Only the twenty most frequent ones of each night are shown."""
+    before, after = Summary(), Summary()
+    common = [row(number, error=f"reason {chr(97 + number % 20)}") for number in range(40)]
+    before.add(batch(*common, row(99, error="timeout")))
+    after.add(batch(*(row(number, error="timeout") for number in range(3))))
+    (failures,) = (group["rows"] for group in differences(before, after) if group["name"] == "failures")
+    (timeout,) = (one for one in failures if one["name"] == "timeout")
+    assert (timeout["before"], timeout["after"]) == (1, 3)
+
+
 def test_the_papers_types_come_first() -> None:
     assert ordered_types(["Zebra", "OTHER", "PER", "Apple", "PER"]) == ["PER", "OTHER", "Apple", "Zebra"]

@@ -14,6 +14,7 @@ def test_curves(tmp_path: Path) -> None:
     assert [chart.id for chart in training.charts] == ["losses", "balance", "rates", "scores", "types"]
     rates = training.charts[2]
     assert list(rates.lines) == ["encoder", "heads"]
+    assert training.charts[3].lines["entity F1, no pictures"] == [None, None, 0.4]
     assert list(training.charts[4].lines) == ["F1 PER", "F1 LOC", "F1 ORG", "F1 OTHER"]
 
 
