@@ -13,18 +13,21 @@ from mnerqg.config import Config, DecodeConfig
 from mnerqg.config_jobs import ImageLimits, Precision
 from mnerqg.errors import ModelError
 from mnerqg.inputs.annotations import best_region
-from mnerqg.inputs.examples import Example, encode_post
+from mnerqg.inputs.examples import encode_post
 from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import PreparedPost, prepare_post
+from mnerqg.inputs.sentences import Sentences, Shown
 from mnerqg.inputs.text import TextEncoder, first_line
 from mnerqg.inputs.windows import merge_windows
-from mnerqg.model.build import Network, build_anchors, build_collator
+from mnerqg.model.build import Network
 from mnerqg.model.checkpoint import ModelDirectory, load_model
-from mnerqg.model.decode import Decoder
+from mnerqg.model.decode import Decoder, Seen
+from mnerqg.model.finder import Finder
+from mnerqg.model.found import Found
 from mnerqg.model.inference import compile_parts, ready_to_answer
 from mnerqg.model.precision import multiplies_bf16
 from mnerqg.queries import EntityQuery
-from mnerqg.schema import Phrase, Post, Region, TaggedPost
+from mnerqg.schema import Post, Region, TaggedPost
 
 
 class Tagger:
@@ -57,7 +60,6 @@ class Tagger:
         precision: Precision | None = None,
         compiled: bool = False,
     ) -> None:
-        anchors = build_anchors(config.model)
         device = torch.device(device)
         precision = precision or (config.train.precision if device.type == "cuda" else "fp32")
         bf16 = precision == "bf16" and multiplies_bf16(device)
@@ -67,21 +69,15 @@ class Tagger:
             device=device,
             dtype=torch.bfloat16 if bf16 else torch.float32,
         )
+        self.finder = Finder(self.model, text_encoder=text_encoder, config=config, device=device)
         self.text_encoder = text_encoder
         self.config = config
         self.model_id = model_id
         self.device = device
         self.types = tuple(query.type for query in text_encoder.queries)
-        self.windows = windows
+        self.windows = windows if config.model.inputs != "picture" else 1  # FA-VG reads no text
         self.limits = ImageLimits()
-        self._collate = build_collator(config, text_encoder)
-        self._decode = Decoder(
-            config=config.decode,
-            types=self.types,
-            anchors=anchors,
-            answers_boxes=config.answers_boxes,
-            answers_existence=config.answers_existence,
-        )
+        self._decode = Decoder(config=config.decode, types=self.types)
         if compiled:
             self._compile()
 
@@ -150,21 +146,25 @@ class Tagger:
             )
         if not posts:
             return []
-        most = self.windows if self.config.model.inputs != "picture" else 1  # FA-VG reads no text
-        texts = [self.text_encoder.windows(post.text or "", most) for post in posts]
-        examples = [
-            Example(window, pixels=post.pixels, letterbox=post.letterbox)
+        texts = [self.text_encoder.windows(post.text or "", self.windows) for post in posts]
+        seen = [
+            Seen(window, post.letterbox)
             for post, windows in zip(posts, texts, strict=True)
             for window in windows
         ]
+        sentences = Sentences.of([one.text for one in seen])
+        canvases = [post.pixels for post, windows in zip(posts, texts, strict=True) for _ in windows]
         size = batch_size or len(posts)
-        answers: list[TaggedPost] = []
-        for start in range(0, len(examples), size):
-            answers += self._predict(examples[start : start + size], [self.config.decode])[0]
-        of_windows = iter(answers)
+        parts = []
+        for start in range(0, len(seen), size):
+            which = np.arange(start, min(start + size, len(seen)))
+            some = sentences.take(which)
+            batch = self.finder.collate(some, Shown.of([canvases[one] for one in which]))
+            parts.append((which, self.finder.answer(batch, some)))
+        answers = iter(self._decode(Found.together(parts, len(seen)), seen))
         return [
             replace(
-                merge_windows(list(islice(of_windows, len(windows))), windows, self._decode.resolve),
+                merge_windows(list(islice(answers, len(windows))), windows, self._decode.resolve),
                 image_status=post.image_status,
                 error=post.error,
             )
@@ -182,20 +182,15 @@ class Tagger:
         for post in posts:
             region = best_region(post) if is_cut else None
             prepared = prepare_post(post, self.config.model.image_side, self.limits, region)
-            examples.append(self._example(prepared, post.phrases))
-        return self._predict(examples, configs)
+            example = encode_post(post.text, post.phrases, self.text_encoder)
+            examples.append(replace(example, pixels=prepared.pixels, letterbox=prepared.letterbox))
+        seen = [Seen(example.text, example.letterbox, example.phrase_ids) for example in examples]
+        return [self._decode(found, seen) for found in self.finder.at_each(examples, configs)]
 
     def best_regions(self, posts: Sequence[Post]) -> list[tuple[Region, ...]]:
         """The most confident box of every type for each post, whatever its score; none without a picture."""
         (answers,) = self.answers_at(posts, [self.config.decode])
         return [answer.best_regions for answer in answers]
-
-    @torch.inference_mode()
-    def _predict(
-        self, examples: Sequence[Example], configs: Sequence[DecodeConfig]
-    ) -> list[list[TaggedPost]]:
-        batch = self._collate(examples, with_targets=False).to(self.device)
-        return self._decode.at_each(configs, self.model(batch), batch, examples)
 
     def _compile(self) -> None:
         """Compile the network's parts and try them on two posts of unlike length, with a picture and without."""
@@ -215,7 +210,3 @@ class Tagger:
             raise ModelError(
                 f"the model cannot be compiled here: {first_line(error)}; leave compiled at false"
             ) from None
-
-    def _example(self, post: PreparedPost, phrases: Sequence[Phrase] = ()) -> Example:
-        example = encode_post(post.text, phrases, self.text_encoder)
-        return replace(example, pixels=post.pixels, letterbox=post.letterbox)

@@ -15,7 +15,8 @@ from transformers import BertConfig, BertModel
 from mnerqg.boxes import Anchors
 from mnerqg.config import Config, ModelConfig
 from mnerqg.errors import ModelError
-from mnerqg.inputs.batch import Batch, Collator
+from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.collate import Collator
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.text import TextEncoder, load_tokenizer, resolve_encoder
 from mnerqg.model.build import Network, assemble, build_anchors

@@ -1,111 +1,98 @@
-"""A tagger that costs nothing, for the tests of everything around the model."""
+"""A tagger whose model costs nothing, for the tests of everything around the model.
 
-import json
+It reads pieces and canvases as the network does; the stages before and behind it are the real ones.
+"""
+
 import os
-import re
 import time
 import zlib
-from collections.abc import Sequence
-from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from mnerqg.config import Config
-from mnerqg.config_files import load_config
-from mnerqg.io import storage
-from mnerqg.schema import Entity, Region, TaggedPost, TextStatus
+import numpy as np
 
-if TYPE_CHECKING:
-    from mnerqg.inputs.posts import PreparedPost
+from mnerqg.inputs.sentences import Sentences, Shown
+from mnerqg.model.found import Found
 
 TYPES = ("PER", "LOC", "ORG", "OTHER")
-TEXT_LIMIT = 1000
-"""Code points; of a longer text the rest is not read."""
 DELAY = "MNERQG_TEST_DELAY_S"
 """The environment variable with the seconds that a batch takes, so that a test can hit the middle of a run."""
 
 
 class CheapTagger:
-    """Stands for `mnerqg.tagger.Tagger` in `tag_archive(plan, load_tagger=CheapTagger.load)`.
+    """Stands for `mnerqg.tagger.Tagger` in `tag_archive(plan, load_tagger=CheapTagger.load)`."""
 
-    Its answers are a function of a post's text and canvas alone: the same to the last bit in every run, whatever the
-    other posts of the batch are. All numbers are exact as float32.
-    """
-
-    def __init__(self, image_side: int, model_id: str) -> None:
-        self.config = SimpleNamespace(model=SimpleNamespace(image_side=image_side))
-        self.model_id = model_id
-        self.types = TYPES
+    def __init__(self) -> None:
+        self.finder = CheapFinder()
 
     @classmethod
     def load(cls, uri: str) -> Self:
-        """Takes canvas size and model_id from a real model directory, and leaves its weights alone."""
-        text = storage.read_text(storage.join(uri, "config.yaml"))
-        manifest = json.loads(storage.read_text(storage.join(uri, "model.json")))
-        return cls(load_config(Config, text, source=uri).model.image_side, manifest["model_id"])
+        """Leaves the model directory alone: what its tokenizer and its queries are the stages know."""
+        del uri
+        return cls()
 
-    def tag_prepared(self, posts: Sequence["PreparedPost"]) -> list[TaggedPost]:
+
+class CheapFinder:
+    """Stands for `mnerqg.model.finder.Finder`.
+
+    Its answers are a function of a post's pieces and canvas alone: the same to the last bit in every run, whatever the
+    other posts of the batch are.
+    """
+
+    def __init__(self) -> None:
+        self.busy_s = 0.0
+
+    def collate(self, _: Sentences, shown: Shown) -> SimpleNamespace:
+        canvases = dict(zip(shown.posts.tolist(), shown.rows.tolist(), strict=True))
+        return SimpleNamespace(
+            sides={post: shown.canvases[row].shape[0] for post, row in canvases.items()},
+            pictures={post: zlib.crc32(shown.canvases[row].tobytes()) for post, row in canvases.items()},
+        )
+
+    def answer(self, batch: SimpleNamespace, sentences: Sentences) -> Found:
+        """Four words of five are entities, of a type that their pieces decide."""
+        started = time.monotonic()
         time.sleep(float(os.environ.get(DELAY, "0")))
-        return [tag_cheaply(post) for post in posts]
+        spans, scores, existence = [], [], []
+        for post in range(len(sentences)):
+            _, _, places = sentences.pieces(np.array([post]))
+            ids = sentences.ids[places].astype(np.int64)
+            existence.append([_score(zlib.crc32(ids.tobytes() + bytes([k]))) for k in range(len(TYPES))])
+            for first, last in _words(sentences.begins_word[places], sentences.ends_word[places]):
+                digest = zlib.crc32(ids[first : last + 1].tobytes())
+                if digest % 5:
+                    spans.append((post, digest % len(TYPES), first, last))
+                    scores.append(_score(digest))
+        boxes = [
+            (post, k, _box(zlib.crc32(bytes([k]), picture), batch.sides[post]))
+            for post, picture in batch.pictures.items()
+            for k in range(len(TYPES))
+            if picture >> k & 1
+        ]
+        self.busy_s += time.monotonic() - started
+        return Found(
+            existence=np.asarray(existence, np.float32),
+            spans=np.asarray(spans, np.int64).reshape(-1, 4),
+            span_scores=np.asarray(scores, np.float32),
+            boxes=np.asarray([box[:2] for box in boxes], np.int64).reshape(-1, 2),
+            boxes_canvas=np.asarray([box for _, _, (box, _) in boxes], np.float32).reshape(-1, 4),
+            box_scores=np.asarray([score for _, _, (_, score) in boxes], np.float32),
+        )
 
 
-def tag_cheaply(post: "PreparedPost") -> TaggedPost:
-    """Every capitalised word is an entity, of a type that its letters decide."""
-    text = post.text or ""
-    regions = _regions(post)
-    index = {region.type: number for number, region in enumerate(regions)}
-    status: TextStatus = "truncated" if len(text) > TEXT_LIMIT else "ok" if text.strip() else "empty"
-    return TaggedPost(
-        entities=tuple(replace(entity, region=index.get(entity.type)) for entity in _entities(text)),
-        regions=regions,
-        existence=tuple((kind, _score(_digest(f"{kind} {text[:TEXT_LIMIT]}"))) for kind in TYPES),
-        image_width=post.letterbox.width if post.letterbox else None,
-        image_height=post.letterbox.height if post.letterbox else None,
-        image_status=post.image_status,
-        text_status=status,
-        text_read=min(len(text), TEXT_LIMIT),
-        error=post.error,
-    )
+def _words(begins: np.ndarray, ends: np.ndarray) -> list[tuple[int, int]]:
+    """The first and last piece of each word; the last may be cut."""
+    firsts = np.flatnonzero(begins).tolist()
+    lasts = [int(np.flatnonzero(ends[first:])[0]) + first for first in firsts if ends[first:].any()]
+    return list(zip(firsts, lasts, strict=False))
 
 
-def _entities(text: str) -> list[Entity]:
-    words = [match for match in re.finditer(r"\w+", text[:TEXT_LIMIT]) if match[0][0].isupper()]
-    digests = [_digest(match[0]) for match in words]
-    return [
-        Entity(match[0], match.start(), match.end(), TYPES[digest % len(TYPES)], _score(digest))
-        for match, digest in zip(words, digests, strict=True)
-    ]
-
-
-def _regions(post: "PreparedPost") -> tuple[Region, ...]:
-    if post.pixels is None or post.letterbox is None:
-        return ()
-    picture = zlib.crc32(post.pixels.tobytes())
-    return tuple(
-        _region(kind, post.letterbox.width, post.letterbox.height, _digest(f"{kind} {picture}"))
-        for place, kind in enumerate(TYPES)
-        if picture >> place & 1
-    )
-
-
-def _region(kind: str, width: int, height: int, digest: int) -> Region:
-    """A box whose first corner lies in the first half of each edge and whose last one in the second."""
-    left, top, right, bottom = (digest >> shift & 127 for shift in (0, 7, 14, 21))
-    return Region(
-        type=kind,
-        x_min=width * left / 256,
-        y_min=height * top / 256,
-        x_max=width * (256 - right) / 256,
-        y_max=height * (256 - bottom) / 256,
-        score=_score(digest),
-    )
-
-
-def _digest(text: str) -> int:
-    # Not hash(), which differs from process to process; texts may hold lone surrogates.
-    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
+def _box(digest: int, side: int) -> tuple[tuple[float, ...], float]:
+    """A box whose first corner lies left above the middle of the canvas and whose last one right below it."""
+    left, top, right, bottom = ((digest >> shift & 127) / 256 * side for shift in (0, 7, 14, 21))
+    return (left, top, side - right, side - bottom), _score(digest)
 
 
 def _score(digest: int) -> float:
-    """Above one half and below one."""
+    """Above one half and below one; exact as float32."""
     return 0.5 + (digest >> 4) % 500 / 1024

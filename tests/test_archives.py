@@ -1,21 +1,18 @@
 import io
 import pickle
-import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mnerqg.config_jobs import ImageLimits, PicturesConfig
-from mnerqg.inputs.posts import PreparedPost, prepare_post
-from mnerqg.io.picture_store import PictureStore
-from mnerqg.schema import Post, TaggedPost
+from mnerqg.config_jobs import PicturesConfig
+from mnerqg.schema import ROW_HASH
 from tests.archives import (
     ARCHIVE_SCHEMA,
     MAX_BYTES,
@@ -28,39 +25,32 @@ from tests.archives import (
     write_archive,
     write_cheap_archive,
 )
-from tests.cheap_tagger import TEXT_LIMIT, TYPES, CheapTagger
+from tests.cheap_tagger import TYPES, CheapTagger
+from tests.stages import Stages
 
 KINDS = len(PICTURES) + len(TEXTS) + 2
-SIDE = 64
 
 
-def prepared(rows: list[dict[str, str]], folder: str) -> list[PreparedPost]:
-    """What the picture stages make of the rows of an archive."""
-    fetched = PictureStore(PicturesConfig(roots=(folder,), max_bytes=MAX_BYTES, attempts=1)).fetch_many(
-        [row["image_uri"] for row in rows]
-    )
-    return [
-        prepare_post(Post(row["post_id"], row["text"], one.data), SIDE, ImageLimits())
-        if one.status in ("ok", "none")
-        else PreparedPost(row["text"], image_status=one.status, error=one.error)
-        for row, one in zip(rows, fetched, strict=True)
-    ]
+def cheap_stages(model: Path, folder: str) -> Stages:
+    pictures = PicturesConfig(roots=(folder,), max_bytes=MAX_BYTES, attempts=1)
+    return Stages(model, CheapTagger(), pictures=pictures)
 
 
 @pytest.mark.parametrize("place", ["local", "s3"])
-def test_planted_is_what_tagging_finds(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_planted_is_what_tagging_finds(
+    place: str, request: pytest.FixtureRequest, tmp_path: Path, tiny_model: Path
+) -> None:
     folder = f"{request.getfixturevalue('s3_bucket')}/archive" if place == "s3" else str(tmp_path / "archive")
     planted = write_archive(folder, 100, files=3, seed=5, bad_share=0.5, side=(80, 60))
-    rows = read_tags(folder).to_pylist()
-    tagged = CheapTagger(SIDE, "cheap").tag_prepared(prepared(rows, folder))
+    tagged = cheap_stages(tiny_model, folder)(read_tags(folder))
     assert len(tagged) == 100
-    for row, post in zip(rows, tagged, strict=True):
+    for row in tagged:
         expected = planted.rows[row["post_id"]]
-        size = None if post.image_width is None else (post.image_width, post.image_height)
-        found = (post.image_status, post.text_status, size)
+        size = None if row["image_width"] is None else (row["image_width"], row["image_height"])
+        found = (row["image_status"], row["text_status"], size)
         assert found == (expected.image_status, expected.text_status, expected.size), expected.oddity
-    assert planted.image_status == Counter(post.image_status for post in tagged)
-    assert planted.text_status == Counter(post.text_status for post in tagged)
+    assert planted.image_status == Counter(row["image_status"] for row in tagged)
+    assert planted.text_status == Counter(row["text_status"] for row in tagged)
     assert set(planted.oddities.values()) == {2}
     assert len(planted.oddities) == KINDS
 
@@ -140,64 +130,56 @@ def test_assert_same_rows() -> None:
 # ---- the cheap tagger ------------------------------------------------------------------------------
 
 
-def test_answers_are_in_keeping_with_the_post(tmp_path: Path) -> None:
+def test_answers_are_in_keeping_with_the_post(tmp_path: Path, tiny_model: Path) -> None:
     write_archive(str(tmp_path), 60, files=1, seed=2, bad_share=0.3, side=(80, 60))
-    posts = prepared(read_tags(str(tmp_path)).to_pylist(), str(tmp_path))
-    tagger = CheapTagger(SIDE, "cheap")
-    tagged = tagger.tag_prepared(posts)
-    assert tagged == [tagger.tag_prepared([post])[0] for post in reversed(posts)][::-1]
-    assert {entity.type for post in tagged for entity in post.entities} == set(TYPES)
-    assert {region.type for post in tagged for region in post.regions} == set(TYPES)
-    for post, answer in zip(posts, tagged, strict=True):
-        check(post, answer)
+    rows = read_tags(str(tmp_path))
+    stages = cheap_stages(tiny_model, str(tmp_path))
+    tagged = stages(rows)
+    alone = [stages(rows.slice(number, 1))[0] for number in reversed(range(60))][::-1]
+    assert [row | {ROW_HASH: 0} for row in tagged] == [row | {ROW_HASH: 0} for row in alone]
+    assert {entity["type"] for row in tagged for entity in row["entities"]} == set(TYPES)
+    assert {region["type"] for row in tagged for region in row["regions"]} == set(TYPES)
+    for text, row in zip(rows["text"].to_pylist(), tagged, strict=True):
+        check(text or "", row)
 
 
-def check(post: PreparedPost, answer: TaggedPost) -> None:
-    text = post.text or ""
-    assert [kind for kind, _ in answer.existence] == list(TYPES)
-    assert bool(answer.regions) <= (post.pixels is not None)
-    for entity in answer.entities:
-        assert text[entity.start : entity.end] == entity.text
-        assert (entity.region is None) == (entity.type not in [region.type for region in answer.regions])
-        assert entity.region is None or answer.regions[entity.region].type == entity.type
-    for region in answer.regions:
-        assert answer.image_width is not None
-        assert answer.image_height is not None
-        assert 0 <= region.x_min < region.x_max <= answer.image_width
-        assert 0 <= region.y_min < region.y_max <= answer.image_height
-    boxes = [number for region in answer.regions for number in (*region.xyxy_px, region.score)]
-    numbers = [
-        *boxes,
-        *(entity.score for entity in answer.entities),
-        *(score for _, score in answer.existence),
-    ]
-    assert [float(np.float32(number)) for number in numbers] == numbers
+def check(text: str, row: dict[str, Any]) -> None:
+    assert [one["type"] for one in row["existence"]] == list(TYPES)
+    assert not row["regions"] or row["image_status"] == "ok"
+    for entity in row["entities"]:
+        assert text[entity["start"] : entity["end"]] == entity["text"]
+        types = [region["type"] for region in row["regions"]]
+        assert (entity["region"] is None) == (entity["type"] not in types)
+        assert entity["region"] is None or types[entity["region"]] == entity["type"]
+    for region in row["regions"]:
+        assert 0 <= region["x_min"] < region["x_max"] <= row["image_width"]
+        assert 0 <= region["y_min"] < region["y_max"] <= row["image_height"]
 
 
-def test_words_and_limits() -> None:
-    tagger = CheapTagger(SIDE, "cheap")
-    texts = ["👩🏽‍🚀 Ada in 🇵🇹 Lisbon", "a\0b Émile x", "\ud800 Ada", "X " * TEXT_LIMIT, "", None]
-    tagged = tagger.tag_prepared([PreparedPost(text) for text in texts])
-    words = [[entity.text for entity in post.entities] for post in tagged]
-    assert words[:3] == [["Ada", "Lisbon"], ["Émile"], ["Ada"]]
-    assert len(words[3]) == TEXT_LIMIT // 2
-    assert [post.text_status for post in tagged] == ["ok", "ok", "ok", "truncated", "empty", "empty"]
+_ANSWERS = """
+import numpy as np
+from mnerqg.inputs.sentences import Sentences, Shown
+
+pieces = np.arange(9)
+words = pieces >= 0
+sentences = Sentences(pieces, words, words, np.array([0, 4]), np.array([4, 5]))
+shown = Shown([np.full((64, 64, 3), 7, np.uint8)], np.array([1]), np.array([0]))
+found = finder.answer(finder.collate(sentences, shown), sentences)
+answers = [getattr(found, name).tolist() for name in ("existence", "spans", "boxes_canvas")]
+"""
 
 
-def test_loads_from_a_model_without_torch(tiny_model: Path) -> None:
+def test_loads_without_torch() -> None:
     """As a Ray worker does it: pickled, in another process, where strings hash otherwise."""
-    tagger = CheapTagger.load(str(tiny_model))
-    assert tagger.config.model.image_side == SIDE
-    assert re.fullmatch(r"\w{16,}", tagger.model_id)
-    pickled = pickle.dumps(CheapTagger.load)
+    here: dict[str, Any] = {"finder": CheapTagger().finder}
+    exec(_ANSWERS, here)
     code = (
-        "import pickle, sys, types\n"
-        f"tagger = pickle.loads({pickled!r})({str(tiny_model)!r})\n"
-        "post = types.SimpleNamespace(text='Ada', pixels=None, letterbox=None, image_status='none', "
-        "error=None)\n"
+        "import pickle, sys\n"
+        f"finder = pickle.loads({pickle.dumps(CheapTagger.load)!r})('anywhere').finder\n"
+        f"{_ANSWERS}\n"
         "assert 'torch' not in sys.modules and 'ray' not in sys.modules\n"
-        "print(tagger.model_id, tagger.tag_prepared([post]))"
+        "print(answers)"
     )
     root = Path(__file__).resolve().parents[1]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert run.stdout == f"{tagger.model_id} {tagger.tag_prepared([PreparedPost('Ada')])}\n", run.stderr
+    assert run.stdout == f"{here['answers']}\n", run.stderr

@@ -17,14 +17,8 @@ from mnerqg.config_jobs import ColumnsConfig, ImageLimits, PicturesConfig
 from mnerqg.errors import one_line
 from mnerqg.inputs.images import decode_letterbox
 from mnerqg.inputs.picture_files import ImageProblem
+from mnerqg.inputs.prepared import DECODED_TYPE, FETCHED_TYPE, PICTURES
 from mnerqg.io.picture_store import Fetched, PictureStore
-
-PICTURES = "mnerqg:pictures"
-
-_OUTCOME = [("status", pa.string()), ("error", pa.string()), ("retryable", pa.bool_())]
-_SIZED = [("pixels", pa.large_binary()), ("width", pa.int32()), ("height", pa.int32())]
-_FETCHED_TYPE = pa.list_(pa.struct([("data", pa.large_binary()), *_OUTCOME]))
-_DECODED_TYPE = pa.list_(pa.struct([*_SIZED, *_OUTCOME]))
 
 
 class FetchPictures:
@@ -62,7 +56,7 @@ class FetchPictures:
             for uris, data, errors in zip(posts, embedded, _picture_errors(rows), strict=True)
         ]
         rows = _without(_without(rows, self._uris, self._columns), PICTURE_ERRORS, self._columns)
-        return rows.append_column(PICTURES, pa.array(pictures, _FETCHED_TYPE))
+        return rows.append_column(PICTURES, pa.array(pictures, FETCHED_TYPE))
 
     def _pictures(
         self, uris: Sequence[str | None], fetched: Iterable[Fetched], errors: Sequence[str | None]
@@ -86,7 +80,7 @@ class DecodePictures:
         decoded = [[self._decode(picture) for picture in post] for post in self._posts(rows)]
         for name in (self._columns.image, PICTURE_ERRORS, PICTURES):
             rows = _without(rows, name, self._columns)
-        return rows.append_column(PICTURES, pa.array(decoded, _DECODED_TYPE))
+        return rows.append_column(PICTURES, pa.array(decoded, DECODED_TYPE))
 
     def _posts(self, rows: pa.Table) -> list[list[dict[str, Any]]]:
         if PICTURES in rows.column_names:

@@ -1,6 +1,7 @@
 """Bulk tagging of an archive of posts on Ray Data (DESIGN §6).
 
-    read -> (LeaveOut) -> FetchPictures -> DecodePictures (tasks) -> TagPosts (actors) -> write_parquet
+    read -> (LeaveOut) -> FetchPictures -> EncodeTexts, DecodePictures (tasks) -> TagPosts (actors)
+        -> FinishRows, write_parquet (tasks)
 
 `tagging_plan` says beforehand what is to be done; `mnerqg.archive.run` says which rows are done when a run has died,
 and when it is finished.
@@ -23,6 +24,7 @@ import ray.data
 from mnerqg.archive import run as tag_run
 from mnerqg.archive.run import RowHashes
 from mnerqg.distributed.failures import data_error, first_cause
+from mnerqg.distributed.finish_stage import FinishRows, FinishSettings
 from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.short_queues import bound_queues
 from mnerqg.distributed.sources import read_archive
@@ -30,7 +32,8 @@ from mnerqg.distributed.tag_monitor import Report, started_monitor
 from mnerqg.distributed.tag_progress import shown_progress
 from mnerqg.distributed.tagging_plan import TagPlan
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
-from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, TagPosts, TagSettings
+from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, ModelSettings, TagPosts
+from mnerqg.distributed.text_stage import EncodeTexts
 from mnerqg.errors import DataError, RunError
 from mnerqg.io import storage
 from mnerqg.schema import ROW_HASH
@@ -187,7 +190,7 @@ def _write(plan: TagPlan, resources: Resources, job: _Job) -> None:
         tags.write_parquet(
             path,
             filesystem=filesystem,
-            schema=_settings(plan, resources, job).schema,
+            schema=_finish_settings(plan, job.run_id).schema,
             compression="zstd",
             mode="append",
             partition_cols=list(columns.partition_by) or None,
@@ -213,20 +216,30 @@ def _context(resources: Resources, verbose: bool) -> ray.data.DataContext:
     return context
 
 
-def _settings(plan: TagPlan, resources: Resources, job: _Job) -> TagSettings:
-    return TagSettings(
+def _model_settings(plan: TagPlan, resources: Resources, run_id: str) -> ModelSettings:
+    return ModelSettings(
         model=plan.model,
         queries=plan.queries,
-        columns=plan.config.columns,
-        pass_through=plan.archive.pass_through,
-        several_pictures=plan.archive.pictures == "lists",
+        side=plan.side,
         batch_posts=plan.config.batch_posts,
-        windows=plan.config.windows,
         device="cuda" if resources.gpus_per_actor else "cpu",
         threads=resources.threads_per_actor,
         precision=plan.config.precision,
         compiled=plan.config.compiled,
-        run_id=job.run_id,
+        run_id=run_id,
+    )
+
+
+def _finish_settings(plan: TagPlan, run_id: str) -> FinishSettings:
+    return FinishSettings(
+        columns=plan.config.columns,
+        pass_through=plan.archive.pass_through,
+        several_pictures=plan.archive.pictures == "lists",
+        decode=plan.model_config.decode,
+        types=tuple(query.type for query in plan.queries),
+        side=plan.side,
+        model_id=plan.model_id,
+        run_id=run_id,
     )
 
 
@@ -253,19 +266,25 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
             num_cpus=task_cpus / 2,  # it mostly waits
             udf_modifying_row_count=False,
         )
-    # Where the actors have no GPU and a task's CPUs, Ray fuses this stage into them: nothing is lost, since both
+    # Where the actors have no GPU and a task's CPUs, Ray fuses these two into them: nothing is lost, since both
     # then compete for the same CPUs, and the canvases need not travel.
-    decoded = posts.map_batches(
+    prepared = posts.map_batches(
+        EncodeTexts(columns, plan.text_encoder, plan.windows),
+        batch_format="pyarrow",
+        batch_size=_DECODE_BATCH,
+        num_cpus=task_cpus,
+        udf_modifying_row_count=False,
+    ).map_batches(
         DecodePictures(columns, plan.side, plan.pictures),
         batch_format="pyarrow",
         batch_size=_DECODE_BATCH,
         num_cpus=task_cpus,
         udf_modifying_row_count=False,
     )
-    return decoded.map_batches(
+    found = prepared.map_batches(
         TagPosts,
         fn_constructor_args=(
-            _settings(plan, resources, job),
+            _model_settings(plan, resources, job.run_id),
             job.tools.load_tagger,
             Report(job.tools.monitor),
         ),
@@ -279,5 +298,13 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
         ),
         num_cpus=resources.cpus_per_actor,
         num_gpus=resources.gpus_per_actor,
+        udf_modifying_row_count=False,
+    )
+    # Ray fuses this stage with the write.
+    return found.map_batches(
+        FinishRows(_finish_settings(plan, job.run_id)),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=task_cpus,
         udf_modifying_row_count=False,
     )

@@ -9,9 +9,11 @@ from typing import Any
 
 from mnerqg.archive import run as tag_run
 from mnerqg.archive.reading import Archive, open_archive
+from mnerqg.config import Config
 from mnerqg.config_jobs import PicturesConfig, TagConfig
 from mnerqg.distributed.sources import work_in_tasks
 from mnerqg.errors import ModelError, StorageError
+from mnerqg.inputs.text import TextEncoderSource
 from mnerqg.io import storage
 from mnerqg.io.picture_places import check_roots
 from mnerqg.model.files import check_model
@@ -33,8 +35,9 @@ class TagPlan:
     config: TagConfig
     model: str
     model_id: str
+    model_config: Config
+    text_encoder: TextEncoderSource
     queries: tuple[EntityQuery, ...]
-    side: int
     archive: Archive
     output: str
     pictures: PicturesConfig
@@ -42,6 +45,16 @@ class TagPlan:
     state: RunState
     restart: bool = False
     base: str | None = None
+
+    @property
+    def side(self) -> int:
+        """Of the canvases, pixels."""
+        return self.model_config.model.image_side
+
+    @property
+    def windows(self) -> int:
+        """How many windows of a text are read at most; FA-VG reads no text."""
+        return self.config.windows if self.model_config.model.inputs != "picture" else 1
 
     @property
     def request(self) -> dict[str, Any]:
@@ -116,8 +129,9 @@ def plan_tagging(
         config=config,
         model=model,
         model_id=files.model_id,
+        model_config=files.config,
+        text_encoder=files.text_encoder,
         queries=files.queries,
-        side=files.config.model.image_side,
         archive=opened,
         output=output,
         pictures=pictures,

@@ -21,7 +21,8 @@ from mnerqg.config import Config, ModelConfig
 from mnerqg.config_files import load_config
 from mnerqg.distributed.scalars import write_scalars
 from mnerqg.distributed.validation import ValidationPosts, sum_over_workers, validate
-from mnerqg.inputs.batch import Batch, made_ahead
+from mnerqg.inputs.ahead import made_ahead
+from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example, table_to_examples
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.io import storage

@@ -7,17 +7,31 @@ XLNet: `query <sep> sentence <sep> <cls>`.
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mnerqg.errors import ModelError
+
+Pieces = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What the encoder reads: pieces with their type ids, and where in them query and sentence lie."""
+class Frame:
+    """What the encoder reads around a sentence for one query: all pieces before it and behind it, and their type ids.
 
-    ids: list[int]
-    types: list[int]
+    before, before_types, behind, behind_types: pieces and type ids. Where no sentence is read, all stands in `before`.
+    query: where in `before` the query's own pieces lie; nothing, where none is asked.
+    place: where the sentence begins, or would begin.
+    sentence_type: the type id of its pieces.
+    """
+
+    before: Pieces
+    before_types: Pieces
+    behind: Pieces
+    behind_types: Pieces
     query: slice
-    sentence: slice
+    place: int
+    sentence_type: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,34 +78,30 @@ class PairTemplate:
         """How many of `max_length` pieces one text may have."""
         return max_length - sum(len(special.ids) for special in self.alone)
 
-    def lay(self, query: list[int], sentence: list[int] | None) -> Row:
-        """Query and sentence; one of them alone where there is no query, or `sentence` is None."""
-        if not query or sentence is None:
-            before, behind = self.alone
-            text = sentence if sentence is not None else query
-            inner = slice(len(before.ids), len(before.ids) + len(text))
-            nothing = slice(inner.start, inner.start)
-            return Row(
-                [*before.ids, *text, *behind.ids],
-                [*before.types, *[self.types[0]] * len(text), *behind.types],
-                inner if sentence is None else nothing,
-                inner if sentence is not None else nothing,
-            )
+    def frame(self, query: list[int], *, sentence: bool) -> Frame:
+        """What stands around a sentence that is asked `query`, an empty one for none; or, without, around the query."""
+        alone, of_one = self.alone, self.types[0]
+        if not sentence:
+            start = len(alone[0].ids)
+            asked = slice(start, start + len(query))
+            ids = [*alone[0].ids, *query, *alone[1].ids]
+            types = [*alone[0].types, *[of_one] * len(query), *alone[1].types]
+            return Frame(*_arrays(ids, types, [], []), asked, start, of_one)
+        if not query:
+            before, behind = alone
+            start = len(before.ids)
+            pieces = _arrays(before.ids, before.types, behind.ids, behind.types)
+            return Frame(*pieces, slice(start, start), start, of_one)
         before, between, behind = self.pair
         asked = slice(len(before.ids), len(before.ids) + len(query))
-        start = asked.stop + len(between.ids)
-        return Row(
-            [*before.ids, *query, *between.ids, *sentence, *behind.ids],
-            [
-                *before.types,
-                *[self.types[1]] * len(query),
-                *between.types,
-                *[self.types[2]] * len(sentence),
-                *behind.types,
-            ],
-            asked,
-            slice(start, start + len(sentence)),
-        )
+        ids = [*before.ids, *query, *between.ids]
+        types = [*before.types, *[self.types[1]] * len(query), *between.types]
+        return Frame(*_arrays(ids, types, behind.ids, behind.types), asked, len(ids), self.types[2])
+
+
+def _arrays(*pieces: list[int]) -> tuple[Pieces, Pieces, Pieces, Pieces]:
+    before, before_types, behind, behind_types = (np.asarray(some, np.int64) for some in pieces)
+    return before, before_types, behind, behind_types
 
 
 @dataclass(frozen=True, slots=True)

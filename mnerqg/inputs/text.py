@@ -12,7 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
@@ -26,7 +27,7 @@ from mnerqg.inputs.borders import (
     word_borders,
     word_edges,
 )
-from mnerqg.inputs.pairs import PairTemplate, Row
+from mnerqg.inputs.pairs import Frame, PairTemplate
 from mnerqg.io.packages import is_package, package_path
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Span, TextStatus
@@ -218,9 +219,9 @@ class TextEncoder:
             verbose=False,
         )
 
-    def lay(self, query: list[int], sentence: list[int] | None) -> Row:
-        """What the encoder reads of the pieces of a query and a sentence; see `PairTemplate.lay`."""
-        return self._template.lay(query, sentence)
+    def frame(self, query: list[int], *, sentence: bool) -> Frame:
+        """What the encoder reads around a sentence; see `PairTemplate.frame`."""
+        return self._template.frame(query, sentence=sentence)
 
     def save(self, directory: Path) -> None:
         """Write the tokenizer files."""
@@ -277,6 +278,8 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         ModelError: it cannot be read.
     """
+    from transformers import AutoTokenizer  # it brings torch
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         if tokenizer.is_fast:
@@ -286,6 +289,41 @@ def load_tokenizer(name: str) -> Any:
         raise ModelError(
             f"no tokenizer at {name}: {first_line(error)}; give the name or the undamaged folder of an encoder"
         ) from None
+
+
+def saved_tokenizer(folder: Path) -> Any:
+    """The tokenizer that `TextEncoder.save` has written, without torch.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # a damaged tokenizer.json is a KeyError, a TypeError or a bare Exception
+        raise ModelError(
+            f"no tokenizer at {folder}: {first_line(error)}; copy the model directory again"
+        ) from None
+
+
+@dataclass(frozen=True)
+class TextEncoderSource:
+    """All that a text encoder of a model directory is made of, small enough to send to every task.
+
+    tokenizer: the text of its tokenizer.json. queries, max_length: see `TextEncoder`.
+    """
+
+    tokenizer: str
+    queries: tuple[EntityQuery, ...]
+    max_length: int
+
+    def make(self) -> TextEncoder:
+        """The text encoder; of padding it knows nothing, which is the model's."""
+        backend = Tokenizer.from_str(self.tokenizer)
+        return TextEncoder(
+            tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend),
+            queries=self.queries,
+            max_length=self.max_length,
+        )
 
 
 def first_line(error: Exception) -> str:

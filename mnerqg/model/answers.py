@@ -4,19 +4,22 @@ Shapes: P posts, K queries a post, L pieces, N boxes a query.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
 import torch
+import torchvision.ops
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mnerqg import boxes
-from mnerqg.boxes import Floats
+from mnerqg.config import DecodeConfig
 from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.sentences import Sentences
+from mnerqg.model.found import Floats, Found, IntArray
 from mnerqg.model.output import Output, SpanLogits
-from mnerqg.model.words import WordLogits
+from mnerqg.model.words import WordLogits, label_runs
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class SpanAnswers:
     pairs: Floats
     pair_logits: Floats
 
-    def spans(self, span_threshold: float, match_threshold: float) -> list[tuple[int, int, int, int, float]]:
-        """(post, query, first piece, last piece, score) of all that is above the thresholds."""
+    def above(self, span_threshold: float, match_threshold: float) -> tuple[IntArray, Floats]:
+        """[M, 4] post, query, first and last piece, and [M] scores, of all that is above the thresholds."""
         if self.start_shares.size:
             pairs = _pairs(self.start_scores > span_threshold, self.end_scores > span_threshold)
             post, query, first, last = pairs.T
@@ -55,10 +58,7 @@ class SpanAnswers:
         match = 1 / (1 + np.exp(-logits))
         scores = self.start_scores[post, query, first] * self.end_scores[post, query, last] * match
         kept = match > match_threshold
-        return [
-            (p, k, i, j, score)
-            for (p, k, i, j), score in zip(pairs[kept].tolist(), scores[kept].tolist(), strict=True)
-        ]
+        return pairs[kept], scores[kept]
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,69 @@ class Answers:
             **{name: next(on_host) for name in ("boxes_canvas", "box_scores") if found},
             **{name: next(on_host) for name in ("word_labels", "word_scores") if words},
         )
+
+    def found(self, config: DecodeConfig, sentences: Sentences, pictured: NDArray[np.bool_]) -> Found:
+        """What is above the thresholds of a configuration.
+
+        Args:
+            config: whose thresholds they are.
+            sentences: of the posts.
+            pictured: [P] which of them have a picture: no box is in any other.
+        """
+        found = Found.nothing(len(pictured))
+        if self.spans is not None:
+            spans, scores = self.spans.above(config.span_threshold, config.match_threshold)
+            existence = self.spans.existence_scores
+            found = replace(found, existence=existence, spans=spans, span_scores=scores)
+        elif self.word_labels is not None:
+            spans, scores = self._labelled(sentences)
+            found = replace(found, spans=spans, span_scores=scores)
+        if self.boxes_canvas is None or self.box_scores is None:
+            return found
+        kept = _kept_boxes(self.boxes_canvas, self.box_scores, config) & pictured[:, None, None]
+        post, query, _ = np.nonzero(kept)
+        return replace(
+            found,
+            boxes=np.stack([post, query], 1),
+            boxes_canvas=self.boxes_canvas[kept],
+            box_scores=self.box_scores[kept],
+        )
+
+    def _labelled(self, sentences: Sentences) -> tuple[IntArray, Floats]:
+        """The runs of word labels as spans. The score of one is its words' mean [chosen]."""
+        assert self.word_labels is not None
+        assert self.word_scores is not None
+        spans: list[tuple[int, int, int, int]] = []
+        scores: list[float] = []
+        for post, (labels, of_pieces) in enumerate(zip(self.word_labels, self.word_scores, strict=True)):
+            start, length = sentences.starts[post], sentences.lengths[post]
+            first_pieces = np.flatnonzero(sentences.begins_word[start : start + length])
+            # The last word may be cut, and then has no piece that ends it.
+            last_pieces = np.append(first_pieces[1:] - 1, length - 1)
+            begins = labels >= 0
+            of_words = of_pieces[begins]
+            for first, last, k in label_runs(labels[begins].astype(int).tolist()):
+                spans.append((post, k, int(first_pieces[first]), int(last_pieces[last])))
+                scores.append(float(of_words[first : last + 1].mean()))
+        return np.asarray(spans, np.int64).reshape(-1, 4), np.asarray(scores, np.float32)
+
+
+def _kept_boxes(boxes_canvas: Floats, scores: Floats, config: DecodeConfig) -> NDArray[np.bool_]:
+    """[P, K, N] the best box of each query, and where it may have several regions all that are above the threshold and
+    overlap no better one."""
+    kept = np.zeros(scores.shape, bool)
+    kept[..., 0] = True
+    if config.regions == "one":
+        return kept
+    for post, query in np.ndindex(scores.shape[:2]):
+        above = np.flatnonzero(scores[post, query] >= config.region_threshold)
+        chosen = torchvision.ops.nms(
+            torch.from_numpy(boxes_canvas[post, query, above]),
+            torch.from_numpy(scores[post, query, above]),
+            config.nms_iou,
+        )
+        kept[post, query, above[chosen.numpy()]] = True
+    return kept
 
 
 def _to_host(tensors: Sequence[Tensor]) -> list[Floats]:

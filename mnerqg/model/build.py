@@ -10,7 +10,7 @@ from torch import nn
 from mnerqg.boxes import Anchors
 from mnerqg.config import Config, ModelConfig
 from mnerqg.errors import ModelError
-from mnerqg.inputs.batch import Collator
+from mnerqg.inputs.collate import Collator
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.text import TextEncoder, first_line
 from mnerqg.model.backbone import Backbone, VisualEncoder
@@ -27,8 +27,8 @@ def build_anchors(config: ModelConfig) -> Anchors:
     return Anchors(sizes=config.anchors, reference_side=config.anchor_side, side=config.image_side)
 
 
-def build_collator(config: Config, text_encoder: TextEncoder) -> Collator:
-    """What makes batches for the network of `config`."""
+def build_collator(config: Config, text_encoder: TextEncoder, *, pinned: bool = False) -> Collator:
+    """What makes batches for the network of `config`; `pinned` as of a `Collator`."""
     return Collator(
         text_encoder=text_encoder,
         anchors=build_anchors(config.model),
@@ -36,6 +36,7 @@ def build_collator(config: Config, text_encoder: TextEncoder) -> Collator:
         inputs=config.model.inputs,
         asks=config.model.tagger == "mrc",
         box_targets=config.loss.box_targets,
+        pinned=pinned,
     )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from mnerqg.config import Config
 from mnerqg.config_files import load_config
 from mnerqg.errors import ModelError
+from mnerqg.inputs.text import TextEncoderSource
 from mnerqg.io import storage
 from mnerqg.io.downloads import download_directory
 from mnerqg.queries import EntityQuery, dump_queries, parse_queries
@@ -32,6 +33,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
 QUERIES_FILE = "queries.yaml"
 ENCODER_FOLDER = "encoder"
+TOKENIZER_FILE = "tokenizer.json"
 METRICS_FILE = "metrics.json"
 BEST_FOLDER = "best"
 """Of a training run: the model of its best epoch."""
@@ -46,6 +48,12 @@ class ModelFiles:
     config: Config
     queries: tuple[EntityQuery, ...]
     model_id: str
+
+    @property
+    def text_encoder(self) -> TextEncoderSource:
+        """What its texts are read with."""
+        tokenizer = (self.directory / ENCODER_FOLDER / TOKENIZER_FILE).read_text(encoding="utf-8")
+        return TextEncoderSource(tokenizer, self.queries, self.config.model.max_length)
 
 
 def check_model(uri: str, asked: tuple[EntityQuery, ...] | None = None) -> ModelFiles:
@@ -64,7 +72,7 @@ def check_model(uri: str, asked: tuple[EntityQuery, ...] | None = None) -> Model
         MANIFEST_FILE,
         *_DIGESTED,
         f"{ENCODER_FOLDER}/config.json",
-        f"{ENCODER_FOLDER}/tokenizer.json",
+        f"{ENCODER_FOLDER}/{TOKENIZER_FILE}",
     ):
         if not (directory / name).is_file():
             raise ModelError(
@@ -134,16 +142,12 @@ def _encoder_files(directory: Path) -> list[str]:
 
 def _ask(files: ModelFiles, queries: tuple[EntityQuery, ...], uri: str) -> ModelFiles:
     """Raises ModelError where the model is a baseline, which cannot be asked, or a query is too long for it."""
-    from mnerqg.inputs.text import TextEncoder, load_tokenizer  # takes seconds, and few need it
-
     if files.config.model.tagger != "mrc":
         raise ModelError(
             f"{uri} labels words (model.tagger is {files.config.model.tagger}) and cannot be asked other queries; "
             "leave queries out"
         )
-    tokenizer = load_tokenizer(str(files.directory / ENCODER_FOLDER))
-    TextEncoder(
-        tokenizer=tokenizer, queries=queries, max_length=files.config.model.max_length
-    )  # do they fit?
+    asked = replace(files, queries=queries)
+    asked.text_encoder.make()  # do they fit?
     text = f"{files.model_id}\n{dump_queries(queries)}"
-    return replace(files, queries=queries, model_id=hashlib.sha256(text.encode()).hexdigest()[:16])
+    return replace(asked, model_id=hashlib.sha256(text.encode()).hexdigest()[:16])

@@ -15,10 +15,11 @@ from PIL import Image, PngImagePlugin
 from mnerqg.archive.jsonlines import PICTURE_ERRORS, make_layout, read_tables
 from mnerqg.archive.reading import open_archive
 from mnerqg.config_jobs import ColumnsConfig, PicturesConfig, TagConfig
-from mnerqg.distributed.picture_stages import PICTURES, DecodePictures, FetchPictures
+from mnerqg.distributed.picture_stages import DecodePictures, FetchPictures
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import plan_tagging
 from mnerqg.errors import RunError
+from mnerqg.inputs.prepared import PICTURES
 from tests.archives import read_archive_here, read_tags
 from tests.cheap_tagger import CheapTagger
 from tests.pictures import encode, noisy

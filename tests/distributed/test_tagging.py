@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
@@ -23,17 +24,20 @@ from mnerqg.config_jobs import ColumnsConfig, PicturesConfig, TagConfig
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import plan_tagging
 from mnerqg.distributed.tagging_resources import plan_resources
-from mnerqg.distributed.tagging_stages import tag_each
 from mnerqg.errors import ConfigError, DataError, ModelError, RunError, StorageError
-from mnerqg.inputs.posts import PreparedPost
+from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.sentences import Sentences
 from mnerqg.io import storage
 from mnerqg.io.lock import LOCK_FILE, locked
 from mnerqg.model.files import publish_model
+from mnerqg.model.finder import Finder
+from mnerqg.model.found import Found
 from mnerqg.schema import Post, TaggedPost, tags_schema
 from mnerqg.tagger import Tagger
 from tests.archives import MAX_BYTES, PICTURES, TEXTS, assert_same_rows, encoded, photo, read_tags
-from tests.cheap_tagger import CheapTagger
+from tests.cheap_tagger import CheapFinder, CheapTagger
 from tests.servers import ScriptedServer
+from tests.stages import Stages, texts_table
 
 WORDS = ["the", "city", "of", "Lisbon", "and", "Ada", "Lovelace", "in", "an", "Organization", "Names"]
 DAY = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)
@@ -191,20 +195,33 @@ def test_every_post_gets_its_row(
     assert sum(manifest["entities"].values()) == sum(len(out["entities"]) for out in found)
 
 
-class PoisonedTagger(Tagger):
-    """Raises on every batch that has a post with the word poison."""
+POISON = "poison"
 
-    def tag_prepared(self, posts: Sequence[PreparedPost]) -> list[TaggedPost]:
-        if any("poison" in (post.text or "") for post in posts):
+
+class PoisonedFinder(Finder):
+    """Raises on every batch that has a post with the pieces of the word poison."""
+
+    poison: bytes
+
+    def answer(self, batch: Batch, sentences: Sentences) -> Found:
+        posts = (sentences.pieces(np.array([post]))[2] for post in range(len(sentences)))
+        if any(self.poison in sentences.ids[places].astype(np.int64).tobytes() for places in posts):
             raise ValueError("a kernel\nthat does not like poison")
-        return super().tag_prepared(posts)
+        return super().answer(batch, sentences)
+
+
+def load_poisoned(uri: str) -> Tagger:
+    tagger = Tagger.load(uri)
+    tagger.finder.__class__ = PoisonedFinder
+    tagger.finder.poison = np.asarray(tagger.text_encoder.encode(POISON).token_ids, np.int64).tobytes()  # type: ignore[attr-defined]
+    return tagger
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_archive_with_pictures_inside_and_poison(tmp_path: Path, tiny_model: Path, tagger: Tagger) -> None:
     schema = pa.schema([("id", pa.int64()), ("body", pa.large_string()), ("picture", pa.large_binary())])
     rows = [{"id": number, "body": post(number), "picture": encoded()} for number in range(40)]
-    rows[3]["body"] = rows[20]["body"] = "poison in the city"
+    rows[3]["body"] = rows[20]["body"] = f"{POISON} in the city"
     rows[3]["picture"] = b""
     rows[5]["picture"] = None
     write_archive(str(tmp_path / "archive"), rows, schema)
@@ -212,7 +229,7 @@ def test_archive_with_pictures_inside_and_poison(tmp_path: Path, tiny_model: Pat
     config = SMALL.model_copy(update={"columns": columns, "actors": 2, "cpus_per_actor": 0.5})
     plan = plan_tagging(config, str(tiny_model), str(tmp_path / "archive"), str(tmp_path / "tags"))
     assert plan.archive.pictures == "bytes"
-    manifest = tag_archive(plan, load_tagger=PoisonedTagger.load)
+    manifest = tag_archive(plan, load_tagger=load_poisoned)
     found = {int(row["post_id"]): row for row in read_finished(str(tmp_path / "tags")).to_pylist()}
     reason = "the model raised ValueError: a kernel that does not like poison"
     for number, row in enumerate(rows):
@@ -542,28 +559,51 @@ def test_one_run_at_a_time(tmp_path: Path, tiny_model: Path) -> None:
     assert tag_archive(plan) == manifest  # finished by another job since it was planned
 
 
-class OneAtATime:
+class OneAtATime(CheapFinder):
     """Stands for a GPU whose memory holds one post: it has no room for a batch."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.sizes: list[int] = []
 
-    def tag_prepared(self, posts: Sequence[PreparedPost]) -> list[TaggedPost]:
-        self.sizes.append(len(posts))
-        if len(posts) > 1:
+    def answer(self, batch: Any, sentences: Sentences) -> Found:
+        self.sizes.append(len(sentences))
+        if len(sentences) > 1:
             import torch
 
             raise torch.OutOfMemoryError("no room")
-        return [TaggedPost(error=post.text) for post in posts]
+        return super().answer(batch, sentences)
 
 
-def test_out_of_memory_halves_the_batch() -> None:
-    tagger = OneAtATime()
-    posts = [PreparedPost(str(number)) for number in range(5)]
-    tagged = tag_each(tagger, posts)  # type: ignore[arg-type]
-    assert [one.error for one in tagged] == ["0", "1", "2", "3", "4"]
-    assert tagger.sizes == [5, 2, 1, 1, 3, 1, 2, 1, 1]
-    assert tag_each(tagger, []) == []  # type: ignore[arg-type]
+def test_out_of_memory_halves_the_batch(tiny_model: Path) -> None:
+    tagger = CheapTagger()
+    texts = texts_table([f"{'ab ' * number}" for number in range(5)])
+    expected = Stages(tiny_model, tagger)(texts)
+    tagger.finder = finder = OneAtATime()
+    stages = Stages(tiny_model, tagger, batch_posts=5)
+    assert stages(texts) == expected
+    assert finder.sizes == [1, 5, 2, 1, 1, 3, 1, 2, 1, 1]  # the first to warm up
+    assert stages(texts.slice(0, 0)) == []
+
+
+def test_rows_with_an_error_are_counted_as_they_pass_the_model(tiny_model: Path) -> None:
+    """A text that is no UTF-8, a picture that is none, and what the model raises."""
+    tagger = Tagger.load(tiny_model, device="cpu")
+    poisoned = load_poisoned(str(tiny_model))
+    table = pa.table(
+        {
+            "post_id": ["1", "2", "3", "4"],
+            "text": pa.array([b"Ada", b"\xff", POISON.encode(), b"Ada"]).view(pa.string()),
+            "image": pa.array([b"", None, None, photo(0, (80, 60))], pa.binary()),
+        }
+    )
+    for one, failed in ((tagger, 2), (poisoned, 3)):
+        stages = Stages(tiny_model, one)
+        rows = stages(table)
+        assert sum(row["error"] is not None for row in rows) == failed
+        report = stages.reports[-1]
+        assert (report.posts, report.failed) == (4, failed)
+        assert 0 < report.busy_s <= report.ready_s
 
 
 def test_resources() -> None:

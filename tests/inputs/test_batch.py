@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnerqg.boxes import assign
-from mnerqg.inputs.batch import Batch, Collator, _cuts, made_ahead
+from mnerqg.inputs.ahead import made_ahead
+from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.collate import Collator, _cuts
 from mnerqg.inputs.examples import (
     Example,
 )

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from mnerqg.errors import ModelError, StorageError
-from mnerqg.inputs.batch import Collator
+from mnerqg.inputs.collate import Collator
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.text import TextEncoder
 from mnerqg.model.build import build_anchors, build_empty

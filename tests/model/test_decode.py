@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,13 +9,16 @@ from hypothesis import strategies as st
 
 from mnerqg import boxes
 from mnerqg.config import DecodeConfig
-from mnerqg.inputs.batch import Batch, Collator
+from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.collate import Collator
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import attach_regions
+from mnerqg.inputs.sentences import Sentences
 from mnerqg.inputs.text import TextEncoder
+from mnerqg.model.answers import Answers
 from mnerqg.model.build import build_collator
-from mnerqg.model.decode import Decoder
+from mnerqg.model.decode import Decoder, Seen
 from mnerqg.model.heads import MatchLogits
 from mnerqg.model.output import Output, SpanLogits
 from mnerqg.model.words import WordLogits
@@ -37,12 +41,24 @@ from tests.inputs.test_borders import glued, pieces_of
 NO, YES = -9.0, 9.0
 
 
-def decoder(**config: object) -> Decoder:
-    return Decoder(
-        config=DecodeConfig(**config),
-        types=TYPES,
-        anchors=anchors(),
+def decoded(
+    output: Output, batch: Batch, examples: Sequence[Example], *configs: DecodeConfig
+) -> list[list[TaggedPost]]:
+    """The answers with each of the configurations, which differ in nothing but the thresholds of spans."""
+    answers = Answers.of(
+        output,
+        batch,
+        table=torch.from_numpy(anchors().table()),
+        most_boxes=1 if configs[0].regions == "one" else 100,
+        lowest=min(config.span_threshold for config in configs),
     )
+    sentences = Sentences.of([example.text for example in examples])
+    pictured = np.array([example.letterbox is not None for example in examples])
+    seen = [Seen(example.text, example.letterbox, example.phrase_ids) for example in examples]
+    return [
+        Decoder(config=config, types=TYPES)(answers.found(config, sentences, pictured), seen)
+        for config in configs
+    ]
 
 
 def silent(batch: Batch) -> Output:
@@ -87,8 +103,8 @@ class Sheet:
         self.end(query, last, yes)
 
     def decode(self, **config: object) -> TaggedPost:
-        (decoded,) = decoder(**config)(self.output, self.batch, self.examples)
-        return decoded
+        ((answer,),) = decoded(self.output, self.batch, self.examples, DecodeConfig(**config))
+        return answer
 
     def found(self, **config: object) -> list[tuple[str, str]]:
         return [(entity.text, entity.type) for entity in self.decode(**config).entities]
@@ -99,9 +115,9 @@ def sigmoid(logit: float) -> float:
 
 
 def test_silence() -> None:
-    decoded = Sheet().decode()
-    assert (decoded.entities, decoded.best_regions) == ((), ())
-    assert dict(decoded.existence) == pytest.approx(dict.fromkeys(TYPES, sigmoid(-18)))
+    answer = Sheet().decode()
+    assert (answer.entities, answer.best_regions) == ((), ())
+    assert dict(answer.existence) == pytest.approx(dict.fromkeys(TYPES, sigmoid(-18)))
 
 
 def test_an_entity_and_its_score() -> None:
@@ -140,8 +156,10 @@ def test_a_hidden_layer_is_asked_for_the_pairs_above_the_lowest_threshold() -> N
     sheet.output = replace(sheet.output, spans=replace(sheet.spans, match=match))
     sheet.start(2, 0, 1.0)
     sheet.answer(2, 1, 2, 3.0)
-    configs = [DecodeConfig(span_threshold=at, match_threshold=0) for at in (0.9, 0.5, 0.99)]
-    found = decoder(overlap="across_types").at_each(configs, sheet.output, sheet.batch, sheet.examples)
+    configs = [
+        DecodeConfig(span_threshold=at, match_threshold=0, overlap="across_types") for at in (0.9, 0.5, 0.99)
+    ]
+    found = decoded(sheet.output, sheet.batch, sheet.examples, *configs)
     assert [[entity.text for entity in post.entities] for (post,) in found] in (
         [["two three"], ["two three"], []],
         [["two three"], ["one two three"], []],
@@ -155,7 +173,8 @@ def test_what_is_left_of_an_output_is_small() -> None:
     """No candidate, no state and no tensor is among it."""
     sheet = with_box((16, 24, 48, 40), 2.0)
     sheet.answer(0, 0, 1, 2.0)
-    answers = decoder().reduce(sheet.output, sheet.batch)
+    table = torch.from_numpy(anchors().table())
+    answers = Answers.of(sheet.output, sheet.batch, table=table, most_boxes=1, lowest=0.5)
     arrays = [value for value in vars(answers).values() if isinstance(value, np.ndarray)]
     arrays += list(vars(answers.spans).values())
     assert all(isinstance(array, np.ndarray) for array in arrays)
@@ -217,9 +236,9 @@ def test_existence_is_reported_and_is_no_gate() -> None:
     sheet = Sheet()
     sheet.answer(0, 0, 0)
     sheet.spans.existence_logits[0, 1] = torch.tensor([0.0, 2.0])
-    decoded = sheet.decode()
-    assert len(decoded.entities) == 1
-    assert decoded.existence[1] == ("LOC", pytest.approx(sigmoid(2.0)))
+    answer = sheet.decode()
+    assert len(answer.entities) == 1
+    assert answer.existence[1] == ("LOC", pytest.approx(sigmoid(2.0)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -242,9 +261,10 @@ def test_offsets_reproduce_the_text_whatever_it_is(
     for logits in (spans.start_logits, spans.end_logits, spans.match.start_share, spans.match.end_share):
         logits.normal_(std=scale)
     for overlap in ("flat", "across_types"):
-        for text, decoded in zip(texts, decoder(overlap=overlap)(output, batch, examples), strict=True):
+        (answers,) = decoded(output, batch, examples, DecodeConfig(overlap=overlap))
+        for text, answer in zip(texts, answers, strict=True):
             taken: list[Entity] = []
-            for entity in decoded.entities:
+            for entity in answer.entities:
                 assert 0 <= entity.start < entity.end <= len(text)
                 assert text[entity.start : entity.end] == entity.text
                 assert not entity.text[0].isspace()
@@ -254,7 +274,7 @@ def test_offsets_reproduce_the_text_whatever_it_is(
                     if overlap == "flat" or other.type == entity.type:
                         assert other.end <= entity.start or entity.end <= other.start
                 taken.append(entity)
-            assert decoded.best_regions == ()
+            assert answer.best_regions == ()
 
 
 @settings(max_examples=30, deadline=None)
@@ -266,9 +286,9 @@ def test_so_do_those_of_the_baselines(family: str, texts: list[str], seed: int) 
     batch = build_collator(config, encoder)(examples, with_targets=False)
     torch.manual_seed(seed)
     logits = torch.randn(*batch.begins_word[:, 0].shape, 9)
-    baseline = Decoder(config=DecodeConfig(), types=TYPES, anchors=anchors())
-    for text, decoded in zip(texts, baseline(Output(words=WordLogits(logits)), batch, examples), strict=True):
-        for entity in decoded.entities:
+    (answers,) = decoded(Output(words=WordLogits(logits)), batch, examples, DecodeConfig())
+    for text, answer in zip(texts, answers, strict=True):
+        for entity in answer.entities:
             assert text[entity.start : entity.end] == entity.text == entity.text.strip() != ""
 
 
@@ -285,7 +305,8 @@ def test_a_glued_name_comes_out_alone(family: str) -> None:
         assert pieces is not None
         first, last = (int(batch.sentence_offset[p, 0]) + piece for piece in pieces)
         output.spans.start_logits[p, 0, first] = output.spans.end_logits[p, 0, last] = torch.tensor([NO, YES])
-    for (text, span), answer in zip(texts, decoder()(output, batch, examples), strict=True):
+    (answers,) = decoded(output, batch, examples, DecodeConfig())
+    for (text, span), answer in zip(texts, answers, strict=True):
         (entity,) = answer.entities
         assert (entity.start, entity.end) == (span.start, span.end), ascii(text)
         assert entity.text == text[span.start : span.end]
@@ -304,29 +325,29 @@ def with_box(corners: tuple[float, ...], confidence: float, query: int = 1) -> S
 
 def test_a_region_in_pixels_of_the_picture() -> None:
     sheet = with_box((16, 24, 48, 40), 2.0)
-    decoded = sheet.decode()
-    assert [region.type for region in decoded.best_regions] == list(TYPES)
-    best = decoded.best_regions[1]
+    answer = sheet.decode()
+    assert [region.type for region in answer.best_regions] == list(TYPES)
+    best = answer.best_regions[1]
     assert best.xyxy_px == pytest.approx((50, 25, 150, 75), abs=0.05)
     assert best.score == pytest.approx(sigmoid(2.0))
-    assert decoded.regions == (best,)
+    assert answer.regions == (best,)
     assert sheet.decode(region_threshold=0.9).regions == ()
     assert len(sheet.decode(region_threshold=0).regions) >= 1
 
 
 def test_regions_are_cut_to_the_picture() -> None:
-    decoded = with_box((0, 0, 64, 64), 3.0).decode()  # the picture's part of the canvas is (0, 16, 64, 48)
-    assert decoded.best_regions[1].xyxy_px == pytest.approx((0, 0, 200, 100), abs=0.05)
+    answer = with_box((0, 0, 64, 64), 3.0).decode()  # the picture's part of the canvas is (0, 16, 64, 48)
+    assert answer.best_regions[1].xyxy_px == pytest.approx((0, 0, 200, 100), abs=0.05)
 
 
 def test_a_region_wholly_beside_the_picture_is_none() -> None:
-    decoded = with_box((10, 0, 40, 12), 3.0).decode(region_threshold=0)
-    assert decoded.regions == tuple(
+    answer = with_box((10, 0, 40, 12), 3.0).decode(region_threshold=0)
+    assert answer.regions == tuple(
         region
-        for region in decoded.best_regions
+        for region in answer.best_regions
         if region.y_max > region.y_min and region.x_max > region.x_min
     )
-    assert TYPES[1] not in {region.type for region in decoded.regions}
+    assert TYPES[1] not in {region.type for region in answer.regions}
 
 
 @settings(max_examples=40, deadline=None)
@@ -364,9 +385,9 @@ def test_several_regions_of_a_query() -> None:
 def test_a_post_with_phrases_is_answered_by_phrase() -> None:
     sheet = with_box((16, 24, 48, 40), 2.0, query=1)
     sheet.examples = [replace(sheet.examples[0], phrase_ids=("7", "8"))]
-    decoded = sheet.decode()
-    assert [region.type for region in decoded.best_regions] == ["7", "8"]
-    assert [region.type for region in decoded.regions] == ["8"]
+    answer = sheet.decode()
+    assert [region.type for region in answer.best_regions] == ["7", "8"]
+    assert [region.type for region in answer.regions] == ["8"]
 
 
 def test_a_baseline_finds_an_entity_in_a_word_that_was_cut() -> None:
@@ -381,8 +402,7 @@ def test_a_baseline_finds_an_entity_in_a_word_that_was_cut() -> None:
     logits = torch.zeros(*batch.attention_mask[:, 0].shape, 9)
     logits[0, : encoder.budget, 0] = 9.0  # O
     logits[0, encoder.budget, 1] = 9.0  # B-PER at the last word's first piece: [CLS] is the piece 0
-    baseline = Decoder(config=DecodeConfig(), types=TYPES, anchors=anchors())
-    (decoded,) = baseline(Output(words=WordLogits(logits)), batch, examples)
-    (entity,) = decoded.entities
+    ((answer,),) = decoded(Output(words=WordLogits(logits)), batch, examples, DecodeConfig())
+    (entity,) = answer.entities
     assert (entity.start, entity.end) == (2 * (encoder.budget - 1), cut.ends[-1])
     assert text[entity.start : entity.end] == entity.text

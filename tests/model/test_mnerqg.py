@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mnerqg.inputs.batch import Batch, Collator
+from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.collate import Collator
 from mnerqg.inputs.examples import Example
 from mnerqg.model.mnerqg import MNERQG
 from mnerqg.model.output import Output

@@ -1,0 +1,46 @@
+"""The text stage of bulk tagging: sentences to pieces, in Ray Data tasks (DESIGN §6)."""
+
+from functools import cache
+
+import pyarrow as pa
+
+from mnerqg.archive.jsonlines import LINE_ERROR
+from mnerqg.archive.reading import text_values
+from mnerqg.config_jobs import ColumnsConfig
+from mnerqg.inputs.prepared import ROW_ERROR, TEXTS, texts_to_arrow
+from mnerqg.inputs.text import TextEncoder, TextEncoderSource
+
+_BROKEN = "the text is not valid UTF-8"
+
+
+class EncodeTexts:
+    """Adds the windows of every post's text, and what is wrong with its row.
+
+    Args:
+        columns: of the archive.
+        source: of the model's text encoder.
+        windows: of a text that are read at most.
+    """
+
+    def __init__(self, columns: ColumnsConfig, source: TextEncoderSource, windows: int) -> None:
+        self._columns = columns
+        self._source = source
+        self._windows = windows
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        encoder = _made(self._source)
+        texts, broken = text_values(rows[self._columns.text])
+        posts = [encoder.windows(text or "", self._windows) for text in texts]
+        lines = rows[LINE_ERROR].to_pylist() if LINE_ERROR in rows.column_names else [None] * rows.num_rows
+        errors = [
+            "; ".join(filter(None, (line, _BROKEN if is_broken else None))) or None
+            for line, is_broken in zip(lines, broken, strict=True)
+        ]
+        rows = rows.append_column(ROW_ERROR, pa.array(errors, pa.string()))
+        return rows.append_column(TEXTS, texts_to_arrow(posts))
+
+
+@cache
+def _made(source: TextEncoderSource) -> TextEncoder:
+    """Once a process, whose tasks are many."""
+    return source.make()

@@ -1,0 +1,272 @@
+"""From posts to a batch of tensors: queries laid before sentences, padded, and the targets encoded.
+
+Shapes: P posts, K queries a post, R sequences, L pieces, I pictures, S canvas side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mnerqg.boxes import Anchors
+from mnerqg.inputs.batch import Batch, Texts
+from mnerqg.inputs.examples import Example
+from mnerqg.inputs.pairs import Frame
+from mnerqg.inputs.sentences import NOTHING_SHOWN, IntArray, Sentences, Shown, starts_of
+from mnerqg.inputs.targets import TargetEncoder
+from mnerqg.inputs.text import TextEncoder
+
+_STEP = 8  # lengths are multiples of it, so that matrices suit the kernels and few lengths occur
+# The encoder is called once more for shorter sequences where this saves more than so many of all its pieces [chosen].
+_WORTH_A_CALL = 1 / 32
+
+
+_NO_SENTENCE = -1
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    """The distinct sequences that the encoder is to read, and where they stand.
+
+    frames: what stands around the sentences; frame: [R] which of them it is.
+    sentence: [R] which sentence stands in it, or `_NO_SENTENCE`.
+    places: [P, K] which sequence stands there.
+    asked: [P] how many of the K queries are the post's.
+    """
+
+    frames: Sequence[Frame]
+    frame: IntArray
+    sentence: IntArray
+    places: IntArray
+    asked: IntArray
+
+
+class Collator:
+    """Builds batches.
+
+    Args:
+        text_encoder: of the model.
+        anchors: of the model's canvas.
+        ignore_iou: see `boxes.assign`.
+        inputs: what of a post is seen; see `ModelConfig.inputs`.
+        asks: whether queries are asked; the baselines label the words of the bare sentence.
+        box_targets: see `LossConfig.box_targets`.
+        pinned: whether pictures are laid into memory from which a GPU fetches them while other work goes on.
+    """
+
+    def __init__(
+        self,
+        *,
+        text_encoder: TextEncoder,
+        anchors: Anchors,
+        ignore_iou: float,
+        inputs: str = "text_picture",
+        asks: bool = True,
+        box_targets: str = "largest",
+        pinned: bool = False,
+    ) -> None:
+        self._text = text_encoder
+        self._side = anchors.side
+        self._sees_text = inputs != "picture"
+        self._sees_picture = inputs != "text"
+        self._asks = asks
+        self._pinned = pinned
+        self._targets = TargetEncoder(
+            anchors=anchors, ignore_iou=ignore_iou, inputs=inputs, asks=asks, box_targets=box_targets
+        )
+
+    def __call__(self, examples: Sequence[Example], *, with_targets: bool) -> Batch:
+        """Collate P examples; of sequences of about one length each is padded to the longest, in steps of 8."""
+        sentences = Sentences.of([example.text for example in examples])
+        has_phrases = self._asks and any(example.phrases for example in examples)
+        sequences = self._with_phrases(examples) if has_phrases else self._own(len(examples))
+        shown = Shown.of([example.pixels for example in examples])
+        batch = self._lay(sequences, sentences, shown)
+        if not with_targets:
+            return batch
+        return replace(batch, targets=self._targets(examples, batch, sequences.asked))
+
+    def of_sentences(self, sentences: Sentences, shown: Shown) -> Batch:
+        """As a call, for posts that are asked the model's own queries."""
+        return self._lay(self._own(len(sentences)), sentences, shown)
+
+    @cached_property
+    def _frames(self) -> list[Frame]:
+        queries = self._text.query_ids if self._asks else ([],)
+        return [self._text.frame(query, sentence=self._sees_text) for query in queries]
+
+    def _own(self, posts: int) -> _Sequences:
+        """Queries without a sentence behind them, as FA-VG asks them, are the same for all posts."""
+        queries = len(self._frames)
+        asked = np.full(posts, queries)
+        if not self._sees_text:
+            alone = np.arange(queries)
+            places = np.broadcast_to(alone, (posts, queries))
+            return _Sequences(self._frames, alone, np.full(queries, _NO_SENTENCE), places, asked)
+        return _Sequences(
+            self._frames,
+            np.tile(np.arange(queries), posts),
+            np.repeat(np.arange(posts), queries),
+            np.arange(posts * queries).reshape(posts, queries),
+            asked,
+        )
+
+    def _with_phrases(self, examples: Sequence[Example]) -> _Sequences:
+        """Some posts have queries of their own, behind which no sentence stands.
+
+        A post with fewer queries than others asks its first one again, unheard. The batch normalisation of the
+        grounding counts it: with phrases the statistics depend a little on which posts come together.
+        """
+        frames = list(self._frames)
+        known: dict[tuple[int, ...], int] = {}
+        rows: list[tuple[int, int]] = []
+        asked = np.asarray([len(example.phrases or self._frames) for example in examples])
+        places = np.zeros((len(examples), asked.max()), np.int64)
+        for p, example in enumerate(examples):
+            reads = self._sees_text and not example.phrases
+            for k, query in enumerate(example.phrases or self._text.query_ids):
+                if not reads and tuple(query) in known:
+                    places[p, k] = known[tuple(query)]
+                    continue
+                places[p, k] = len(rows)
+                if reads:
+                    rows.append((k, p))
+                else:
+                    known[tuple(query)] = len(rows)
+                    rows.append((len(frames), _NO_SENTENCE))
+                    frames.append(self._text.frame(query, sentence=False))
+            places[p, asked[p] :] = places[p, 0]
+        frame, sentence = np.asarray(rows).T
+        return _Sequences(frames, frame, sentence, places, asked)
+
+    def _lay(self, sequences: _Sequences, sentences: Sentences, shown: Shown) -> Batch:
+        around = np.asarray([len(frame.before) + len(frame.behind) for frame in sequences.frames])
+        of_sentences = np.append(sentences.lengths, 0)  # the last one is that of no sentence
+        lengths = around[sequences.frame] + of_sentences[sequences.sentence]
+        texts, order = self._texts(sequences, sentences, lengths)
+        frame = sequences.frame[sequences.places]  # [P, K]
+        # Of a query without a piece it is the first piece of all: a mean over nothing is no number.
+        queries = np.asarray(
+            [
+                (one.query.start, one.query.stop) if one.query.stop > one.query.start else (0, 1)
+                for one in sequences.frames
+            ]
+        )
+        first, last = queries[frame][..., None, :].transpose(3, 0, 1, 2)  # each [P, K, 1]
+        offsets = np.asarray([one.place for one in sequences.frames])[frame]
+        place = np.arange(int(_padded(lengths.max())))  # [L]
+        begins, ends = _word_borders(sequences, sentences, offsets, len(place))
+        shown = shown if self._sees_picture else NOTHING_SHOWN
+        return Batch(
+            texts=texts,
+            sequence=torch.from_numpy(order[sequences.places]),
+            attention_mask=torch.from_numpy(place < lengths[sequences.places][..., None]),
+            query_mask=torch.from_numpy((first <= place) & (place < last)),
+            begins_word=torch.from_numpy(begins),
+            ends_word=torch.from_numpy(ends),
+            sentence_offset=torch.from_numpy(offsets),
+            pixels=self._pixels(shown),
+            shown=torch.from_numpy(shown.posts),
+            picture=torch.from_numpy(shown.rows),
+        )
+
+    def _texts(
+        self, sequences: _Sequences, sentences: Sentences, lengths: IntArray
+    ) -> tuple[tuple[Texts, ...], IntArray]:
+        """The sequences by length, and the place [R] of each among them."""
+        by_length = np.argsort(lengths, kind="stable")
+        lengths = lengths[by_length]
+        ids, types = _end_to_end(sequences, sentences, by_length, lengths)
+        starts = np.append(starts_of(lengths), lengths.sum())
+        cuts = [0, *_cuts(_padded(lengths)), len(lengths)]
+        texts = []
+        for start, stop in pairwise(cuts):
+            group = lengths[start:stop]
+            mask = np.arange(int(_padded(group.max()))) < group[:, None]
+            filled = slice(starts[start], starts[stop])
+            padded_ids, padded_types = np.full(mask.shape, self._text.pad_id), np.zeros(mask.shape, np.int64)
+            padded_ids[mask], padded_types[mask] = ids[filled], types[filled]
+            texts.append(Texts(*map(torch.from_numpy, (padded_ids, padded_types, mask))))
+        order = np.empty_like(by_length)
+        order[by_length] = np.arange(len(by_length))
+        return tuple(texts), order
+
+    def _pixels(self, shown: Shown) -> torch.Tensor:
+        """[I, 3, S, S] pictures, each once.
+
+        Nothing may stand in for a picture where there is none: batch normalisation would count it.
+        """
+        pixels = torch.empty(
+            (len(shown.canvases), self._side, self._side, 3),
+            dtype=torch.uint8,
+            pin_memory=self._pinned,
+        )
+        for canvas, place in zip(shown.canvases, pixels.numpy(), strict=True):
+            place[:] = canvas
+        # In memory it stays [I, S, S, 3], the order in which the convolutions want it.
+        return pixels.permute(0, 3, 1, 2)
+
+
+def _end_to_end(
+    sequences: _Sequences, sentences: Sentences, order: IntArray, lengths: IntArray
+) -> tuple[IntArray, IntArray]:
+    """The pieces and type ids of all sequences, one behind the other in an order in which they have these lengths."""
+    ids, types = np.empty((2, lengths.sum()), np.int64)
+    starts = starts_of(lengths)
+    frame_of, sentence_of = sequences.frame[order], sequences.sentence[order]
+    for number in np.unique(frame_of):
+        frame = sequences.frames[number]
+        rows = np.flatnonzero(frame_of == number)
+        before = starts[rows, None] + np.arange(len(frame.before))
+        ids[before], types[before] = frame.before, frame.before_types
+        behind = (starts + lengths)[rows, None] + np.arange(-len(frame.behind), 0)
+        ids[behind], types[behind] = frame.behind, frame.behind_types
+        rows = rows[sentence_of[rows] != _NO_SENTENCE]
+        row, within, pieces = sentences.pieces(sentence_of[rows])
+        inside = starts[rows][row] + len(frame.before) + within
+        ids[inside], types[inside] = sentences.ids[pieces], frame.sentence_type
+    return ids, types
+
+
+def _word_borders(
+    sequences: _Sequences, sentences: Sentences, offsets: IntArray, pieces: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where behind the queries words begin and end, two [P, K, L]."""
+    begins, ends = np.zeros((2, *offsets.shape, pieces), bool)
+    for k in range(offsets.shape[1]):
+        sentence = sequences.sentence[sequences.places[:, k]]
+        posts = np.flatnonzero((sentence != _NO_SENTENCE) & (k < sequences.asked))
+        row, within, flat = sentences.pieces(sentence[posts])
+        post = posts[row]
+        place = offsets[post, k] + within
+        begins[post, k, place], ends[post, k, place] = sentences.begins_word[flat], sentences.ends_word[flat]
+    return begins, ends
+
+
+def _padded(lengths: IntArray) -> IntArray:
+    return -(-lengths // _STEP) * _STEP
+
+
+def _cuts(lengths: Sequence[int] | IntArray) -> list[int]:
+    """Where to cut sequences of rising lengths so that padding and calls of the encoder cost least together.
+
+    Found by the shortest way over the places where the length rises: a call costs as much as `_WORTH_A_CALL` of all
+    pieces would when nothing is cut more finely.
+    """
+    lengths = np.asarray(lengths)
+    rises = [0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)]
+    call = _WORTH_A_CALL * float(lengths.sum())
+    best: list[tuple[float, list[int]]] = [(0.0, [])]  # to each place, the cost and the cuts on the way
+    for to in range(1, len(rises)):
+        last = int(lengths[rises[to] - 1])
+        best.append(
+            min(
+                (cost + call + (rises[to] - rises[start]) * last, [*cuts, rises[start]])
+                for start, (cost, cuts) in enumerate(best)
+            )
+        )
+    return best[-1][1][1:]

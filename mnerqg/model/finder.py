@@ -1,0 +1,99 @@
+"""A network on a device, from sentences and pictures to what it finds in them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from mnerqg.config import Config, DecodeConfig
+from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.examples import Example
+from mnerqg.inputs.sentences import Sentences, Shown
+from mnerqg.inputs.text import TextEncoder
+from mnerqg.model.answers import Answers
+from mnerqg.model.build import Network, build_anchors, build_collator
+from mnerqg.model.found import Found
+
+# Of a query are looked at where it may have several regions, the most confident ones [chosen].
+_MOST_BOXES = 100
+
+
+class Finder:
+    """Asks the queries of a model about posts.
+
+    Args:
+        network: ready to answer, on `device`.
+        text_encoder: of its encoder and queries.
+        config: what it was trained with. What heads say that learned nothing is left out (see `LossConfig`).
+        device: where it runs.
+    """
+
+    def __init__(
+        self, network: Network, *, text_encoder: TextEncoder, config: Config, device: torch.device
+    ) -> None:
+        self.network = network
+        self.device = device
+        self.busy_s = 0.0
+        """Seconds that the device has worked."""
+        self._config = config
+        self._collate = build_collator(config, text_encoder, pinned=device.type == "cuda")
+        self._table = torch.from_numpy(build_anchors(config.model).table()).to(device)
+
+    def collate(self, sentences: Sentences, shown: Shown) -> Batch:
+        """The batch of posts, on the host; several may be made while the device answers another."""
+        return self._collate.of_sentences(sentences, shown)
+
+    def answer(self, batch: Batch, sentences: Sentences) -> Found:
+        """What is found in the posts of a batch.
+
+        Args:
+            batch: of `collate`.
+            sentences: that it was made of.
+        """
+        (found,) = self._found(batch, sentences, [self._config.decode])
+        return found
+
+    def at_each(self, examples: Sequence[Example], configs: Sequence[DecodeConfig]) -> list[Found]:
+        """What is found above the span and match thresholds of each of `configs`; the network runs once.
+
+        Posts with phrases are asked those.
+        """
+        batch = self._collate(examples, with_targets=False)
+        return self._found(batch, Sentences.of([example.text for example in examples]), configs)
+
+    @torch.inference_mode()
+    def _found(self, batch: Batch, sentences: Sentences, configs: Sequence[DecodeConfig]) -> list[Found]:
+        pictured = np.zeros(len(sentences), bool)
+        pictured[batch.shown.numpy()] = True
+        lowest = min(config.span_threshold for config in configs)
+        with self._timed():
+            on_device = batch.to(self.device)
+            answers = Answers.of(
+                self.network(on_device),
+                on_device,
+                table=self._table if self._config.answers_boxes else None,
+                most_boxes=1 if self._config.decode.regions == "one" else _MOST_BOXES,
+                lowest=lowest,
+            )
+        found = [answers.found(config, sentences, pictured) for config in configs]
+        if self._config.answers_existence:
+            return found
+        return [replace(one, existence=one.existence[:, :0]) for one in found]
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Counts how long the device works; at the end it has answered, and the host has the answer."""
+        if self.device.type != "cuda":
+            started = time.monotonic()
+            yield
+            self.busy_s += time.monotonic() - started
+            return
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        yield
+        end.record()
+        end.synchronize()
+        self.busy_s += start.elapsed_time(end) / 1000
