@@ -32,7 +32,13 @@ from mnerqg.distributed.tag_monitor import Report, started_monitor
 from mnerqg.distributed.tag_progress import shown_progress
 from mnerqg.distributed.tagging_plan import TagPlan
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
-from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, ModelSettings, TagPosts
+from mnerqg.distributed.tagging_stages import (
+    CHUNK_BATCHES,
+    CPU_BATCH_POSTS,
+    GPU_BATCH_POSTS,
+    ModelSettings,
+    TagPosts,
+)
 from mnerqg.distributed.text_stage import EncodeTexts
 from mnerqg.errors import DataError, RunError
 from mnerqg.io import storage
@@ -256,7 +262,7 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
     rows = min(
         resources.block_bytes // (3 * plan.side**2), archive.rows // (2 * max(1, int(resources.cluster_cpus)))
     )
-    posts = posts.repartition(target_num_rows_per_block=max(rows, config.batch_posts))
+    posts = posts.repartition(target_num_rows_per_block=max(rows, config.batch_posts or CPU_BATCH_POSTS))
     picture = archive.picture_column(columns)
     if picture is not None and archive.pictures != "bytes":
         posts = posts.map_batches(
@@ -289,7 +295,8 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
             Report(job.tools.monitor),
         ),
         batch_format="pyarrow",
-        batch_size=config.batch_posts * CHUNK_BATCHES,
+        batch_size=CHUNK_BATCHES
+        * (config.batch_posts or (GPU_BATCH_POSTS if resources.gpus_per_actor else CPU_BATCH_POSTS)),
         # Two calls overlap the transfer of blocks; Ray still runs the model itself one call at a time.
         compute=ray.data.ActorPoolStrategy(
             min_size=resources.min_actors,

@@ -19,6 +19,7 @@ from mnerqg.errors import one_line
 from mnerqg.inputs.ahead import made_ahead
 from mnerqg.inputs.prepared import PICTURES, ROW_ERROR, Views, has_error, without_pixels
 from mnerqg.inputs.sentences import IntArray, Sentences
+from mnerqg.model.batch_size import best_batch_size
 from mnerqg.model.found import FOUND, Found
 from mnerqg.queries import EntityQuery
 
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 CHUNK_BATCHES = 4
 """The model's batches are cut from this many batches sorted by length: padding costs as much as words do."""
+CPU_BATCH_POSTS = 16
+"""Where nobody says otherwise."""
+GPU_BATCH_POSTS = 128
+"""By which a GPU's rows are counted before its actor knows how many posts suit it."""
+_PIECES = 32  # of the posts that an actor is tried with: longer than most
+_FREE_SHARE = 0.3  # of the GPU's memory, which is left for longer posts
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class ModelSettings:
         model: URI of the model directory.
         queries: what it is asked, its own or others.
         side: of the canvases, pixels.
-        batch_posts: what the model sees at once.
+        batch_posts: what the model sees at once; None: what suits the device.
         device: where it runs.
         threads: of torch.
         precision, compiled: see `TagConfig`.
@@ -47,7 +54,7 @@ class ModelSettings:
     model: str
     queries: tuple[EntityQuery, ...]
     side: int
-    batch_posts: int
+    batch_posts: int | None
     device: Literal["cuda", "cpu"]
     threads: int
     precision: Precision | None
@@ -73,7 +80,10 @@ class TagPosts:
         self._settings = settings
         self._finder = (load_tagger(settings.model) if load_tagger else _load(settings)).finder
         self._report = report
-        self._ask(_warm_up(settings.side))
+        self._batch_posts = settings.batch_posts or CPU_BATCH_POSTS
+        self._ask(_views(1, settings.side))
+        if settings.batch_posts is None and settings.device == "cuda":
+            self._batch_posts = self._best_batch_posts()
         self._ready = time.monotonic()
         self._busy_before = self._finder.busy_s
         self._seconds = model_seconds(settings.run_id)
@@ -97,12 +107,31 @@ class TagPosts:
     def _ask(self, views: Views) -> tuple[Found, list[str | None]]:
         """What is found in each view, and what the model raised about it. While it answers a batch the next is made."""
         errors: list[str | None] = [None] * len(views)
-        order, size = views.by_length(), self._settings.batch_posts
+        order, size = views.by_length(), self._batch_posts
         parts = [order[start : start + size] for start in range(0, len(order), size)]
         found: list[tuple[IntArray, Found]] = []
         for part, batch in zip(parts, made_ahead(self._collated(views, part) for part in parts), strict=True):
             found += self._answers(views, part, errors, batch)
         return Found.together(found, len(views)), errors
+
+    def _best_batch_posts(self) -> int:
+        def measured_s(posts: int) -> float | None:
+            import torch
+
+            views = _views(posts, self._settings.side)
+            everything = np.arange(posts)
+            try:
+                for _ in range(2):  # the first chooses kernels
+                    batch = self._finder.collate(*views.take(everything))
+                    before = self._finder.busy_s
+                    self._finder.answer(batch, views.sentences)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                return None
+            free, all_of_it = torch.cuda.mem_get_info()
+            return self._finder.busy_s - before if free > _FREE_SHARE * all_of_it else None
+
+        return best_batch_size(measured_s)
 
     def _collated(self, views: Views, part: IntArray) -> Any:
         """The batch of some views, or what was raised on the way to it."""
@@ -143,14 +172,13 @@ class TagPosts:
         yield from self._answers(views, part[middle:], errors)
 
 
-def _warm_up(side: int) -> Views:
-    """One post with a picture and a few pieces, whatever they spell."""
-    pieces = np.ones(8, np.int64)
+def _views(posts: int, side: int) -> Views:
+    """Posts of `_PIECES` pieces, whatever they spell, each with a picture."""
+    pieces = np.ones(posts * _PIECES, np.int64)
     words = pieces.astype(bool)
-    sentences = Sentences(pieces, words, words, starts=np.zeros(1, np.int64), lengths=np.array([8]))
-    return Views(
-        sentences, [np.zeros((side, side, 3), np.uint8)], np.zeros(1, np.int64), np.ones(1, np.int64)
-    )
+    numbers = np.arange(posts)
+    sentences = Sentences(pieces, words, words, starts=numbers * _PIECES, lengths=np.full(posts, _PIECES))
+    return Views(sentences, [np.zeros((side, side, 3), np.uint8)] * posts, numbers, np.ones(posts, np.int64))
 
 
 def _load(settings: ModelSettings) -> "Tagger":

@@ -12,9 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
-
 from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
 from mnerqg.inputs.borders import (
@@ -297,6 +294,8 @@ def saved_tokenizer(folder: Path) -> Any:
     Raises:
         ModelError: it cannot be read.
     """
+    from transformers import PreTrainedTokenizerFast  # half a second that few of those who import this need
+
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # a damaged tokenizer.json is a KeyError, a TypeError or a bare Exception
@@ -318,6 +317,9 @@ class TextEncoderSource:
 
     def make(self) -> TextEncoder:
         """The text encoder; of padding it knows nothing, which is the model's."""
+        from tokenizers import Tokenizer
+        from transformers import PreTrainedTokenizerFast
+
         backend = Tokenizer.from_str(self.tokenizer)
         return TextEncoder(
             tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend),

@@ -182,7 +182,7 @@ def _spans(spans: SpanLogits, batch: Batch, lowest: float) -> list[Tensor]:
     inside, place = place < pieces, place.clamp(max=pieces - 1)  # [P, K, L]
 
     def score(logits: Tensor, allowed: Tensor) -> Tensor:
-        scores = logits.float().softmax(-1)[..., 1] * allowed
+        scores = _yes(logits) * allowed
         return scores.gather(-1, place) * inside
 
     starts, ends = score(spans.start_logits, batch.begins_word), score(spans.end_logits, batch.ends_word)
@@ -196,8 +196,13 @@ def _spans(spans: SpanLogits, batch: Batch, lowest: float) -> list[Tensor]:
         pairs = found.to(starts.device)
         offset = batch.sentence_offset[pairs[:, 0], pairs[:, 1]][:, None]
         logits = spans.match.at(torch.cat([pairs[:, :2], pairs[:, 2:] + offset], 1))
-    existence = spans.existence_logits.float().softmax(-1)[..., 1]
-    return [existence, starts, ends, *shares, pairs, logits]
+    return [_yes(spans.existence_logits), starts, ends, *shares, pairs, logits]
+
+
+def _yes(logits: Tensor) -> Tensor:
+    """The second of two classes' softmax, [..., 2] -> [...], which a sigmoid gives in a fraction of the time."""
+    no, yes = logits.float().unbind(-1)
+    return (yes - no).sigmoid()
 
 
 def _pairs(starts: NDArray[np.bool_], ends: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -69,19 +69,23 @@ class Finder:
         pictured = np.zeros(len(sentences), bool)
         pictured[batch.shown.numpy()] = True
         lowest = min(config.span_threshold for config in configs)
-        with self._timed():
-            on_device = batch.to(self.device)
-            answers = Answers.of(
-                self.network(on_device),
-                on_device,
-                table=self._table if self._config.answers_boxes else None,
-                most_boxes=1 if self._config.decode.regions == "one" else _MOST_BOXES,
-                lowest=lowest,
-            )
+        answers = self.answers(batch, lowest)
         found = [answers.found(config, sentences, pictured) for config in configs]
         if self._config.answers_existence:
             return found
         return [replace(one, existence=one.existence[:, :0]) for one in found]
+
+    def answers(self, batch: Batch, lowest: float) -> Answers:
+        """All that the device does: the network, and what is left of its output; `lowest` as of `Answers.of`."""
+        with self._timed():
+            batch = batch.to(self.device)
+            return Answers.of(
+                self.network(batch),
+                batch,
+                table=self._table if self._config.answers_boxes else None,
+                most_boxes=1 if self._config.decode.regions == "one" else _MOST_BOXES,
+                lowest=lowest,
+            )
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -630,3 +632,16 @@ def test_resources() -> None:
     assert plan_resources(TagConfig(), {"CPU": 4.0, "object_store_memory": 2.0**34}).block_bytes == 2**25
     with pytest.raises(ConfigError, match="object store holds 64 MiB, but four blocks of 32 MiB must fit"):
         plan_resources(TagConfig(block_bytes=2**25), store)
+
+
+def test_the_tasks_and_the_driver_do_without_torch(tiny_model: Path) -> None:
+    """Each of many processes would pay for it with seconds and hundreds of megabytes."""
+    code = (
+        "import sys\n"
+        "import mnerqg.distributed.tagging, mnerqg.distributed.tagging_plan\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        "from mnerqg.model.files import check_model\n"
+        "check_model(sys.argv[1]).text_encoder.make().windows('Ada', 1)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tiny_model)], check=True)

@@ -1,7 +1,6 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnerqg.boxes import assign
-from mnerqg.inputs.ahead import made_ahead
 from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.collate import Collator, _cuts
 from mnerqg.inputs.examples import (
@@ -103,35 +101,6 @@ def test_gold_pairs_are_gold_starts_and_ends_in_order() -> None:
         [0, 0, first + 2, first + 2],
     ]
     assert targets.matches.tolist() == [1, 0, 1]
-
-
-def test_batches_are_made_ahead_in_order() -> None:
-    asked: list[int] = []
-    second_is_asked = Event()
-
-    def numbers() -> Iterator[int]:
-        for number in range(3):
-            asked.append(number)
-            if number == 1:
-                second_is_asked.set()
-            yield number
-
-    ahead = made_ahead(numbers())
-    assert next(ahead) == 0
-    assert second_is_asked.wait(10)  # while the first is used
-    assert list(ahead) == [1, 2]
-    assert asked == [0, 1, 2]
-
-
-def test_an_error_on_the_way_ahead_is_the_users() -> None:
-    def broken() -> Iterator[int]:
-        yield 1
-        raise ValueError("a bad row")
-
-    ahead = made_ahead(broken())
-    assert next(ahead) == 1
-    with pytest.raises(ValueError, match="a bad row"):
-        next(ahead)
 
 
 def test_span_targets_stand_behind_each_query() -> None:
