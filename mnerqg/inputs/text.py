@@ -288,22 +288,6 @@ def load_tokenizer(name: str) -> Any:
         ) from None
 
 
-def saved_tokenizer(folder: Path) -> Any:
-    """The tokenizer that `TextEncoder.save` has written, without torch.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    from transformers import PreTrainedTokenizerFast  # half a second that few of those who import this need
-
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(folder)
-    except Exception as error:  # a damaged tokenizer.json is a KeyError, a TypeError or a bare Exception
-        raise ModelError(
-            f"no tokenizer at {folder}: {first_line(error)}; copy the model directory again"
-        ) from None
-
-
 @dataclass(frozen=True)
 class TextEncoderSource:
     """All that a text encoder of a model directory is made of, small enough to send to every task.

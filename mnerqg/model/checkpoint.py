@@ -13,7 +13,7 @@ from torch import Tensor
 from mnerqg.config import Config
 from mnerqg.config_files import dump_config
 from mnerqg.errors import ModelError, one_line
-from mnerqg.inputs.text import TextEncoder, saved_tokenizer
+from mnerqg.inputs.text import TextEncoder, load_tokenizer
 from mnerqg.model.build import Network, build_empty
 from mnerqg.model.files import (
     CONFIG_FILE,
@@ -74,7 +74,7 @@ def load_model(uri: str, queries: tuple[EntityQuery, ...] | None = None) -> Mode
     """
     files = check_model(uri, queries)
     text_encoder = TextEncoder(
-        tokenizer=saved_tokenizer(files.directory / ENCODER_FOLDER),
+        tokenizer=load_tokenizer(str(files.directory / ENCODER_FOLDER)),
         queries=files.queries,
         max_length=files.config.model.max_length,
     )

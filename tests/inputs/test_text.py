@@ -9,11 +9,17 @@ from hypothesis import strategies as st
 
 from mnerqg.errors import ModelError
 from mnerqg.inputs.borders import kinds
-from mnerqg.inputs.text import EncodedText, TextEncoder, load_tokenizer, resolve_encoder
+from mnerqg.inputs.text import (
+    EncodedText,
+    TextEncoder,
+    TextEncoderSource,
+    load_tokenizer,
+    resolve_encoder,
+)
 from mnerqg.queries import QUERY_STYLES, EntityQuery
 from mnerqg.schema import Span
 from tests.builders import QUERIES, text_encoder, tokenizer, unicode_text
-from tests.encoders import family_tokenizer
+from tests.encoders import TOKENIZERS, family_tokenizer
 from tests.memory import peak_memory
 
 ODDITIES = [
@@ -320,7 +326,7 @@ def test_a_library_may_fail_without_a_word(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(name: str) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("mnerqg.inputs.text.AutoTokenizer.from_pretrained", fail)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
     with pytest.raises(ModelError, match=r"^no tokenizer at some/name: RuntimeError: no reason given"):
         load_tokenizer("some/name")
 
@@ -333,3 +339,24 @@ def test_an_encoder_is_a_name_or_a_folder_or_lies_in_a_package() -> None:
         ModelError, match=r"model\.encoder is 'package:json', which is no model folder: .* config\.json"
     ):
         resolve_encoder("package:json")
+
+
+@pytest.mark.parametrize("family", TOKENIZERS)
+def test_what_was_saved_reads_as_before(family: str, tmp_path: Path) -> None:
+    """From the folder, as the model does it, and from the text of its one file, as the tasks do."""
+    encoder = TextEncoder(tokenizer=family_tokenizer(family), queries=QUERIES, max_length=96)
+    encoder.save(tmp_path)
+    saved = TextEncoder(tokenizer=load_tokenizer(str(tmp_path)), queries=QUERIES, max_length=96)
+    text = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
+    sent = TextEncoderSource(text, QUERIES, 96).make()
+    assert saved.pad_id == encoder.pad_id
+    for other in (saved, sent):
+        assert (other.query_ids, other.budget) == (encoder.query_ids, encoder.budget)
+        for one in [*ODDITIES, "Ada (London) met #LFC's fans"]:
+            assert other.windows(one, 3) == encoder.windows(one, 3), ascii(one)
+        for sentence in (True, False):
+            for query in (encoder.query_ids[0], []):
+                ours, theirs = (one.frame(query, sentence=sentence) for one in (encoder, other))
+                assert ours.before.tolist() == theirs.before.tolist()
+                assert ours.behind.tolist() == theirs.behind.tolist()
+                assert ours.before_types.tolist() == theirs.before_types.tolist()

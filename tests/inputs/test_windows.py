@@ -7,7 +7,7 @@ from mnerqg.inputs.text import EncodedText
 from mnerqg.inputs.windows import merge_windows
 from mnerqg.model.decode import Decoder
 from mnerqg.schema import Entity, Region, TaggedPost
-from tests.builders import TYPES, anchors
+from tests.builders import TYPES
 
 TEXT = "".join(chr(97 + place % 26) for place in range(40))
 
@@ -29,7 +29,7 @@ def entity(start: int, end: int, score: float = 0.8, kind: str = "PER") -> Entit
 
 
 def merged(*found: list[Entity], overlap: str = "flat") -> list[tuple[int, int, str, float]]:
-    resolve = Decoder(config=DecodeConfig(overlap=overlap), types=TYPES, anchors=anchors()).resolve
+    resolve = Decoder(config=DecodeConfig(overlap=overlap), types=TYPES).resolve
     answers = [TaggedPost(entities=tuple(entities)) for entities in found]
     post = merge_windows(answers, WINDOWS, resolve)
     assert all(TEXT[one.start : one.end] == one.text for one in post.entities)

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,15 +10,13 @@ from mnerqg.config import Config
 from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example
 from mnerqg.model.build import Network, build_collator
-from mnerqg.model.decode import Decoder
+from mnerqg.model.finder import Finder
 from mnerqg.model.inference import compile_parts, ready_to_answer
 from mnerqg.model.mnerqg import MNERQG
 from mnerqg.model.output import Output
 from tests.archives import TEXTS
 from tests.builders import (
     SIDE,
-    TYPES,
-    anchors,
     annotated_examples,
     example,
     small_config,
@@ -51,6 +50,10 @@ def trained(config: Config) -> Network:
 
 def batch_of(config: Config, examples: list[Example]) -> Batch:
     return build_collator(config, text_encoder())(examples, with_targets=False)
+
+
+def finder(network: Network, config: Config) -> Finder:
+    return Finder(network, text_encoder=text_encoder(), config=config, device=CPU)
 
 
 def logits(output: Output, batch: Batch) -> list[torch.Tensor]:
@@ -150,11 +153,6 @@ def test_answers_are_those_of_the_network_itself(name: str, odd: str) -> None:
     network = trained(config)
     examples = [replace(one, letterbox=None) for one in ODD[odd]]
     batch = batch_of(config, examples)
-    decode = Decoder(
-        config=config.decode.model_copy(update={"span_threshold": 0.3, "match_threshold": 0.3}),
-        types=TYPES,
-        anchors=anchors(),
-    )
     with torch.inference_mode():
         expected, exact = network(batch), ready(network)(batch)
         rough = ready(network, torch.bfloat16)(batch)
@@ -163,11 +161,12 @@ def test_answers_are_those_of_the_network_itself(name: str, odd: str) -> None:
     ):
         torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
         assert _far(third, one) < 0.25
-    one, other = (decode(output, batch, examples) for output in (expected, exact))
-    for post, again in zip(one, other, strict=True):
-        assert [(e.start, e.end, e.type) for e in post.entities] == [
-            (e.start, e.end, e.type) for e in again.entities
-        ]
+    thresholds = config.decode.model_copy(update={"span_threshold": 0.3, "match_threshold": 0.3})
+    one, other = (
+        finder(given, config).at_each(examples, [thresholds])[0] for given in (network, ready(network))
+    )
+    np.testing.assert_array_equal(one.spans, other.spans)
+    np.testing.assert_array_equal(one.boxes, other.boxes)
 
 
 def _far(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -181,11 +180,11 @@ def _far(one: torch.Tensor, other: torch.Tensor) -> float:
 def test_the_host_never_waits_for_the_device_in_a_forward(name: str) -> None:
     config = small_config(**VARIANTS[name])
     network = ready(trained(config))
-    decode = Decoder(config=config.decode, types=TYPES, anchors=anchors())
+    asked = finder(network, config)
     batches = [batch_of(config, examples) for examples in ODD.values()]
     with torch.inference_mode(), NoWaits():
         for batch in batches:
-            decode.reduce(network(batch), batch)
+            asked.answers(batch, 0.5)
 
 
 @pytest.mark.slow
