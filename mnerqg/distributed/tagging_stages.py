@@ -24,6 +24,7 @@ from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import PreparedPost, merge_pictures
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import ROW_HASH, TaggedPost, tags_schema
+from mnerqg.threads import wait_asleep
 
 if TYPE_CHECKING:
     from mnerqg.tagger import Tagger
@@ -235,6 +236,7 @@ def _complete(post: TaggedPost, pictures: Sequence[dict[str, Any]], errors: list
 
 def _load(settings: TagSettings) -> "Tagger":
     # Imported here: the picture workers do without, as does a tagger of another kind.
+    wait_asleep()
     import torch
 
     from mnerqg.tagger import Tagger
