@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "errors",
     "places",
+    "threads",
     "cli",
     "schema",
     "config_types",

@@ -18,6 +18,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from mnerqg.distributed.failures import first_cause
 from mnerqg.errors import one_line
+from mnerqg.threads import wait_asleep
 
 _DATA_ACTOR = "SplitCoordinator"
 # What C++ says of the level that we ask of it.
@@ -39,12 +40,17 @@ _manner = _Manner()
 
 
 def connect() -> None:
-    """Join the cluster that `RAY_ADDRESS` names, or start one on this machine; a process that has one keeps it."""
+    """Join the cluster that `RAY_ADDRESS` names, or start one on this machine; a process that has one keeps it.
+
+    One that is started here ends with the job, and has no dashboard: its dozen processes take seconds to start.
+    """
     if ray.is_initialized():
         return
+    wait_asleep()
     ray.init(
         logging_level=logging.WARNING if _manner.hushed else logging.INFO,
         log_to_driver=_manner.workers_speak or not _manner.hushed,
+        include_dashboard=False,
     )
     # Bars of every stage, or tables where there is no terminal.
     ray.data.DataContext.get_current().enable_progress_bars = not _manner.hushed

@@ -58,7 +58,11 @@ def shown_progress(monitor: Any, posts: int, before: int) -> Iterator[None]:
     """
     ended = threading.Event()
     show = _show_bar if sys.stderr.isatty() else _show_lines
-    thread = threading.Thread(target=show, args=(_Watch(monitor, posts, before), ended), daemon=True)
+
+    def watch() -> None:  # in the thread, since the first answer waits for the monitor's process
+        show(_Watch(monitor, posts, before), ended)
+
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield

@@ -22,6 +22,7 @@ from mnerqg.inputs.sentences import IntArray, Sentences
 from mnerqg.model.batch_size import best_batch_size
 from mnerqg.model.found import FOUND, Found
 from mnerqg.queries import EntityQuery
+from mnerqg.threads import wait_asleep
 
 if TYPE_CHECKING:
     from mnerqg.tagger import Tagger
@@ -182,6 +183,7 @@ def _views(posts: int, side: int) -> Views:
 
 
 def _load(settings: ModelSettings) -> "Tagger":
+    wait_asleep()
     # Imported here: the other workers do without, as does a tagger of another kind.
     import torch
 

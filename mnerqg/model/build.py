@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers.initialization import no_init_weights
 
 from mnerqg.boxes import Anchors
 from mnerqg.config import Config, ModelConfig
@@ -55,12 +56,21 @@ def build_pretrained(config: ModelConfig, types: int) -> Network:
 
 
 def build_empty(config: ModelConfig, encoder_directory: Path, types: int) -> Network:
-    """The network with random weights, its encoder shaped by `encoder_directory/config.json`; needs no hub.
+    """The network whose weights are yet to be filled in, all of them; needs no hub.
+
+    Drawing them at random would take longer than reading the others. What the weights do not hold, such as positions,
+    is as it should be.
+
+    Args:
+        config: of the network.
+        encoder_directory: whose `config.json` says how the encoder is shaped.
+        types: K.
 
     Raises:
         ModelError: no encoder can be made of that file.
     """
-    return assemble(config, empty_encoder(config, encoder_directory), types)
+    with no_init_weights():  # of all torch's modules, not transformers' alone
+        return assemble(config, empty_encoder(config, encoder_directory), types)
 
 
 @torch.inference_mode()

@@ -67,7 +67,7 @@ def _load(name: str, **options: Any) -> nn.Module:
 
 
 def empty_encoder(config: ModelConfig, directory: Path) -> nn.Module:
-    """An encoder of random weights, shaped by `directory/config.json`; needs no hub.
+    """An encoder as it is before its weights are read, shaped by `directory/config.json`; needs no hub.
 
     Raises:
         ModelError: none can be made of that file.

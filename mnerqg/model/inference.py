@@ -4,6 +4,7 @@ Batch normalisation goes into the convolutions before it, which is exact but for
 the type in which the device multiplies; autocast would cast them in every call.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Final
 
@@ -85,17 +86,18 @@ def _with_folded_norms(visual: VisualEncoder, side: int) -> VisualEncoder:
     )
     pixels = noise.to(device)
     folded = deepcopy(visual)
-    for norm, convolution in _pairs(folded, pixels).items():
+    pairs, expected = _pairs(folded, pixels)
+    for norm, convolution in pairs.items():
         _fold(folded, norm, convolution)
     close = all(
-        torch.allclose(found, expected, rtol=0, atol=_CLOSE * float(expected.abs().max()))
-        for found, expected in zip(folded(pixels), visual(pixels), strict=True)
+        torch.allclose(found, map_, rtol=0, atol=_CLOSE * float(map_.abs().max()))
+        for found, map_ in zip(folded(pixels), expected, strict=True)
     )
     return folded if close else visual
 
 
-def _pairs(visual: VisualEncoder, pixels: Tensor) -> dict[str, nn.Conv2d]:
-    """The normalisations that are given what a convolution has just answered, by name."""
+def _pairs(visual: VisualEncoder, pixels: Tensor) -> tuple[dict[str, nn.Conv2d], Sequence[Tensor]]:
+    """The normalisations that are given what a convolution has just answered, by name, and the maps of the pixels."""
     answers: list[tuple[Tensor, nn.Conv2d]] = []
     pairs: dict[str, nn.Conv2d] = {}
     hooks = []
@@ -113,10 +115,10 @@ def _pairs(visual: VisualEncoder, pixels: Tensor) -> dict[str, nn.Conv2d]:
                     pairs[name] = answers[-1][1]
 
             hooks.append(module.register_forward_pre_hook(asked))
-    visual(pixels)
+    maps = visual(pixels)
     for hook in hooks:
         hook.remove()
-    return pairs
+    return pairs, maps
 
 
 def _fold(visual: VisualEncoder, name: str, convolution: nn.Conv2d) -> None:
