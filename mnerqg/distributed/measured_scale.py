@@ -1,6 +1,7 @@
 """The pipeline around a model that sleeps: rows a second against model actors, seconds against rows."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ def fake_nodes(count: int, cpus: int) -> Iterator[None]:
         for _ in range(count):
             cluster.add_node(num_cpus=cpus, object_store_memory=_STORE_BYTES)
         cluster.wait_for_nodes()
-        ray.init(address=cluster.address, log_to_driver=False)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING)
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
     finally:

@@ -17,7 +17,7 @@ from mnerqg.benchmark.rounds import Work
 
 _LOST = {
     WorkerExitType.NODE_OUT_OF_MEMORY: "for memory",
-    WorkerExitType.SYSTEM_ERROR: "or ended by itself",
+    WorkerExitType.SYSTEM_ERROR: "or ended by themselves",
 }
 
 
