@@ -113,11 +113,10 @@ def measure_tag(arguments: argparse.Namespace, overrides: list[str]) -> None:
     report = Report("tag", _settings(arguments) | {"tag": config.model_dump(mode="json")})
 
     from mnerqg.distributed.measured_ways import measure
-    from mnerqg.distributed.session import connect, hush
+    from mnerqg.distributed.session import hush
 
     if not arguments.verbose:
         hush(workers_speak=False)
-    connect()
     with written(report, arguments.output):
         beside = arguments.output.parent
         measure(report, config, arguments.model, arguments.input, arguments.posts, arguments.rounds, beside)
@@ -159,12 +158,10 @@ def measure_scale(arguments: argparse.Namespace, overrides: list[str]) -> None:
     report = Report("scale", _settings(arguments) | {"tag": config.model_dump(mode="json")}, "sleeps")
 
     from mnerqg.distributed.measured_scale import Scale
-    from mnerqg.distributed.session import connect, hush
+    from mnerqg.distributed.session import hush
 
     if not arguments.verbose:
         hush(workers_speak=False)
-    if arguments.here:
-        connect()
     with written(report, arguments.output):
         scale = Scale(
             config,

@@ -21,9 +21,10 @@ from mnerqg.config import Config
 from mnerqg.config_files import load_config
 from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.measured_tagging import tag_once
+from mnerqg.distributed.session import connect
 from mnerqg.errors import ConfigError
 from mnerqg.io import storage
-from mnerqg.model.files import CONFIG_FILE, MANIFEST_FILE
+from mnerqg.model.files import CONFIG_FILE, MANIFEST_FILE, check_model
 
 _STORE_BYTES = 200_000_000  # of each fake node
 
@@ -50,7 +51,7 @@ class Scale:
         config: of the runs; their actors are set here.
         model: URI of a model directory.
         seconds_a_post: of the sleep.
-        cpus_per_node: logical CPUs of each fake node; None: the running cluster is taken as it is.
+        cpus_per_node: logical CPUs of each fake node; None: the cluster that `connect` joins is taken as it is.
         beside: where folders for tags and made-up posts are made.
         rounds: turns of each run.
     """
@@ -77,6 +78,9 @@ class Scale:
         Raises:
             MnerqgError: model, archive or cluster are not as they should be.
         """
+        check_model(self.model)
+        if self.cpus_per_node is None:
+            connect()
         with TemporaryDirectory(prefix="posts-", dir=self.beside) as folder:
             made_up = {count: f"{folder}/{count}" for count in {*rows, *([] if archive else [posts])}}
             for count, uri in made_up.items():

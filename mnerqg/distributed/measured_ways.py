@@ -12,6 +12,7 @@ from mnerqg.benchmark.posts import spread_posts
 from mnerqg.benchmark.rounds import Report, Round, paces, ratio, spread_of, turn_about
 from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.measured_tagging import tag_once, watched_tagger
+from mnerqg.distributed.session import connect
 from mnerqg.distributed.tagging_plan import plan_tagging
 from mnerqg.model.checkpoint import load_model
 
@@ -19,7 +20,7 @@ from mnerqg.model.checkpoint import load_model
 def measure(
     report: Report, config: TagConfig, model: str, archive: str, posts: int, rounds: int, beside: Path
 ) -> None:
-    """Tag an archive as a job, and `posts` of it, spread evenly, in the other ways.
+    """Join a cluster and tag an archive as a job, and `posts` of it, spread evenly, in the other ways.
 
     Args:
         report: gets the figures.
@@ -35,6 +36,7 @@ def measure(
     """
     with TemporaryDirectory(prefix="planned-", dir=beside) as folder:
         plan = plan_tagging(config, model, archive, f"{folder}/out")
+    connect()
     tagger = watched_tagger(config, plan.queries, lambda _: None).load(plan.model)
     report.device = device_name(tagger.device)
     chosen = spread_posts(plan.archive, config.columns, plan.pictures, posts)

@@ -140,6 +140,8 @@ def test_a_wrong_number_of_rows_fails(
         (("tag", "--model", "m", "--input", "a", "--batch_post", "1"), "unknown key batch_post"),
         (("host", "--model", "m", "--batch_posts", "1"), "unexpected argument '--batch_posts'"),
         (("host", "--model", "nowhere"), "nowhere"),
+        (("tag", "--model", "nowhere", "--input", "a"), "nowhere"),
+        (("scale", "--model", "nowhere", "--here"), "nowhere"),
         (("train", "--config", "nowhere", "--data", "d"), "--config nowhere does not exist"),
         (("train", "--model", "nowhere", "--data", "d"), "nowhere"),
         (("fetch", "--input", "nowhere", "--concurrency", "x"), "--concurrency is 'x'"),
