@@ -37,7 +37,7 @@ PAGES = {
 
 # Where the work of a job begins: what is called there is all that a command can do wrong before it.
 WORK = {
-    "benchmark": "mnerqg.distributed.tagging_plan.plan_tagging",
+    "benchmark": "mnerqg.benchmark.rounds.Report",
     "demo": "mnerqg.demo.world.write_world",
     "evaluate": "mnerqg.distributed.evaluation.evaluate",
     "experiments": "mnerqg.distributed.experiments.plan_table",

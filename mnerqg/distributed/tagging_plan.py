@@ -15,7 +15,7 @@ from mnerqg.distributed.sources import work_in_tasks
 from mnerqg.errors import ModelError, StorageError
 from mnerqg.inputs.text import TextEncoderSource
 from mnerqg.io import storage
-from mnerqg.io.picture_places import check_roots
+from mnerqg.io.picture_places import with_absolute_roots
 from mnerqg.model.files import check_model
 from mnerqg.queries import EntityQuery, asked_queries
 
@@ -106,7 +106,7 @@ def plan_tagging(
         )
     opened = open_archive(uris, config.columns, work_in_tasks, skip_damaged=skip_damaged)
     _check_place(output, opened, base)
-    pictures = _pictures(config.pictures, opened.folders)
+    pictures = with_absolute_roots(config.pictures, opened.folders)
     settings = {
         "columns": config.columns.model_dump(mode="json"),
         "long_texts": config.long_texts if config.windows == 1 else f"up to {config.windows} windows",
@@ -154,13 +154,3 @@ def _check_place(output: str, archive: Archive, base: str | None) -> None:
         raise StorageError(
             f"--output {output} is the run to repair itself, which stays as it is; choose another folder"
         )
-
-
-def _pictures(config: PicturesConfig, archive_folders: tuple[str, ...]) -> PicturesConfig:
-    """The settings with absolute roots; without any, pictures lie in the archive's own folders."""
-    roots = tuple(
-        root if storage.scheme_of(root) in ("http", "https") else storage.absolute(root)
-        for root in config.roots
-    )
-    check_roots(roots)
-    return config.model_copy(update={"roots": roots or archive_folders})

@@ -35,7 +35,7 @@ from mnerqg.model.checkpoint import (
     start_weights,
 )
 from mnerqg.model.files import BEST_FOLDER, WEIGHTS_FILE, publish_model
-from mnerqg.model.losses import LossBalance, loss_terms
+from mnerqg.model.losses import LossBalance
 from mnerqg.model.optimization import (
     build_optimizer,
     learning_rate_factor,
@@ -44,14 +44,13 @@ from mnerqg.model.optimization import (
     set_learning_rates,
 )
 from mnerqg.model.precision import multiplies_bf16
+from mnerqg.model.training_step import FIGURES, TrainingStep
 from mnerqg.queries import parse_queries
 from mnerqg.tagger import Tagger
 
 _log = logging.getLogger(__name__)  # of a worker's print() Ray Train shows every line twice
 
 _STATE_FILE = "training_state.pt"
-# What is recorded of an epoch as the mean over its steps; the gradient's norm is that before clipping.
-_FIGURES = ("loss", "loss_grounding", "loss_existence", "loss_spans", "mean_balance", "gradient_norm")
 # So many batches of shuffled posts are sorted by length together and then cut into batches, so that the posts of a
 # batch are of about one length: the more, the less padding, and the less random the batches [chosen].
 _BATCHES_SORTED_TOGETHER = 8
@@ -117,6 +116,16 @@ class _Worker:
         self.optimizer = build_optimizer(self.model, config.train)
         if state is not None:
             self.optimizer.load_state_dict(state["optimizer"])
+        self._step = TrainingStep(
+            network=self.model,
+            parallel=self.parallel,
+            optimizer=self.optimizer,
+            balance=self.balance,
+            config=config,
+            bf16=self.bf16,
+            reduce=sum_over_workers,
+            workers=self.world,
+        )
         self.first_epoch = len(self.history)
         self.batch_posts = max(1, round(config.train.posts_per_step / self.world))
         rows = job.train_posts // self.world  # streaming_split(equal=True) drops the remainder
@@ -168,7 +177,7 @@ class _Worker:
         settings = self.config.train
         self.parallel.train()
         # Stays on the device: reading a figure at each step would make the host wait for it each time.
-        totals = torch.zeros(len(_FIGURES), device=self.device)
+        totals = torch.zeros(len(FIGURES), device=self.device)
         figures = torch.ones_like(totals)
         started = said = time.monotonic()
         done = self.steps_done if epoch == self.first_epoch else 0
@@ -196,8 +205,8 @@ class _Worker:
                 ask_at += max(1, min(step - done, round(_SECONDS_BETWEEN_QUESTIONS / max(pace, 1e-3))))
         means = (totals / max(step - done, 1)).tolist()
         return {
-            **dict(zip(_FIGURES, means, strict=True)),
-            "balance": float(figures[_FIGURES.index("mean_balance")]),
+            **dict(zip(FIGURES, means, strict=True)),
+            "balance": float(figures[FIGURES.index("mean_balance")]),
             **learning_rates(self.optimizer),
         }
 
@@ -225,19 +234,6 @@ class _Worker:
     def _batch(self, examples: list[Example]) -> Batch:
         batch = self.collate(examples, with_targets=True)
         return batch.pinned() if self.device.type == "cuda" else batch
-
-    def _step(self, batch: Batch) -> torch.Tensor:
-        """One optimizer step and its `_FIGURES`, which like all in it stay on the device."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            output = self.parallel(batch)
-        terms = loss_terms(output, batch, self.config.loss)
-        loss = self.balance(terms, reduce=sum_over_workers, workers=self.world)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
-        self.optimizer.step()
-        losses = (loss.value, loss.grounding, loss.existence, loss.spans)
-        return torch.stack([*losses, loss.balance, norm])
 
     def _validate(self, *, last: bool) -> dict[str, float]:
         """Scores of the model as it is now; the thresholds that were found go into the models to be saved."""

@@ -16,7 +16,7 @@ import idna
 from mnerqg.config_jobs import PicturesConfig
 from mnerqg.errors import StorageError, one_line
 from mnerqg.io.picture_text import BLANKS
-from mnerqg.io.storage import S3Place, join, locate, scheme_of
+from mnerqg.io.storage import S3Place, absolute, join, locate, scheme_of
 from mnerqg.schema import ImageStatus
 
 _WEB = ("http", "https")
@@ -65,6 +65,17 @@ def check_roots(roots: Sequence[str]) -> None:
             locate(root)
 
 
+def with_absolute_roots(config: PicturesConfig, archive_folders: tuple[str, ...]) -> PicturesConfig:
+    """The settings with absolute roots; without any, pictures lie in the archive's own folders.
+
+    Raises:
+        StorageError: see `check_roots`.
+    """
+    roots = tuple(root if scheme_of(root) in _WEB else absolute(root) for root in config.roots)
+    check_roots(roots)
+    return config.model_copy(update={"roots": roots or archive_folders})
+
+
 def places_of(uri: str, config: PicturesConfig) -> list[Place]:
     """Where the picture may lie, the likeliest place first; one at least. Raises PictureError 'forbidden'."""
     if not config.roots:
@@ -74,10 +85,10 @@ def places_of(uri: str, config: PicturesConfig) -> list[Place]:
     found: dict[Place, None] = {}
     refusal: PictureError | None = None
     for reading in dict.fromkeys(_readings(uri)):
-        for absolute in _absolutes(reading, config.roots):
+        for place in _absolutes(reading, config.roots):
             try:
                 _refuse_tricks(reading)
-                found[_allowed(absolute, config)] = None
+                found[_allowed(place, config)] = None
             except PictureError as error:
                 refusal = refusal or error
     if not found and refusal:

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from mnerqg.config import Config
-from mnerqg.distributed.train_worker import _FIGURES, _Worker
+from mnerqg.distributed.train_worker import _Worker
 from mnerqg.inputs.batch import Batch
 from mnerqg.model.build import build_collator
 from mnerqg.model.losses import LossBalance
 from mnerqg.model.optimization import build_optimizer
+from mnerqg.model.training_step import FIGURES, TrainingStep
 from tests.builders import annotated_examples, example, small_config, small_network, text_encoder
 from tests.device_waits import NoWaits
 
@@ -26,12 +27,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def worker_of(config: Config, device: str = "cpu") -> _Worker:
     """One that trains alone, without Ray around it."""
     worker = _Worker.__new__(_Worker)
-    worker.config, worker.world, worker.bf16 = config, 1, device == "cuda"
     worker.device = torch.device(device)
     worker.collate = build_collator(config, text_encoder())
-    worker.parallel = worker.model = small_network(config).to(device)
-    worker.balance = LossBalance(config.loss)
-    worker.optimizer = build_optimizer(worker.model, config.train)
+    worker.model = small_network(config).to(device)
+    worker._step = TrainingStep(
+        network=worker.model,
+        parallel=worker.model,
+        optimizer=build_optimizer(worker.model, config.train),
+        balance=LossBalance(config.loss),
+        config=config,
+        bf16=device == "cuda",
+    )
     return worker
 
 
@@ -42,7 +48,7 @@ def test_the_host_never_waits_for_the_device_in_a_step(name: str) -> None:
     batch = worker._batch(annotated_examples())
     with NoWaits():
         figures = worker._step(batch)
-    assert figures.shape == (len(_FIGURES),)
+    assert figures.shape == (len(FIGURES),)
     assert figures.isfinite().all()
 
 
@@ -70,7 +76,7 @@ RECORDED = [(None, 5.983194828, 0.244913643, 349.219757), (8, 7.147310257, 0.292
 @pytest.mark.parametrize(("hidden", "loss", "balance", "norm"), RECORDED)
 def test_losses_are_those_of_before(hidden: int | None, loss: float, balance: float, norm: float) -> None:
     worker = worker_of(small_config(match_hidden=hidden))
-    figures = dict(zip(_FIGURES, worker._step(worker._batch(annotated_examples())).tolist(), strict=True))
+    figures = dict(zip(FIGURES, worker._step(worker._batch(annotated_examples())).tolist(), strict=True))
     assert figures["loss"] == pytest.approx(loss, rel=1e-6)
     assert figures["mean_balance"] == pytest.approx(balance, rel=1e-5)
     assert figures["gradient_norm"] == pytest.approx(norm, rel=1e-5)

@@ -85,6 +85,11 @@ def test_sections_stand_together_as_in_the_yaml() -> None:
     [
         ("prepare", "twitter", ("--root", "--output", "--splits", "--overwrite")),
         ("prepare", "flickr30k", ("--root", "--output", "--splits", "--overwrite")),
+        ("benchmark", "host", ("--model", "--batch-posts", "--rounds", "--output")),
+        ("benchmark", "tag", ("--model", "--input", "--posts", "--config", "--output")),
+        ("benchmark", "train", ("--data", "--config", "--model", "--steps", "--output")),
+        ("benchmark", "fetch", ("--input", "--pictures", "--concurrency", "--output")),
+        ("benchmark", "scale", ("--model", "--nodes", "--rows", "--here", "--output")),
         ("exchange", "export", ("--tags", "--sample", "--format", "--output")),
         ("exchange", "import", ("--input", "--valid", "--format", "--output")),
     ],

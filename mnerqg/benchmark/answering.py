@@ -1,0 +1,151 @@
+"""Ways to answer the same posts in this process: pair by pair, the network alone, and `Tagger`."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from mnerqg.benchmark.device import DeviceClock, wait_for
+from mnerqg.benchmark.pairs import as_pairs
+from mnerqg.benchmark.rounds import Round, Work
+from mnerqg.inputs.batch import Batch
+from mnerqg.inputs.examples import Example
+from mnerqg.inputs.posts import PreparedPost, prepare_post
+from mnerqg.model.build import Network, build_anchors, build_collator
+from mnerqg.model.checkpoint import ModelDirectory
+from mnerqg.model.decode import Decoder
+from mnerqg.schema import Post
+from mnerqg.tagger import Tagger
+
+PAIRS_A_BATCH = 32
+_SORTED_BATCHES = 4  # posts are sorted by length in the job, too, so many batches together
+
+
+class Ways:
+    """Answers `posts` in each of the ways that a method is named for, and says how long that took.
+
+    Posts are in the order of their lengths, so many batches together, in all ways but the pairwise one: padding costs
+    as much as words do, and the job sorts them, too.
+
+    Args:
+        tagger: answers, in the type and with the compilation that are asked for.
+        directory: the same model as it was loaded, for the pairwise loop.
+        posts: at least one.
+        batch_posts: posts that the network sees at once.
+    """
+
+    def __init__(
+        self, tagger: Tagger, directory: ModelDirectory, posts: Sequence[Post], batch_posts: int
+    ) -> None:
+        self._tagger = tagger
+        self._batch_posts = batch_posts
+        self._as_it_is = directory.model.to(tagger.device)
+        self._text_encoder = directory.text_encoder
+        self._collate = build_collator(tagger.config, directory.text_encoder)
+        self._reducer = _decoder(tagger)
+        side = tagger.config.model.image_side
+        prepared = [prepare_post(post, side, tagger.limits) for post in posts]
+        order = _by_length(prepared, batch_posts)
+        self._unordered = prepared
+        self._posts = [posts[place] for place in order]
+        self._prepared = [prepared[place] for place in order]
+        self._batches = self._record_batches()
+
+    def pairwise(self) -> Round:
+        """As research code does it: a query and a sentence together, each with a picture of its own.
+
+        Batches of 32 pairs as they come, padded to the longest, in fp32 and with nothing folded or compiled. Its text
+        is tokenised once a post and entities are not made of its answers, which is in its favour.
+        """
+        posts_a_batch = max(1, PAIRS_A_BATCH // max(1, len(self._tagger.types)))
+
+        def answer(part: Sequence[PreparedPost]) -> int:
+            examples = [
+                Example(
+                    self._text_encoder.encode(post.text or ""), pixels=post.pixels, letterbox=post.letterbox
+                )
+                for post in part
+            ]
+            batch = as_pairs(self._collate(examples, with_targets=False)).to(self._tagger.device)
+            self._reducer.reduce(self._as_it_is(batch), batch)
+            return len(part)
+
+        return self._timed(answer, _parts(self._unordered, posts_a_batch), self._as_it_is)
+
+    def bare(self) -> Round:
+        """The network and the reduction of its output to the host's arrays, on tensors that lie on the device."""
+
+        def answer(batch: Batch) -> int:
+            self._reducer.reduce(self._tagger.model(batch), batch)
+            return 0
+
+        # A long text may be several rows of a batch.
+        return self._timed(answer, self._batches, self._tagger.model) | {"posts": len(self._posts)}
+
+    def tagger(self) -> Round:
+        """`Tagger.tag_prepared` on pictures that are decoded: text to entities and regions."""
+
+        def answer(part: Sequence[PreparedPost]) -> int:
+            return len(self._tagger.tag_prepared(part))
+
+        return self._timed(answer, _parts(self._prepared, self._batch_posts), self._tagger.model)
+
+    def tagger_with_decoding(self) -> Round:
+        """`Tagger.tag` on encoded pictures."""
+
+        def answer(part: Sequence[Post]) -> int:
+            return len(self._tagger.tag(part, batch_size=self._batch_posts))
+
+        return self._timed(answer, _parts(self._posts, self._batch_posts), self._tagger.model)
+
+    @torch.inference_mode()
+    def _timed(self, answer: Callable[[Any], int], parts: Sequence[Any], network: Network) -> Round:
+        device, work = self._tagger.device, list[Work]()
+        answer(parts[0])  # what is made at the first call is made
+        wait_for(device)
+        clock = DeviceClock(network, device, work.append)
+        started, cpu = time.perf_counter(), time.process_time()
+        posts = sum(map(answer, parts))
+        wait_for(device)
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        clock.stop()
+        busy = sum(one.device_s for one in work)
+        return {
+            "posts": posts,
+            "seconds": seconds,
+            "cpu_seconds": cpu,
+            "device_busy": min(1.0, busy / seconds),
+        }
+
+    def _record_batches(self) -> list[Batch]:
+        """The batches that `Tagger` makes, on the device: they are what its network is called with."""
+        batches: list[Batch] = []
+        hook = self._tagger.model.register_forward_pre_hook(lambda _, arguments: batches.append(arguments[0]))
+        for part in _parts(self._prepared, self._batch_posts):
+            self._tagger.tag_prepared(part)
+        hook.remove()
+        return batches
+
+
+def _decoder(tagger: Tagger) -> Decoder:
+    config = tagger.config
+    return Decoder(
+        config=config.decode,
+        types=tagger.types,
+        anchors=build_anchors(config.model),
+        answers_boxes=config.answers_boxes,
+        answers_existence=config.answers_existence,
+    )
+
+
+def _by_length(posts: Sequence[PreparedPost], batch_posts: int) -> list[int]:
+    """The order in which texts of about one length come together."""
+    order: list[int] = []
+    for part in _parts(range(len(posts)), batch_posts * _SORTED_BATCHES):
+        order += sorted(part, key=lambda place: len(posts[place].text or ""))
+    return order
+
+
+def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

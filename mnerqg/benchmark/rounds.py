@@ -1,0 +1,189 @@
+"""Variants measured turn about, and what a benchmark writes: every round, medians and spreads, and the machine."""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mnerqg.errors import ConfigError, MnerqgError, RunError, one_line
+
+Round = dict[str, Any]
+"""What one variant did in one round: `posts`, `seconds`, and what else it has to say."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One batch of a device: posts, the seconds that it worked, and when it began and ended by `time.time`."""
+
+    posts: int
+    device_s: float
+    began: float
+    ended: float
+
+
+def turn_about(variants: Mapping[str, Callable[[], Round]], rounds: int) -> dict[str, list[Round]]:
+    """Each variant once a round, each round beginning with another one, so that none always has the same before it.
+
+    `posts_per_second` is added where a variant does not say it itself.
+    """
+    names = list(variants)
+    measured: dict[str, list[Round]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            done = variants[name]()
+            done.setdefault("posts_per_second", done["posts"] / max(done["seconds"], 1e-9))
+            measured[name].append(done)
+    return measured
+
+
+def ratio(one: Mapping[str, float] | None, other: Mapping[str, float] | None) -> float | None:
+    """Of two medians, in three digits; None where one is not there."""
+    if not one or not other or not other["median"]:
+        return None
+    return float(f"{one['median'] / other['median']:.3g}")
+
+
+def spread(values: Iterable[float]) -> dict[str, float]:
+    """Median, min and max of some rounds, in five digits."""
+    figures = sorted(values)
+    if not figures:
+        raise ValueError("there is nothing to take a median of")
+    return {
+        "median": _rounded(statistics.median(figures)),
+        "min": _rounded(figures[0]),
+        "max": _rounded(figures[-1]),
+    }
+
+
+def spread_of(rounds: Iterable[Round], key: str) -> dict[str, float] | None:
+    """`spread` of one figure over the rounds that have it; None where none has."""
+    figures = [one[key] for one in rounds if one.get(key) is not None]
+    return spread(figures) if figures else None
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+@dataclass
+class Report:
+    """The JSON of one benchmark, from its beginning on.
+
+    Attributes:
+        benchmark: which one it is.
+        settings: all that it was told.
+        figures: what was measured, by name.
+        failures: why it has failed; empty where all is as it should be.
+    """
+
+    benchmark: str
+    settings: Mapping[str, Any]
+    device: str = "cpu"
+    figures: dict[str, Any] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    load_before: tuple[float, ...] = field(default_factory=os.getloadavg)
+
+    def write(self, file: Path) -> None:
+        """Write it as JSON."""
+        record = {
+            "benchmark": self.benchmark,
+            "ok": not self.failures,
+            "failures": self.failures,
+            **self.figures,
+            "machine": machine(self.device)
+            | {
+                "load_before": [round(one, 2) for one in self.load_before],
+                "load_after": [round(one, 2) for one in os.getloadavg()],
+            },
+            "settings": dict(self.settings),
+        }
+        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def paces(report: Report, rounds: Mapping[str, list[Round]], expected: Mapping[str, int]) -> None:
+    """Put rounds and posts a second into a report, with a failure for each variant that lost posts or has failed."""
+    for name, done in rounds.items():
+        for one in done:
+            if name in expected and one["posts"] != expected[name]:
+                report.failures.append(f"{name}: {one['posts']:,} posts came out for {expected[name]:,}")
+            report.failures += [f"{name}: {failure}" for failure in one.get("failures", ())]
+    report.figures |= {
+        "posts_per_second": {
+            name: spread(one["posts_per_second"] for one in done) for name, done in rounds.items()
+        },
+        "rounds": dict(rounds),
+    }
+
+
+@contextmanager
+def written(report: Report, file: Path) -> Iterator[Report]:
+    """The report, which is written at the end of the `with` block, whatever has become of it.
+
+    Raises:
+        RunError: something must not have happened; the report says it, too.
+        MnerqgError: as the block raises it; nothing is written where the command or its input has to be changed.
+    """
+    try:
+        yield report
+    except MnerqgError as error:
+        if error.exit_code != RunError.exit_code:
+            raise
+        report.failures.append(str(error))
+    except Exception as error:
+        report.failures.append(f"{type(error).__name__}: {one_line(error)}")
+        report.write(file)
+        raise
+    report.write(file)
+    if report.failures:
+        raise RunError(f"{report.failures[0]}; all that was measured is in {file}")
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "cpus": os.cpu_count(),
+        "cpus_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": _cpu_name(),
+        "device": device,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("torch", "ray", "pyarrow", "transformers", "timm")},
+    }
+
+
+def _cpu_name() -> str:
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - no regular file
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def counts(name: str, text: str) -> list[int]:
+    """The whole numbers of an option such as `1,2,4`.
+
+    Raises:
+        ConfigError: there is none, or one that is no number above 0.
+    """
+    try:
+        numbers = [int(float(part)) for part in text.split(",")]
+    except (ValueError, OverflowError):
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise ConfigError(
+            f"--{name} is {text!r}; give whole numbers above 0 with commas between, such as 1,2,4"
+        )
+    return numbers

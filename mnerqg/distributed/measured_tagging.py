@@ -1,0 +1,158 @@
+"""A whole tagging run, measured: pace, the device's share of the time, memory, and what must not happen."""
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from mnerqg.benchmark.processes import watched_memory
+from mnerqg.benchmark.rounds import Round, Work
+from mnerqg.config_jobs import Precision, TagConfig
+from mnerqg.distributed.measured_session import (
+    Tell,
+    device_busy,
+    open_book,
+    raylets_here,
+    read_book,
+    session_faults,
+)
+from mnerqg.distributed.tagging import tag_archive
+from mnerqg.distributed.tagging_plan import plan_tagging
+from mnerqg.distributed.tagging_resources import plan_resources
+from mnerqg.errors import MnerqgError
+from mnerqg.queries import EntityQuery
+
+if TYPE_CHECKING:
+    from mnerqg.tagger import Tagger
+
+LoadTagger = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class LoadWatched:
+    """Loads the tagger of a model actor as a run does, and has its network's calls told.
+
+    Attributes:
+        device, threads: where it runs.
+        queries, windows, precision, compiled: as of `TagSettings`.
+        tell: is told of every batch.
+    """
+
+    device: str
+    threads: int
+    queries: tuple[EntityQuery, ...]
+    windows: int
+    precision: Precision | None
+    compiled: bool
+    tell: Callable[[Work], object]
+
+    def __call__(self, uri: str) -> "Tagger":
+        from mnerqg.benchmark.device import DeviceClock
+
+        tagger = self.load(uri)
+        DeviceClock(tagger.model, tagger.device, self.tell)
+        return tagger
+
+    def load(self, uri: str) -> "Tagger":
+        """The tagger alone, which nobody watches."""
+        import torch
+
+        from mnerqg.tagger import Tagger
+
+        torch.set_num_threads(self.threads)
+        return Tagger.load(
+            uri,
+            device=self.device,
+            queries=self.queries,
+            windows=self.windows,
+            precision=self.precision,
+            compiled=self.compiled,
+        )
+
+
+def watched_tagger(
+    config: TagConfig, queries: tuple[EntityQuery, ...], tell: Callable[[Work], object]
+) -> LoadWatched:
+    """That of a run with these settings on the running cluster."""
+    resources = plan_resources(config, ray.cluster_resources())
+    return LoadWatched(
+        device="cuda" if resources.gpus_per_actor else "cpu",
+        threads=resources.threads_per_actor,
+        queries=queries,
+        windows=config.windows,
+        precision=config.precision,
+        compiled=config.compiled,
+        tell=tell,
+    )
+
+
+def tag_once(
+    config: TagConfig,
+    model: str,
+    archive: str,
+    beside: Path,
+    load_tagger: Callable[[tuple[EntityQuery, ...], Tell], LoadTagger],
+) -> Round:
+    """Tag an archive on the running cluster into a folder that is removed afterwards.
+
+    Args:
+        config: of the run.
+        model: URI of the model directory.
+        archive: URI.
+        beside: the folder in which that of the tags is made, which all nodes must see.
+        load_tagger: makes the run's hook of the queries and of what is to be told of each batch.
+
+    Returns:
+        `posts`, `seconds` from the planning to the manifest, and the pace from the first model's first batch to the
+        end, `steady_posts_per_second`. `failures`: what must not happen.
+
+    Raises:
+        MnerqgError: model, archive or cluster are not as they should be; a run that fails on the way is a failure.
+    """
+    folder = Path(mkdtemp(prefix="tags-", dir=beside))
+    try:
+        with open_book() as book, watched_memory(raylets_here()) as memory:
+            before = session_faults()
+            started = time.time()
+            plan = plan_tagging(config, model, archive, str(folder / "out"))
+            failures = []
+            manifest: dict[str, Any] = {}
+            try:
+                manifest = tag_archive(plan, load_tagger(plan.queries, Tell(book)))
+            except MnerqgError as error:
+                if error.exit_code != 1:
+                    raise
+                failures.append(str(error))
+            ended = time.time()
+            faults = session_faults().since(before)
+            rows = int(manifest.get("rows", 0))
+            work = read_book(book, rows) if rows else []
+        if rows != plan.archive.rows and not failures:
+            failures.append(f"{rows:,} rows came out for {plan.archive.rows:,} posts")
+        failures += faults.in_words()
+        began = min((one.began for _, one in work), default=None)
+        first, last = (pick((one.ended for _, one in work), default=0.0) for pick in (min, max))
+        after_first = sum(one.posts for _, one in work if one.ended > first)
+        return {
+            "posts": rows,
+            "seconds": ended - started,
+            "steady_posts_per_second": rows / max(ended - began, 1e-9) if began is not None else None,
+            "between_batches_posts_per_second": after_first / (last - first) if last > first else None,
+            "first_batch_after_s": None if began is None else began - started,
+            "device_busy": device_busy(work),
+            "model_busy": manifest.get("model_busy"),
+            "model_actors": len({actor for actor, _ in work}),
+            "batches": len(work),
+            "memory": memory.as_record(),
+            "spilled_bytes": faults.spilled_bytes,
+            "failures": failures,
+        }
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(folder)
