@@ -9,7 +9,6 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from mnerqg.io import storage
-from mnerqg.threads import wait_asleep
 from tests.servers import (
     FaultyProxy,
     ScriptedServer,
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 # Ray's workers are nice to other processes (15) and stand still where a machine does other things, too. All clusters of
 # the tests take it from here.
 os.environ.update(RAY_worker_niceness="0")
-wait_asleep()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

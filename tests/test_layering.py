@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "errors",
     "places",
-    "threads",
     "cli",
     "schema",
     "config_types",

@@ -12,9 +12,9 @@ from mnerqg.benchmark.rounds import Round, Work
 from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.posts import PreparedPost, prepare_post
-from mnerqg.model.build import Network, build_anchors, build_collator
+from mnerqg.model.build import Network, build_collator
 from mnerqg.model.checkpoint import ModelDirectory
-from mnerqg.model.decode import Decoder
+from mnerqg.model.finder import Finder
 from mnerqg.schema import Post
 from mnerqg.tagger import Tagger
 
@@ -43,7 +43,10 @@ class Ways:
         self._as_it_is = directory.model.to(tagger.device)
         self._text_encoder = directory.text_encoder
         self._collate = build_collator(tagger.config, directory.text_encoder)
-        self._reducer = _decoder(tagger)
+        self._pairwise = Finder(
+            self._as_it_is, text_encoder=directory.text_encoder, config=tagger.config, device=tagger.device
+        )
+        self._lowest = tagger.config.decode.span_threshold
         side = tagger.config.model.image_side
         prepared = [prepare_post(post, side, tagger.limits) for post in posts]
         order = _by_length(prepared, batch_posts)
@@ -68,7 +71,7 @@ class Ways:
                 for post in part
             ]
             batch = as_pairs(self._collate(examples, with_targets=False)).to(self._tagger.device)
-            self._reducer.reduce(self._as_it_is(batch), batch)
+            self._pairwise.answers(batch, self._lowest)
             return len(part)
 
         return self._timed(answer, _parts(self._unordered, posts_a_batch), self._as_it_is)
@@ -77,7 +80,7 @@ class Ways:
         """The network and the reduction of its output to the host's arrays, on tensors that lie on the device."""
 
         def answer(batch: Batch) -> int:
-            self._reducer.reduce(self._tagger.model(batch), batch)
+            self._tagger.finder.answers(batch, self._lowest)
             return 0
 
         # A long text may be several rows of a batch.
@@ -126,17 +129,6 @@ class Ways:
             self._tagger.tag_prepared(part)
         hook.remove()
         return batches
-
-
-def _decoder(tagger: Tagger) -> Decoder:
-    config = tagger.config
-    return Decoder(
-        config=config.decode,
-        types=tagger.types,
-        anchors=build_anchors(config.model),
-        answers_boxes=config.answers_boxes,
-        answers_existence=config.answers_existence,
-    )
 
 
 def _by_length(posts: Sequence[PreparedPost], batch_posts: int) -> list[int]:

@@ -1,34 +1,37 @@
-"""A network that answers from a recording: what is left of a tagger's time is the host's."""
+"""A device that answers from a recording: what is left of a tagger's time is the host's."""
 
-from typing import Any
+from collections.abc import Callable
 
-from torch import nn
+from mnerqg.inputs.batch import Batch
+from mnerqg.model.answers import Answers
+
+Ask = Callable[[Batch, float], Answers]
+"""`Finder.answers`: all that the device does."""
 
 
-class Recorder(nn.Module):
-    """Calls a network and keeps what it answers, one answer a call."""
+class Recorder:
+    """Asks a device and keeps what it answers, one answer a call."""
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.answers: list[Any] = []
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self.answers: list[Answers] = []
 
-    def forward(self, batch: Any) -> Any:
-        """The network's own answer."""
-        self.answers.append(self.network(batch))
+    def __call__(self, batch: Batch, lowest: float) -> Answers:
+        """The device's own answer."""
+        self.answers.append(self._ask(batch, lowest))
         return self.answers[-1]
 
 
-class Recorded(nn.Module):
+class Recorded:
     """Gives the answers of a recording in their order, again and again; what it is called with is not looked at."""
 
-    def __init__(self, answers: list[Any]) -> None:
-        super().__init__()
+    def __init__(self, answers: list[Answers]) -> None:
         self._answers = answers
         self._next = 0
 
-    def forward(self, _: Any) -> Any:
+    def __call__(self, batch: Batch, lowest: float) -> Answers:
         """The answer of the call with this number."""
+        del batch, lowest
         answer = self._answers[self._next % len(self._answers)]
         self._next += 1
         return answer

@@ -1,42 +1,42 @@
 """A model that does nothing but take its time: what is left of the pace is the pipeline's."""
 
 import time
-from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable
 
 from mnerqg.benchmark.rounds import Work
-from mnerqg.inputs.posts import PreparedPost
-from mnerqg.schema import TaggedPost
+from mnerqg.inputs.sentences import Sentences, Shown
+from mnerqg.model.found import Found
 
 
 class SleepingTagger:
-    """Stands for `mnerqg.tagger.Tagger` in a model actor, and sleeps where the device would work.
+    """Stands for `mnerqg.tagger.Tagger` in a model actor; the arguments are those of `SleepingFinder`."""
+
+    def __init__(self, seconds_a_post: float, tell: Callable[[Work], object]) -> None:
+        self.finder = SleepingFinder(seconds_a_post, tell)
+
+
+class SleepingFinder:
+    """Stands for `mnerqg.model.finder.Finder`, and sleeps where the device would work.
 
     Args:
-        image_side: of the canvases that the pipeline prepares.
-        model_id: that the tags are to name.
         seconds_a_post: that a post takes.
         tell: called with each batch.
     """
 
-    def __init__(
-        self, image_side: int, model_id: str, seconds_a_post: float, tell: Callable[[Work], object]
-    ) -> None:
-        self.config = SimpleNamespace(model=SimpleNamespace(image_side=image_side))
-        self.model_id = model_id
+    def __init__(self, seconds_a_post: float, tell: Callable[[Work], object]) -> None:
+        self.busy_s = 0.0
         self._seconds_a_post = seconds_a_post
         self._tell = tell
 
-    def tag_prepared(self, posts: Sequence[PreparedPost]) -> list[TaggedPost]:
+    def collate(self, sentences: Sentences, _: Shown) -> Sentences:
+        """Nothing but the number of the posts matters."""
+        return sentences
+
+    def answer(self, _: Sentences, sentences: Sentences) -> Found:
         """Nothing is found in any of them."""
         began, started = time.time(), time.perf_counter()
-        time.sleep(self._seconds_a_post * len(posts))
-        self._tell(Work(len(posts), time.perf_counter() - started, began, time.time()))
-        return [
-            TaggedPost(
-                image_status=post.image_status,
-                text_status="ok" if post.text and not post.text.isspace() else "empty",
-                text_read=len(post.text or ""),
-            )
-            for post in posts
-        ]
+        time.sleep(self._seconds_a_post * len(sentences))
+        busy_s = time.perf_counter() - started
+        self.busy_s += busy_s
+        self._tell(Work(len(sentences), busy_s, began, time.time()))
+        return Found.nothing(len(sentences))

@@ -14,8 +14,9 @@ from mnerqg.config import Config
 from mnerqg.config_files import dump_config, load_config
 from mnerqg.config_jobs import ImageLimits
 from mnerqg.datasets.prepared import read_posts
+from mnerqg.inputs.ahead import made_ahead
 from mnerqg.inputs.annotations import choose_annotations
-from mnerqg.inputs.batch import Batch, made_ahead
+from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example, make_example
 from mnerqg.inputs.text import TextEncoder, load_text_encoder
 from mnerqg.model.build import Network, build_collator, build_pretrained

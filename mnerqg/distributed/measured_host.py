@@ -1,4 +1,4 @@
-"""What the host part of a model actor takes of a post, the network replaced by what it once answered."""
+"""What the host part of a model actor takes of a post, the device replaced by what it once answered."""
 
 import time
 from typing import Any
@@ -11,8 +11,11 @@ from mnerqg.benchmark.recording import Recorded, Recorder
 from mnerqg.benchmark.rounds import Report, Round, paces, spread_of, turn_about
 from mnerqg.config_jobs import ColumnsConfig, ImageLimits
 from mnerqg.distributed.picture_stages import DecodePictures
-from mnerqg.distributed.tagging_stages import CHUNK_BATCHES, TagPosts, TagSettings
+from mnerqg.distributed.tagging_stages import ModelSettings, TagPosts, chunk_rows
+from mnerqg.distributed.text_stage import EncodeTexts
+from mnerqg.inputs.text import TextEncoderSource
 from mnerqg.model.files import check_model
+from mnerqg.model.found import FOUND, Found
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import ROW_HASH, Post
 from mnerqg.tagger import Tagger
@@ -25,7 +28,7 @@ def measure(report: Report, model: str, batch_posts: int, rounds: int) -> None:
         MnerqgError: the model is not as it should be.
     """
     files = check_model(model)
-    posts = made_up_posts(batch_posts * CHUNK_BATCHES)
+    posts = made_up_posts(chunk_rows(batch_posts, gpu=True))
     host = HostPart(model, files.queries, posts, batch_posts)
     report.device = "recorded, 1 thread"
     measured = turn_about({"host": host.measure}, rounds)
@@ -36,7 +39,7 @@ def measure(report: Report, model: str, batch_posts: int, rounds: int) -> None:
     report.figures |= {
         "host_us_per_post": spreads["host_us_per_post"]["median"],
         "spread": spreads,
-        "entities_a_post": host.entities / len(posts),
+        "spans_a_post": host.spans / len(posts),
     }
 
 
@@ -53,14 +56,13 @@ class HostPart:
     def __init__(
         self, model: str, queries: tuple[EntityQuery, ...], posts: list[Post], batch_posts: int
     ) -> None:
-        settings = TagSettings(
+        files = check_model(model, queries)
+        side = files.config.model.image_side
+        settings = ModelSettings(
             model=model,
             queries=queries,
-            columns=ColumnsConfig(),
-            pass_through=(),
-            several_pictures=False,
+            side=side,
             batch_posts=batch_posts,
-            windows=1,
             device="cpu",
             threads=1,
             precision=None,
@@ -68,17 +70,17 @@ class HostPart:
             run_id="host",
         )
         torch.set_num_threads(settings.threads)
-        self._tagger = Tagger.load(model, device="cpu", queries=queries)
-        self._actor = TagPosts(settings, lambda _: self._tagger, report=lambda _: None)
-        self._table = _prepared(posts, settings.columns, self._tagger.config.model.image_side)
-        recorder = Recorder(self._tagger.model)
-        self._replace(recorder)
-        tags = self._actor(self._table)
-        self.entities = sum(map(len, tags["entities"].to_pylist()))
-        self._replace(Recorded(recorder.answers))
+        tagger = Tagger.load(model, device="cpu", queries=queries)
+        finder: Any = tagger.finder
+        self._actor = TagPosts(settings, lambda _: tagger, report=lambda _: None)
+        self._table = _prepared(posts, files.text_encoder, side)
+        finder.answers = recorder = Recorder(finder.answers)
+        found = self._actor(self._table)
+        self.spans = len(Found.from_arrow(found[FOUND].combine_chunks())[1].spans)
+        finder.answers = Recorded(recorder.answers)
 
     def measure(self) -> Round:
-        """One call of the actor, with the network's recorded answers."""
+        """One call of the actor, with the device's recorded answers."""
         started, cpu = time.perf_counter(), time.process_time()
         rows = self._actor(self._table).num_rows
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
@@ -90,11 +92,9 @@ class HostPart:
             "wall_us_per_post": 1e6 * seconds / max(rows, 1),
         }
 
-    def _replace(self, network: Any) -> None:
-        self._tagger.model = network
 
-
-def _prepared(posts: list[Post], columns: ColumnsConfig, side: int) -> pa.Table:
+def _prepared(posts: list[Post], source: TextEncoderSource, side: int) -> pa.Table:
     """What the stages before the model hand to it."""
+    columns = ColumnsConfig()
     table = posts_table(posts, columns).append_column(ROW_HASH, pa.array(range(len(posts)), pa.uint64()))
-    return DecodePictures(columns, side, ImageLimits())(table)
+    return DecodePictures(columns, side, ImageLimits())(EncodeTexts(columns, source, 1)(table))

@@ -1,6 +1,5 @@
 """The pipeline around a model that sleeps: rows a second against model actors, seconds against rows."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,30 +16,25 @@ from ray.cluster_utils import Cluster
 from mnerqg.benchmark.posts import write_archive
 from mnerqg.benchmark.rounds import Report, Round, Work, paces, ratio, spread, spread_of, turn_about
 from mnerqg.benchmark.sleeping import SleepingTagger
-from mnerqg.config import Config
-from mnerqg.config_files import load_config
 from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.measured_tagging import tag_once
 from mnerqg.distributed.session import connect
 from mnerqg.errors import ConfigError
-from mnerqg.io import storage
-from mnerqg.model.files import CONFIG_FILE, MANIFEST_FILE, check_model
+from mnerqg.model.files import check_model
 
 _STORE_BYTES = 200_000_000  # of each fake node
 
 
 @dataclass(frozen=True)
 class LoadSleeping:
-    """Makes the sleeping tagger of a model actor: canvas size and model_id are those of a real model directory."""
+    """Makes the sleeping tagger of a model actor; the stages around it are those of a real model directory."""
 
     seconds_a_post: float
     tell: Callable[[Work], object]
 
     def __call__(self, uri: str) -> SleepingTagger:
-        text = storage.read_text(storage.join(uri, CONFIG_FILE))
-        manifest = json.loads(storage.read_text(storage.join(uri, MANIFEST_FILE)))
-        side = load_config(Config, text, source=uri).model.image_side
-        return SleepingTagger(side, manifest["model_id"], self.seconds_a_post, self.tell)
+        del uri
+        return SleepingTagger(self.seconds_a_post, self.tell)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.measured_tagging import tag_once, watched_tagger
 from mnerqg.distributed.session import connect
 from mnerqg.distributed.tagging_plan import plan_tagging
+from mnerqg.distributed.tagging_stages import CPU_BATCH_POSTS, GPU_BATCH_POSTS
 from mnerqg.model.checkpoint import load_model
 
 
@@ -40,7 +41,8 @@ def measure(
     tagger = watched_tagger(config, plan.queries, lambda _: None).load(plan.model)
     report.device = device_name(tagger.device)
     chosen = spread_posts(plan.archive, config.columns, plan.pictures, posts)
-    ways = Ways(tagger, load_model(plan.model, plan.queries), chosen, config.batch_posts)
+    usual = GPU_BATCH_POSTS if tagger.device.type == "cuda" else CPU_BATCH_POSTS
+    ways = Ways(tagger, load_model(plan.model, plan.queries), chosen, config.batch_posts or usual)
 
     def job() -> Round:
         if tagger.device.type == "cuda":

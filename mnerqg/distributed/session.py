@@ -18,7 +18,6 @@ from ray.util.annotations import RayDeprecationWarning
 
 from mnerqg.distributed.failures import first_cause
 from mnerqg.errors import one_line
-from mnerqg.threads import wait_asleep
 
 _DATA_ACTOR = "SplitCoordinator"
 # What C++ says of the level that we ask of it.
@@ -46,7 +45,6 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    wait_asleep()
     ray.init(
         logging_level=logging.WARNING if _manner.hushed else logging.INFO,
         log_to_driver=_manner.workers_speak or not _manner.hushed,

@@ -33,11 +33,10 @@ from mnerqg.distributed.tag_progress import shown_progress
 from mnerqg.distributed.tagging_plan import TagPlan
 from mnerqg.distributed.tagging_resources import Resources, plan_resources
 from mnerqg.distributed.tagging_stages import (
-    CHUNK_BATCHES,
     CPU_BATCH_POSTS,
-    GPU_BATCH_POSTS,
     ModelSettings,
     TagPosts,
+    chunk_rows,
 )
 from mnerqg.distributed.text_stage import EncodeTexts
 from mnerqg.errors import DataError, RunError
@@ -289,14 +288,14 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
     )
     found = prepared.map_batches(
         TagPosts,
+        chunk_rows,
         fn_constructor_args=(
             _model_settings(plan, resources, job.run_id),
             job.tools.load_tagger,
             Report(job.tools.monitor),
         ),
         batch_format="pyarrow",
-        batch_size=CHUNK_BATCHES
-        * (config.batch_posts or (GPU_BATCH_POSTS if resources.gpus_per_actor else CPU_BATCH_POSTS)),
+        batch_size=chunk_rows(config.batch_posts, gpu=resources.gpus_per_actor > 0),
         # Two calls overlap the transfer of blocks; Ray still runs the model itself one call at a time.
         compute=ray.data.ActorPoolStrategy(
             min_size=resources.min_actors,
