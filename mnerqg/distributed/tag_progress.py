@@ -58,11 +58,7 @@ def shown_progress(monitor: Any, posts: int, before: int) -> Iterator[None]:
     """
     ended = threading.Event()
     show = _show_bar if sys.stderr.isatty() else _show_lines
-
-    def watch() -> None:  # in the thread, since the first answer waits for the monitor's process
-        show(_Watch(monitor, posts, before), ended)
-
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=show, args=(_Watch(monitor, posts, before), ended), daemon=True)
     thread.start()
     try:
         yield

@@ -288,7 +288,6 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
     )
     found = prepared.map_batches(
         TagPosts,
-        chunk_rows,
         fn_constructor_args=(
             _model_settings(plan, resources, job.run_id),
             job.tools.load_tagger,
