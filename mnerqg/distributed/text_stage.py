@@ -1,6 +1,7 @@
 """The text stage of bulk tagging: sentences to pieces, in Ray Data tasks (DESIGN §6)."""
 
 from functools import cache
+from threading import Lock
 
 import pyarrow as pa
 
@@ -28,9 +29,10 @@ class EncodeTexts:
         self._windows = windows
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        encoder = _made(self._source)
         texts, broken = text_values(rows[self._columns.text])
-        posts = [encoder.windows(text or "", self._windows) for text in texts]
+        with _ONE_AT_A_TIME:
+            encoder = _made(self._source)
+            posts = [encoder.windows(text or "", self._windows) for text in texts]
         lines = rows[LINE_ERROR].to_pylist() if LINE_ERROR in rows.column_names else [None] * rows.num_rows
         errors = [
             "; ".join(filter(None, (line, _BROKEN if is_broken else None))) or None
@@ -38,6 +40,11 @@ class EncodeTexts:
         ]
         rows = rows.append_column(ROW_ERROR, pa.array(errors, pa.string()))
         return rows.append_column(TEXTS, texts_to_arrow(posts))
+
+
+# Where Ray fuses this stage into the model's actor, two of its threads call it at the same time. Tokenizers are for one
+# thread each, and so is the import of transformers.
+_ONE_AT_A_TIME = Lock()
 
 
 @cache
