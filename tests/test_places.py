@@ -24,6 +24,9 @@ NO_PATHS = {
         "--world-only",
         "--ambiguous",
         "--pictures",
+        "--concurrency",
+        "--nodes",
+        "--rows",
     ),
     *("--dry-run", "--restart", "--skip-damaged", "--overwrite", "--json"),
     *("--format", "--sample", "--offsets", "--valid", "text"),
@@ -56,7 +59,7 @@ def test_every_path_of_a_job(job: str) -> None:
     for option in options:
         name = ast.literal_eval(option.args[0])
         kinds = [ast.unparse(keyword.value) for keyword in option.keywords if keyword.arg == "type"]
-        takes_number = job == "demo" and name == "--phrases"
+        takes_number = kinds in (["int"], ["float"])
         if name not in NO_PATHS and not takes_number:
             assert kinds in (["place"], ["local_place"]), name
 

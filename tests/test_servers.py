@@ -183,6 +183,7 @@ def test_s3_clients_survive_faults(faulty_s3: FaultyProxy, s3_bucket: str) -> No
     assert faulty_s3.faults.total() > 5
 
 
+@pytest.mark.slow
 def test_outage(faulty_s3: FaultyProxy, s3_bucket: str) -> None:
     faulty_s3.share, faulty_s3.kinds = 1.0, ("slow_down",)
     before = faulty_s3.requests.total()

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 _FETCH_BATCH = 64  # posts; bounds the encoded pictures that one task holds at a time
 _DECODE_BATCH = 32
+_FINISH_BATCH = 512  # of the rows of a file, which are Python objects for a moment
 _PASSES = 2  # over the archive; the second tags what was lost in the first
 
 logger = logging.getLogger(__name__)
@@ -309,7 +310,7 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
     return found.map_batches(
         FinishRows(_finish_settings(plan, job.run_id)),
         batch_format="pyarrow",
-        batch_size=None,
+        batch_size=_FINISH_BATCH,
         num_cpus=task_cpus,
         udf_modifying_row_count=False,
     )

@@ -118,6 +118,7 @@ def test_max_posts_are_the_first_ones_in_another_order_after_each_start(
     assert sorted(resumed) == sorted(found)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_no_more_than_the_epoch(
     ray_cluster: None, recipe: Path, data: str, tmp_path: Path
 ) -> None:
