@@ -27,6 +27,7 @@ NO_PATHS = {
         "--concurrency",
         "--nodes",
         "--rows",
+        "--here",
     ),
     *("--dry-run", "--restart", "--skip-damaged", "--overwrite", "--json"),
     *("--format", "--sample", "--offsets", "--valid", "text"),
