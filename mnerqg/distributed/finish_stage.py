@@ -8,10 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from mnerqg.archive.counts import MODEL_RAISED
 from mnerqg.archive.reading import text_values
 from mnerqg.config import DecodeConfig
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.distributed.tag_metrics import TagMetrics
+from mnerqg.errors import one_line
 from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import merge_pictures
 from mnerqg.inputs.prepared import PICTURES, ROW_ERROR, TEXTS, texts_from_arrow
@@ -61,6 +63,24 @@ class FinishRows:
         self._settings = settings
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        """One row for every row, whatever happens: rows that raise are halved, down to the one that does."""
+        try:
+            return self._finished(rows)
+        except Exception as error:
+            if rows.num_rows == 0:
+                raise
+            if rows.num_rows == 1:
+                return self._failed(rows, error)
+        middle = rows.num_rows // 2
+        return pa.concat_tables([self(rows.slice(0, middle)), self(rows.slice(middle))])
+
+    def _failed(self, rows: pa.Table, error: Exception) -> pa.Table:
+        """A row about which nothing is known but what was raised."""
+        pictures: list[Pictures] = rows[PICTURES].to_pylist()
+        reason = f"{MODEL_RAISED}{type(error).__name__}: {one_line(error)}"
+        return self._table(rows, [_complete(TaggedPost(), pictures[0], reason)], pictures)
+
+    def _finished(self, rows: pa.Table) -> pa.Table:
         settings = self._settings
         texts, _ = text_values(rows[settings.columns.text])
         windows = texts_from_arrow(rows[TEXTS], texts)

@@ -11,7 +11,7 @@ from mnerqg.benchmark.recording import Recorded, Recorder
 from mnerqg.benchmark.rounds import Report, Round, paces, spread_of, turn_about
 from mnerqg.config_jobs import ColumnsConfig, ImageLimits
 from mnerqg.distributed.picture_stages import DecodePictures
-from mnerqg.distributed.tagging_stages import ModelSettings, TagPosts, chunk_rows
+from mnerqg.distributed.tagging_stages import ModelSettings, TagPosts
 from mnerqg.distributed.text_stage import EncodeTexts
 from mnerqg.inputs.text import TextEncoderSource
 from mnerqg.model.files import check_model
@@ -19,6 +19,8 @@ from mnerqg.model.found import FOUND, Found
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import ROW_HASH, Post
 from mnerqg.tagger import Tagger
+
+_BATCHES = 4  # of one call
 
 
 def measure(report: Report, model: str, batch_posts: int, rounds: int) -> None:
@@ -28,7 +30,7 @@ def measure(report: Report, model: str, batch_posts: int, rounds: int) -> None:
         MnerqgError: the model is not as it should be.
     """
     files = check_model(model)
-    posts = made_up_posts(chunk_rows(batch_posts, gpu=True))
+    posts = made_up_posts(_BATCHES * batch_posts)
     host = HostPart(model, files.queries, posts, batch_posts)
     report.device = "recorded, 1 thread"
     measured = turn_about({"host": host.measure}, rounds)

@@ -40,7 +40,7 @@ class LoadWatched:
 
     Attributes:
         device, threads: where it runs.
-        queries, windows, precision, compiled: as of `TagSettings`.
+        queries, windows, precision, compiled: as of `Tagger.load`.
         tell: is told of every batch.
     """
 

@@ -295,7 +295,12 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
             Report(job.tools.monitor),
         ),
         batch_format="pyarrow",
-        batch_size=chunk_rows(config.batch_posts, gpu=resources.gpus_per_actor > 0),
+        batch_size=chunk_rows(
+            config.batch_posts,
+            gpu=resources.gpus_per_actor > 0,
+            side=plan.side,
+            block_bytes=resources.block_bytes,
+        ),
         # Two calls overlap the transfer of blocks; Ray still runs the model itself one call at a time.
         compute=ray.data.ActorPoolStrategy(
             min_size=resources.min_actors,
@@ -306,11 +311,12 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
         num_gpus=resources.gpus_per_actor,
         udf_modifying_row_count=False,
     )
-    # Ray fuses this stage with the write.
+    # Ray fuses this stage with the write, whose rows wait until they fill a file. The pieces of long texts would take
+    # gigabytes there: with CPUs of another number than the write's the stage stays apart.
     return found.map_batches(
         FinishRows(_finish_settings(plan, job.run_id)),
         batch_format="pyarrow",
         batch_size=_FINISH_BATCH,
-        num_cpus=task_cpus,
+        num_cpus=task_cpus if plan.windows == 1 else task_cpus / 2,
         udf_modifying_row_count=False,
     )

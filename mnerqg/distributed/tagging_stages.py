@@ -30,8 +30,8 @@ CPU_BATCH_POSTS = 8
 """On a CPU, where nobody says otherwise: what a core's caches hold of them is little enough [measured]."""
 GPU_BATCH_POSTS = 128
 """By which a GPU's rows are counted before its actor knows how many posts suit it."""
-_CHUNK_BATCHES, _CHUNK_ROWS = 4, 64
-_PIECES = 32  # of the posts that an actor is tried with: longer than most
+_CHUNK_BATCHES, _CHUNK_BLOCKS, _CHUNK_ROWS = 4, 8, 64
+_PIECES = 16  # of the posts that an actor is tried with: as many as every model reads
 _FREE_SHARE = 0.3  # of the GPU's memory, which is left for longer posts
 
 
@@ -61,11 +61,19 @@ class ModelSettings:
     run_id: str
 
 
-def chunk_rows(batch_posts: int | None, *, gpu: bool) -> int:
+def chunk_rows(batch_posts: int | None, *, gpu: bool, side: int, block_bytes: int) -> int:
     """How many rows an actor is given at once: several batches of them, for they are cut from its rows sorted by
-    length. Padding costs as much as words do."""
+    length. Padding costs as much as words do.
+
+    Args:
+        batch_posts: of the settings.
+        gpu: whether actors have one.
+        side: of the canvases, pixels, of which so many rows have no more than a few blocks hold.
+        block_bytes: of a block.
+    """
     size = batch_posts or (GPU_BATCH_POSTS if gpu else CPU_BATCH_POSTS)
-    return max(_CHUNK_ROWS, _CHUNK_BATCHES * size)
+    fits = _CHUNK_BLOCKS * block_bytes // (3 * side**2)
+    return max(_CHUNK_ROWS, min(_CHUNK_BATCHES * size, fits))
 
 
 class TagPosts:
@@ -87,7 +95,7 @@ class TagPosts:
         self._finder = (load_tagger(settings.model) if load_tagger else _load(settings)).finder
         self._report = report
         self._batch_posts = settings.batch_posts or CPU_BATCH_POSTS
-        self._ask(_views(1, settings.side))
+        self._try(1)
         if settings.batch_posts is None and settings.device == "cuda":
             self._batch_posts = self._best_batch_posts()
         self._ready = time.monotonic()
@@ -121,23 +129,30 @@ class TagPosts:
         return Found.together(found, len(views)), errors
 
     def _best_batch_posts(self) -> int:
-        def measured_s(posts: int) -> float | None:
-            import torch
+        import torch
 
-            views = _views(posts, self._settings.side)
-            everything = np.arange(posts)
+        if not torch.cuda.is_available():  # a tagger of another kind, on a GPU that only Ray counts
+            return CPU_BATCH_POSTS
+
+        def measured_s(posts: int) -> float | None:
             try:
-                for _ in range(2):  # the first chooses kernels
-                    batch = self._finder.collate(*views.take(everything))
-                    before = self._finder.busy_s
-                    self._finder.answer(batch, views.sentences)
-            except torch.OutOfMemoryError:
+                self._try(posts)  # which chooses kernels
+                seconds = self._try(posts)
+            except torch.AcceleratorError:
+                raise
+            except Exception:  # what does not fit is not always said to be out of memory
                 torch.cuda.empty_cache()
                 return None
             free, all_of_it = torch.cuda.mem_get_info()
-            return self._finder.busy_s - before if free > _FREE_SHARE * all_of_it else None
+            return seconds if free > _FREE_SHARE * all_of_it else None
 
         return best_batch_size(measured_s)
+
+    def _try(self, posts: int) -> float:
+        """The seconds that the device takes for so many posts; raises what the model raises."""
+        views, busy_s = _views(posts, self._settings.side), self._finder.busy_s
+        self._finder.answer(self._finder.collate(*views.take(np.arange(posts))), views.sentences)
+        return self._finder.busy_s - busy_s
 
     def _collated(self, views: Views, part: IntArray) -> Any:
         """The batch of some views, or what was raised on the way to it."""

@@ -5,11 +5,13 @@ from threading import Lock
 
 import pyarrow as pa
 
+from mnerqg.archive.counts import MODEL_RAISED
 from mnerqg.archive.jsonlines import LINE_ERROR
 from mnerqg.archive.reading import text_values
 from mnerqg.config_jobs import ColumnsConfig
+from mnerqg.errors import one_line
 from mnerqg.inputs.prepared import ROW_ERROR, TEXTS, texts_to_arrow
-from mnerqg.inputs.text import TextEncoder, TextEncoderSource
+from mnerqg.inputs.text import EncodedText, TextEncoder, TextEncoderSource
 
 _BROKEN = "the text is not valid UTF-8"
 
@@ -32,14 +34,22 @@ class EncodeTexts:
         texts, broken = text_values(rows[self._columns.text])
         with _ONE_AT_A_TIME:
             encoder = _made(self._source)
-            posts = [encoder.windows(text or "", self._windows) for text in texts]
+            read = [self._read(encoder, text or "") for text in texts]
         lines = rows[LINE_ERROR].to_pylist() if LINE_ERROR in rows.column_names else [None] * rows.num_rows
         errors = [
-            "; ".join(filter(None, (line, _BROKEN if is_broken else None))) or None
-            for line, is_broken in zip(lines, broken, strict=True)
+            "; ".join(filter(None, (line, _BROKEN if is_broken else None, error))) or None
+            for line, is_broken, (_, error) in zip(lines, broken, read, strict=True)
         ]
         rows = rows.append_column(ROW_ERROR, pa.array(errors, pa.string()))
-        return rows.append_column(TEXTS, texts_to_arrow(posts))
+        return rows.append_column(TEXTS, texts_to_arrow([windows for windows, _ in read]))
+
+    def _read(self, encoder: TextEncoder, text: str) -> tuple[list[EncodedText], str | None]:
+        """The windows of a text, and what was raised on the way to them; then the post is read as if it had no text."""
+        try:
+            return encoder.windows(text, self._windows), None
+        except Exception as error:
+            reason = f"{MODEL_RAISED}{type(error).__name__}: {one_line(error)}"
+            return encoder.windows("", 1), reason
 
 
 # Where Ray fuses this stage into the model's actor, two of its threads call it at the same time. Tokenizers are for one

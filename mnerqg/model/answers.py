@@ -102,22 +102,33 @@ class Answers:
             **{name: next(on_host) for name in ("word_labels", "word_scores") if words},
         )
 
-    def found(self, config: DecodeConfig, sentences: Sentences, pictured: NDArray[np.bool_]) -> Found:
-        """What is above the thresholds of a configuration.
+    def found(
+        self, configs: Sequence[DecodeConfig], sentences: Sentences, pictured: NDArray[np.bool_]
+    ) -> list[Found]:
+        """What is above the thresholds of each configuration; in all but those of spans they are alike.
 
         Args:
-            config: whose thresholds they are.
+            configs: whose thresholds they are.
             sentences: of the posts.
             pictured: [P] which of them have a picture: no box is in any other.
         """
-        found = Found.nothing(len(pictured))
+        found = self._boxes(configs[0], pictured)
         if self.spans is not None:
-            spans, scores = self.spans.above(config.span_threshold, config.match_threshold)
-            existence = self.spans.existence_scores
-            found = replace(found, existence=existence, spans=spans, span_scores=scores)
-        elif self.word_labels is not None:
-            spans, scores = self._labelled(sentences)
-            found = replace(found, spans=spans, span_scores=scores)
+            found = replace(found, existence=self.spans.existence_scores)
+        each = []
+        for config in configs:
+            if self.spans is not None:
+                spans, scores = self.spans.above(config.span_threshold, config.match_threshold)
+            elif self.word_labels is not None:
+                spans, scores = self._labelled(sentences)
+            else:
+                spans, scores = found.spans, found.span_scores
+            each.append(replace(found, spans=spans, span_scores=scores))
+        return each
+
+    def _boxes(self, config: DecodeConfig, pictured: NDArray[np.bool_]) -> Found:
+        """The boxes alone."""
+        found = Found.nothing(len(pictured))
         if self.boxes_canvas is None or self.box_scores is None:
             return found
         kept = _kept_boxes(self.boxes_canvas, self.box_scores, config) & pictured[:, None, None]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-_SIZES = (16, 32, 64, 128, 256, 512)
+_SIZES = (16, 32, 64, 128, 256)
 _AS_GOOD = 0.95
 
 

@@ -70,7 +70,7 @@ class Finder:
         pictured[batch.shown.numpy()] = True
         lowest = min(config.span_threshold for config in configs)
         answers = self.answers(batch, lowest)
-        found = [answers.found(config, sentences, pictured) for config in configs]
+        found = answers.found(configs, sentences, pictured)
         if self._config.answers_existence:
             return found
         return [replace(one, existence=one.existence[:, :0]) for one in found]
@@ -96,8 +96,9 @@ class Finder:
             self.busy_s += time.monotonic() - started
             return
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+        stream = torch.cuda.current_stream(self.device)
+        start.record(stream)
         yield
-        end.record()
+        end.record(stream)
         end.synchronize()
         self.busy_s += start.elapsed_time(end) / 1000

@@ -3,6 +3,7 @@ import gzip
 import io
 import json
 import os
+import pydoc
 import shutil
 import subprocess
 import sys
@@ -586,6 +587,45 @@ def test_out_of_memory_halves_the_batch(tiny_model: Path) -> None:
     assert stages(texts) == expected
     assert finder.sizes == [1, 5, 2, 1, 1, 3, 1, 2, 1, 1]  # the first to warm up
     assert stages(texts.slice(0, 0)) == []
+
+
+def test_a_model_that_cannot_answer_is_found_out_before_the_archive_is_read(tiny_model: Path) -> None:
+    tagger = load_poisoned(str(tiny_model))
+    tagger.finder.poison = b""  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="does not like poison"):
+        Stages(tiny_model, tagger)
+
+
+@pytest.mark.parametrize(
+    "where", ["mnerqg.inputs.text.TextEncoder.windows", "mnerqg.model.decode.Decoder.resolve"]
+)
+def test_whatever_raises_about_a_post_costs_no_other_row(
+    where: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = Stages(tiny_model, CheapTagger())
+    texts = texts_table([post(number) for number in range(9)])
+    expected = stages(texts)
+    module, name = where.rsplit(".", 1)
+    usual = getattr(pydoc.locate(module), name)
+    bad = expected[4]["entities"][0]["text"] if name == "resolve" else texts["text"][4].as_py()
+
+    def raising(self: object, given: Any, *rest: Any) -> Any:
+        given = given if isinstance(given, str) else list(given)
+        if given == bad or any(getattr(one, "text", None) == bad for one in given):
+            raise IndexError("a fault of ours")
+        return usual(self, given, *rest)
+
+    monkeypatch.setattr(where, raising)
+    found = stages(texts)
+    raised = [number for number, row in enumerate(found) if row["error"]]
+    assert 4 in raised
+    assert len(raised) < 9
+    for number, (row, before) in enumerate(zip(found, expected, strict=True)):
+        if number in raised:
+            assert row["error"] == "the model raised IndexError: a fault of ours"
+            assert (row["post_id"], row["entities"], row["row_hash"]) == (str(number), [], number)
+        else:
+            assert row == before
 
 
 def test_rows_with_an_error_are_counted_as_they_pass_the_model(tiny_model: Path) -> None:

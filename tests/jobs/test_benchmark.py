@@ -36,7 +36,7 @@ def measured(command: str, folder: Path, *arguments: str | Path, code: int = 0) 
 def test_host(tiny_model: Path, tmp_path: Path) -> None:
     record = measured("host", tmp_path, "--model", tiny_model, "--batch-posts", "4")
     assert record["host_us_per_post"] > 0
-    assert record["rounds"]["host"][0]["posts"] == 64
+    assert record["rounds"]["host"][0]["posts"] == 16
     assert record["spans_a_post"] > 0
 
 

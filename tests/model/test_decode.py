@@ -55,9 +55,9 @@ def decoded(
     sentences = Sentences.of([example.text for example in examples])
     pictured = np.array([example.letterbox is not None for example in examples])
     seen = [Seen(example.text, example.letterbox, example.phrase_ids) for example in examples]
+    found = answers.found(configs, sentences, pictured)
     return [
-        Decoder(config=config, types=TYPES)(answers.found(config, sentences, pictured), seen)
-        for config in configs
+        Decoder(config=config, types=TYPES)(one, seen) for config, one in zip(configs, found, strict=True)
     ]
 
 
