@@ -185,8 +185,7 @@ class LeaveOut:
 def _write(plan: TagPlan, resources: Resources, job: _Job) -> None:
     config, columns = plan.config, plan.config.columns
     filesystem, path = storage.filesystem(tag_run.tags_of(plan.output))
-    rows_per_file = config.min_rows_per_file or min(max(plan.archive.rows // 32, 1_000), 20_000)
-    rows_per_file = min(rows_per_file, config.max_rows_per_file)
+    rows_per_file = _rows_per_file(plan)
     with ray.data.DataContext.current(_context(resources, job.tools.verbose)):
         tags = _pipeline(plan, resources, job)
         # Ray's own bound on the rows of a file is not for partitioned writes; there a block is a write.
@@ -204,6 +203,12 @@ def _write(plan: TagPlan, resources: Resources, job: _Job) -> None:
             max_rows_per_file=config.max_rows_per_file,
             ray_remote_args={"num_cpus": resources.cpus_per_task},
         )
+
+
+def _rows_per_file(plan: TagPlan) -> int:
+    """The least that a file holds."""
+    rows = plan.config.min_rows_per_file or min(max(plan.archive.rows // 32, 1_000), 20_000)
+    return min(rows, plan.config.max_rows_per_file)
 
 
 def _context(resources: Resources, verbose: bool) -> ray.data.DataContext:
@@ -316,7 +321,8 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
     return found.map_batches(
         FinishRows(_finish_settings(plan, job.run_id)),
         batch_format="pyarrow",
-        batch_size=_FINISH_BATCH,
+        # A batch is also the least that the write is given, and so the least that a dead driver costs.
+        batch_size=min(_FINISH_BATCH, _rows_per_file(plan)),
         num_cpus=task_cpus if plan.windows == 1 else task_cpus / 2,
         udf_modifying_row_count=False,
     )
