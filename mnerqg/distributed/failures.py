@@ -3,13 +3,15 @@
 import re
 
 from ray.data.exceptions import SystemException
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayTaskError, UserCodeException
 
 from mnerqg.errors import DataError, one_line
 
 _RAYS_ADVICE = ("Failed to apply UDF transform after", "To change retry attempts, backoff")
 
-_ERROR = re.compile(r"[\w.]+(Error|Exception): ")
+_ERROR = re.compile(r"[\w.]+(Error|Exception)(: |$)")
+# In a traceback, between what a stage raised and Ray Data's own error for it.
+_CAUSED = "The above exception was the direct cause"
 
 
 def innermost(error: BaseException) -> BaseException:
@@ -29,6 +31,8 @@ def data_error(error: BaseException) -> DataError | None:
 
 def first_cause(error: BaseException) -> str:
     """The innermost cause in one line."""
+    if (raised := _raised_by_stage(error)) is not None:
+        return raised
     error = innermost(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # Behind the cause Ray says how often it tried, and how to make it try more often.
@@ -38,3 +42,12 @@ def first_cause(error: BaseException) -> str:
     # An actor that died as it began has the traceback of what killed it in its message.
     is_named = isinstance(error, ActorDiedError) and _ERROR.match(lines[-1])
     return one_line(lines[-1]) if is_named else f"{type(error).__name__}: {one_line(lines[-1])}"
+
+
+def _raised_by_stage(error: BaseException) -> str | None:
+    """What a function of a stage has raised: of that only the traceback comes back, as a text, above Ray Data's own
+    error, which says nothing of it."""
+    if not (isinstance(error, RayTaskError) and isinstance(innermost(error), UserCodeException)):
+        return None
+    lines = str(error).partition(_CAUSED)[0].splitlines()
+    return next((one_line(line) for line in reversed(lines) if _ERROR.match(line)), None)

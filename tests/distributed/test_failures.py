@@ -1,5 +1,10 @@
+from typing import Any
+
 import pytest
+import ray
+import ray.data
 from ray.data.exceptions import SystemException, omit_traceback_stdout
+from ray.exceptions import RayTaskError
 
 from mnerqg.distributed.failures import data_error, first_cause
 from mnerqg.errors import DataError
@@ -42,3 +47,14 @@ def test_what_ray_data_takes_for_an_error_of_its_own_is_named() -> None:
         execute()
     assert isinstance(caught.value.__cause__, SystemException)
     assert first_cause(caught.value) == "RuntimeError: mnerqg.errors.ModelError: there is no GPU"
+
+
+def test_what_a_stage_raises_is_named(ray_cluster: None) -> None:
+    """Before, it was "UserCodeException: UDF failed to process a data block", for that is all that Ray pickles."""
+
+    def broken(_: Any) -> Any:
+        raise KeyError("no such column\nindeed") from ValueError("what came before")
+
+    with pytest.raises(RayTaskError) as caught:
+        ray.data.range(2).map_batches(broken).materialize()
+    assert first_cause(caught.value) == "KeyError: 'no such column\\nindeed'"
