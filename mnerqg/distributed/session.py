@@ -38,17 +38,19 @@ class _Manner:
 _manner = _Manner()
 
 
-def connect() -> None:
+def connect(*, dashboard: bool = False) -> None:
     """Join the cluster that `RAY_ADDRESS` names, or start one on this machine; a process that has one keeps it.
 
-    One that is started here ends with the job, and has no dashboard: its dozen processes take seconds to start.
+    Args:
+        dashboard: whether one that is started here, and ends with the job, has the dashboard, which takes seconds to
+            start. Ray Train asks it what its controller does, and warns every second where there is none.
     """
     if ray.is_initialized():
         return
     ray.init(
         logging_level=logging.WARNING if _manner.hushed else logging.INFO,
         log_to_driver=_manner.workers_speak or not _manner.hushed,
-        include_dashboard=False,
+        include_dashboard=dashboard,
     )
     # Bars of every stage, or tables where there is no terminal.
     ray.data.DataContext.get_current().enable_progress_bars = not _manner.hushed

@@ -89,7 +89,7 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
     elif _is_finished(output):
         print(f"{output} is finished; its best model is {storage.join(output, BEST_FOLDER)}", flush=True)
         return _best(config, output)
-    connect()
+    connect(dashboard=True)
     if not config.train.autoscaling:
         _check_cluster(config.train)
     with folder.writing(asked):

@@ -5,10 +5,11 @@ import sys
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import ActorDiedError
 
 from mnerqg.distributed.failures import first_cause
-from mnerqg.distributed.session import Causes, _Briefly, _is_worth_a_line
+from mnerqg.distributed.session import Causes, _Briefly, _is_worth_a_line, connect
 
 TRACEBACK = """Task MapWorker.get_location failed. It will be retried. Error: Traceback (most recent call last):
 
@@ -83,3 +84,14 @@ def test_an_actor_that_died_as_it_began_is_named_by_what_killed_it() -> None:
     error = died(f"The actor died because of an error raised in its creation task\n{TRACEBACK}")
     assert first_cause(error) == "RuntimeError: no kernel image"
     assert first_cause(died("The node is gone.")) == "ActorDiedError: The node is gone."
+
+
+def test_a_cluster_of_its_own_has_the_dashboard_where_ray_train_asks_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: asked.append(options["include_dashboard"]))
+    connect()
+    connect(dashboard=True)
+    assert asked == [False, True]
