@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     host = command("host", "a model actor without its network", measure_host)
     host.add_argument("--model", type=place, required=True, help="model directory")
     host.add_argument("--batch-posts", type=int, default=128, help="posts the network sees (default: 128)")
-    tag = command("tag", "tagging, in four ways", measure_tag)
+    tag = command("tag", "tagging, in five ways", measure_tag)
     tag.add_argument("--model", type=place, required=True, help="model directory")
     tag.add_argument("--posts", type=int, default=512, help="posts of all ways but the job (default: 512)")
     train = command("train", "the training step, in three ways", measure_train)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mnerqg.errors import one_line
 from mnerqg.io import storage
 from mnerqg.io.parquet import open_parquet
 from mnerqg.schema import IMAGE_STATUSES, ROW_HASH, TEXT_STATUSES
@@ -26,12 +27,17 @@ _COLUMNS = [
     "existence.list.element.type",
     ROW_HASH,
 ]
-MODEL_RAISED = "the model raised "
+_MODEL_RAISED = "the model raised "
 """How the error of a post begins that the model could not answer."""
 _UNREAD = r"(^|; )(line|row) \d+(:| is )"
 """How the error of a row begins that could not be read, or not all of it."""
 _SHOWN_REASONS = 20
 _ROWS_AT_ONCE = 1024
+
+
+def model_raised(error: Exception) -> str:
+    """What a row says of whatever the model, its tokenizer or its decoder raised about the post."""
+    return f"{_MODEL_RAISED}{type(error).__name__}: {one_line(error)}"
 
 
 @dataclass
@@ -104,7 +110,7 @@ class TagCounts:
         self.rows += rows.num_rows
         self.errors += rows.num_rows - rows["error"].null_count
         # Not by what is empty: some models answer no existence (BERT, FA-VG), some posts have no entities.
-        raised = pc.match_substring_regex(rows["error"], f"(^|; ){MODEL_RAISED}")
+        raised = pc.match_substring_regex(rows["error"], f"(^|; ){_MODEL_RAISED}")
         self.untagged += pc.sum(raised).as_py() or 0
         self.unread += pc.sum(pc.match_substring_regex(rows["error"], _UNREAD)).as_py() or 0
         self.retryable += pc.sum(rows["retryable"]).as_py() or 0

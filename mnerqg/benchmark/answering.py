@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from mnerqg.benchmark.device import DeviceClock, wait_for
+from mnerqg.benchmark.device import wait_for
 from mnerqg.benchmark.pairs import as_pairs
-from mnerqg.benchmark.rounds import Round, Work
+from mnerqg.benchmark.rounds import Round
 from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.posts import PreparedPost, prepare_post
-from mnerqg.model.build import Network, build_collator
+from mnerqg.model.build import build_collator
 from mnerqg.model.checkpoint import ModelDirectory
 from mnerqg.model.finder import Finder
 from mnerqg.schema import Post
@@ -40,11 +40,13 @@ class Ways:
     ) -> None:
         self._tagger = tagger
         self._batch_posts = batch_posts
-        self._as_it_is = directory.model.to(tagger.device)
         self._text_encoder = directory.text_encoder
         self._collate = build_collator(tagger.config, directory.text_encoder)
         self._pairwise = Finder(
-            self._as_it_is, text_encoder=directory.text_encoder, config=tagger.config, device=tagger.device
+            directory.model.to(tagger.device),
+            text_encoder=directory.text_encoder,
+            config=tagger.config,
+            device=tagger.device,
         )
         self._lowest = tagger.config.decode.span_threshold
         side = tagger.config.model.image_side
@@ -74,7 +76,7 @@ class Ways:
             self._pairwise.answers(batch, self._lowest)
             return len(part)
 
-        return self._timed(answer, _parts(self._unordered, posts_a_batch), self._as_it_is)
+        return self._timed(answer, _parts(self._unordered, posts_a_batch), self._pairwise)
 
     def bare(self) -> Round:
         """The network and the reduction of its output to the host's arrays, on tensors that lie on the device."""
@@ -84,7 +86,7 @@ class Ways:
             return 0
 
         # A long text may be several rows of a batch.
-        return self._timed(answer, self._batches, self._tagger.model) | {"posts": len(self._posts)}
+        return self._timed(answer, self._batches, self._tagger.finder) | {"posts": len(self._posts)}
 
     def tagger(self) -> Round:
         """`Tagger.tag_prepared` on pictures that are decoded: text to entities and regions."""
@@ -92,7 +94,7 @@ class Ways:
         def answer(part: Sequence[PreparedPost]) -> int:
             return len(self._tagger.tag_prepared(part))
 
-        return self._timed(answer, _parts(self._prepared, self._batch_posts), self._tagger.model)
+        return self._timed(answer, _parts(self._prepared, self._batch_posts), self._tagger.finder)
 
     def tagger_with_decoding(self) -> Round:
         """`Tagger.tag` on encoded pictures."""
@@ -100,25 +102,23 @@ class Ways:
         def answer(part: Sequence[Post]) -> int:
             return len(self._tagger.tag(part, batch_size=self._batch_posts))
 
-        return self._timed(answer, _parts(self._posts, self._batch_posts), self._tagger.model)
+        return self._timed(answer, _parts(self._posts, self._batch_posts), self._tagger.finder)
 
     @torch.inference_mode()
-    def _timed(self, answer: Callable[[Any], int], parts: Sequence[Any], network: Network) -> Round:
-        device, work = self._tagger.device, list[Work]()
+    def _timed(self, answer: Callable[[Any], int], parts: Sequence[Any], finder: Finder) -> Round:
+        device = self._tagger.device
         answer(parts[0])  # what is made at the first call is made
         wait_for(device)
-        clock = DeviceClock(network, device, work.append)
+        busy_s = finder.busy_s
         started, cpu = time.perf_counter(), time.process_time()
         posts = sum(map(answer, parts))
         wait_for(device)
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        clock.stop()
-        busy = sum(one.device_s for one in work)
         return {
             "posts": posts,
             "seconds": seconds,
             "cpu_seconds": cpu,
-            "device_busy": min(1.0, busy / seconds),
+            "device_busy": min(1.0, (finder.busy_s - busy_s) / seconds),
         }
 
     def _record_batches(self) -> list[Batch]:

@@ -20,7 +20,7 @@ _URIS_A_CALL = 256
 def measure(
     report: Report, config: TagConfig, archive: str, pictures: int, concurrency: Sequence[int], rounds: int
 ) -> None:
-    """Fetch the first pictures of an archive with each number of requests in flight, turn about.
+    """Fetch pictures of an archive with each number of requests in flight, turn about.
 
     Raises:
         MnerqgError: archive or settings are not as they should be.

@@ -1,12 +1,32 @@
-"""A device that answers from a recording: what is left of a tagger's time is the host's."""
+"""What stands in the place of `Finder.answers`: it is watched, or recorded, or played back from a recording. Then what
+is left of a tagger's time is the host's."""
 
+import time
 from collections.abc import Callable
 
+from mnerqg.benchmark.rounds import Work
 from mnerqg.inputs.batch import Batch
 from mnerqg.model.answers import Answers
+from mnerqg.model.finder import Finder
 
 Ask = Callable[[Batch, float], Answers]
 """`Finder.answers`: all that the device does."""
+
+
+class Watched:
+    """Asks the device of a finder, and tells of each batch how long it worked."""
+
+    def __init__(self, finder: Finder, tell: Callable[[Work], object]) -> None:
+        self._finder = finder
+        self._ask = finder.answers
+        self._tell = tell
+
+    def __call__(self, batch: Batch, lowest: float) -> Answers:
+        """The device's own answer."""
+        began, busy_s = time.time(), self._finder.busy_s
+        answers = self._ask(batch, lowest)
+        self._tell(Work(len(batch.attention_mask), self._finder.busy_s - busy_s, began, time.time()))
+        return answers
 
 
 class Recorder:

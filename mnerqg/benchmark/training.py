@@ -7,9 +7,9 @@ from itertools import cycle, islice
 
 import torch
 
-from mnerqg.benchmark.device import DeviceClock, device_name, wait_for
+from mnerqg.benchmark.device import device_name, wait_for
 from mnerqg.benchmark.pairs import as_pairs
-from mnerqg.benchmark.rounds import Report, Round, Work, paces, ratio, spread_of, turn_about
+from mnerqg.benchmark.rounds import Report, Round, paces, ratio, spread_of, turn_about
 from mnerqg.config import Config
 from mnerqg.config_files import dump_config, load_config
 from mnerqg.config_jobs import ImageLimits
@@ -166,20 +166,16 @@ class Trainings:
         for batch in batches(1):  # what is made at the first step is made
             step(batch.to(self._device))
         wait_for(self._device)
-        work: list[Work] = []
-        clock = DeviceClock(step.network, self._device, work.append)
         started, cpu = time.perf_counter(), time.process_time()
         for batch in batches(self._steps):
             step(batch.to(self._device))
         wait_for(self._device)
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        clock.stop()
         return {
             "posts": self._steps * self.batch_posts,
             "seconds": seconds,
             "cpu_seconds": cpu,
             "seconds_a_step": seconds / self._steps,
-            "forward_share": min(1.0, sum(one.device_s for one in work) / seconds),
         }
 
     @property

@@ -8,12 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from mnerqg.archive.counts import MODEL_RAISED
+from mnerqg.archive.counts import model_raised
 from mnerqg.archive.reading import text_values
 from mnerqg.config import DecodeConfig
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.distributed.tag_metrics import TagMetrics
-from mnerqg.errors import one_line
 from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import merge_pictures
 from mnerqg.inputs.prepared import PICTURES, ROW_ERROR, TEXTS, texts_from_arrow
@@ -77,8 +76,7 @@ class FinishRows:
     def _failed(self, rows: pa.Table, error: Exception) -> pa.Table:
         """A row about which nothing is known but what was raised."""
         pictures: list[Pictures] = rows[PICTURES].to_pylist()
-        reason = f"{MODEL_RAISED}{type(error).__name__}: {one_line(error)}"
-        return self._table(rows, [_complete(TaggedPost(), pictures[0], reason)], pictures)
+        return self._table(rows, [_complete(TaggedPost(), pictures[0], model_raised(error))], pictures)
 
     def _finished(self, rows: pa.Table) -> pa.Table:
         settings = self._settings
@@ -95,7 +93,6 @@ class FinishRows:
                 per_row.tolist(), windows, pictures, rows[ROW_ERROR].to_pylist(), strict=True
             )
         ]
-        _metrics(settings.run_id).count(tagged, pictures)
         return self._table(rows, tagged, pictures)
 
     def _views(self, windows: Sequence[EncodedText], pictures: Pictures) -> list[Seen]:
@@ -149,7 +146,9 @@ class FinishRows:
         passed = {entry.name: rows[entry.name].cast(entry.type) for entry in settings.pass_through}
         passed[ROW_HASH] = rows[ROW_HASH]
         columns = [passed[name] if name in passed else tags[name] for name in settings.schema.names]
-        return pa.Table.from_arrays(columns, schema=settings.schema)
+        table = pa.Table.from_arrays(columns, schema=settings.schema)
+        _metrics(settings.run_id).count(tagged, pictures)
+        return table
 
 
 _PICTURE_FIELDS = ("status", "width", "height", "error")

@@ -4,21 +4,18 @@ import time
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from mnerqg.benchmark.posts import made_up_posts, posts_table
 from mnerqg.benchmark.recording import Recorded, Recorder
 from mnerqg.benchmark.rounds import Report, Round, paces, spread_of, turn_about
 from mnerqg.config_jobs import ColumnsConfig, ImageLimits
 from mnerqg.distributed.picture_stages import DecodePictures
-from mnerqg.distributed.tagging_stages import ModelSettings, TagPosts
+from mnerqg.distributed.tagging_stages import ModelSettings, TagPosts, load
 from mnerqg.distributed.text_stage import EncodeTexts
 from mnerqg.inputs.text import TextEncoderSource
-from mnerqg.model.files import check_model
+from mnerqg.model.files import ModelFiles, check_model
 from mnerqg.model.found import FOUND, Found
-from mnerqg.queries import EntityQuery
 from mnerqg.schema import ROW_HASH, Post
-from mnerqg.tagger import Tagger
 
 _BATCHES = 4  # of one call
 
@@ -31,7 +28,7 @@ def measure(report: Report, model: str, batch_posts: int, rounds: int) -> None:
     """
     files = check_model(model)
     posts = made_up_posts(_BATCHES * batch_posts)
-    host = HostPart(model, files.queries, posts, batch_posts)
+    host = HostPart(model, files, posts, batch_posts)
     report.device = "recorded, 1 thread"
     measured = turn_about({"host": host.measure}, rounds)
     paces(report, measured, {"host": len(posts)})
@@ -50,19 +47,16 @@ class HostPart:
 
     Args:
         model: URI of the model directory.
-        queries: what it is asked.
+        files: what lies there.
         posts: as many as one call of an actor is given, or fewer.
         batch_posts: of one call of the network.
     """
 
-    def __init__(
-        self, model: str, queries: tuple[EntityQuery, ...], posts: list[Post], batch_posts: int
-    ) -> None:
-        files = check_model(model, queries)
+    def __init__(self, model: str, files: ModelFiles, posts: list[Post], batch_posts: int) -> None:
         side = files.config.model.image_side
         settings = ModelSettings(
             model=model,
-            queries=queries,
+            queries=files.queries,
             side=side,
             batch_posts=batch_posts,
             device="cpu",
@@ -71,8 +65,7 @@ class HostPart:
             compiled=False,
             run_id="host",
         )
-        torch.set_num_threads(settings.threads)
-        tagger = Tagger.load(model, device="cpu", queries=queries)
+        tagger = load(settings)
         finder: Any = tagger.finder
         self._actor = TagPosts(settings, lambda _: tagger, report=lambda _: None)
         self._table = _prepared(posts, files.text_encoder, side)

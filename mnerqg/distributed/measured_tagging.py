@@ -13,7 +13,7 @@ import ray
 
 from mnerqg.benchmark.processes import watched_memory
 from mnerqg.benchmark.rounds import Round, Work
-from mnerqg.config_jobs import Precision, TagConfig
+from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.measured_session import (
     Tell,
     device_busy,
@@ -22,11 +22,11 @@ from mnerqg.distributed.measured_session import (
     read_book,
     session_faults,
 )
-from mnerqg.distributed.tagging import tag_archive
-from mnerqg.distributed.tagging_plan import plan_tagging
+from mnerqg.distributed.tagging import model_settings, tag_archive
+from mnerqg.distributed.tagging_plan import TagPlan, plan_tagging
 from mnerqg.distributed.tagging_resources import plan_resources
+from mnerqg.distributed.tagging_stages import ModelSettings, load
 from mnerqg.errors import MnerqgError
-from mnerqg.queries import EntityQuery
 
 if TYPE_CHECKING:
     from mnerqg.tagger import Tagger
@@ -36,60 +36,30 @@ LoadTagger = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class LoadWatched:
-    """Loads the tagger of a model actor as a run does, and has its network's calls told.
+    """Loads the tagger of a model actor as a run does, and has its device watched.
 
     Attributes:
-        device, threads: where it runs.
-        queries, windows, precision, compiled: as of `Tagger.load`.
+        settings: of the actor.
         tell: is told of every batch.
     """
 
-    device: str
-    threads: int
-    queries: tuple[EntityQuery, ...]
-    windows: int
-    precision: Precision | None
-    compiled: bool
+    settings: ModelSettings
     tell: Callable[[Work], object]
 
     def __call__(self, uri: str) -> "Tagger":
-        from mnerqg.benchmark.device import DeviceClock
+        from mnerqg.benchmark.recording import Watched
 
-        tagger = self.load(uri)
-        DeviceClock(tagger.model, tagger.device, self.tell)
+        del uri  # the settings have it
+        tagger = load(self.settings)
+        finder: Any = tagger.finder
+        finder.answers = Watched(finder, self.tell)
         return tagger
 
-    def load(self, uri: str) -> "Tagger":
-        """The tagger alone, which nobody watches."""
-        import torch
 
-        from mnerqg.tagger import Tagger
-
-        torch.set_num_threads(self.threads)
-        return Tagger.load(
-            uri,
-            device=self.device,
-            queries=self.queries,
-            windows=self.windows,
-            precision=self.precision,
-            compiled=self.compiled,
-        )
-
-
-def watched_tagger(
-    config: TagConfig, queries: tuple[EntityQuery, ...], tell: Callable[[Work], object]
-) -> LoadWatched:
-    """That of a run with these settings on the running cluster."""
-    resources = plan_resources(config, ray.cluster_resources())
-    return LoadWatched(
-        device="cuda" if resources.gpus_per_actor else "cpu",
-        threads=resources.threads_per_actor,
-        queries=queries,
-        windows=config.windows,
-        precision=config.precision,
-        compiled=config.compiled,
-        tell=tell,
-    )
+def watched_tagger(plan: TagPlan, tell: Callable[[Work], object]) -> LoadWatched:
+    """That of a run on the running cluster."""
+    resources = plan_resources(plan.config, ray.cluster_resources())
+    return LoadWatched(model_settings(plan, resources, "benchmark"), tell)
 
 
 def tag_once(
@@ -97,7 +67,7 @@ def tag_once(
     model: str,
     archive: str,
     beside: Path,
-    load_tagger: Callable[[tuple[EntityQuery, ...], Tell], LoadTagger],
+    load_tagger: Callable[[TagPlan, Tell], LoadTagger],
 ) -> Round:
     """Tag an archive on the running cluster into a folder that is removed afterwards.
 
@@ -106,7 +76,7 @@ def tag_once(
         model: URI of the model directory.
         archive: URI.
         beside: the folder in which that of the tags is made, which all nodes must see.
-        load_tagger: makes the run's hook of the queries and of what is to be told of each batch.
+        load_tagger: makes the run's hook of its plan and of what is to be told of each batch.
 
     Returns:
         `posts`, `seconds` from the planning to the manifest, and the pace from the first model's first batch to the
@@ -124,7 +94,7 @@ def tag_once(
             failures = []
             manifest: dict[str, Any] = {}
             try:
-                manifest = tag_archive(plan, load_tagger(plan.queries, Tell(book)))
+                manifest = tag_archive(plan, load_tagger(plan, Tell(book)))
             except MnerqgError as error:
                 if error.exit_code != 1:
                     raise

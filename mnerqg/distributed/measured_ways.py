@@ -1,9 +1,9 @@
 """An archive tagged in several ways, turn about: in this process, and as a whole job on the running cluster."""
 
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import ray
 import torch
 
 from mnerqg.benchmark.answering import Ways
@@ -13,8 +13,10 @@ from mnerqg.benchmark.rounds import Report, Round, paces, ratio, spread_of, turn
 from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.measured_tagging import tag_once, watched_tagger
 from mnerqg.distributed.session import connect
+from mnerqg.distributed.tagging import model_settings
 from mnerqg.distributed.tagging_plan import plan_tagging
-from mnerqg.distributed.tagging_stages import CPU_BATCH_POSTS, GPU_BATCH_POSTS
+from mnerqg.distributed.tagging_resources import plan_resources
+from mnerqg.distributed.tagging_stages import CPU_BATCH_POSTS, GPU_BATCH_POSTS, load
 from mnerqg.model.checkpoint import load_model
 
 
@@ -38,7 +40,8 @@ def measure(
     with TemporaryDirectory(prefix="planned-", dir=beside) as folder:
         plan = plan_tagging(config, model, archive, f"{folder}/out")
     connect()
-    tagger = watched_tagger(config, plan.queries, lambda _: None).load(plan.model)
+    resources = plan_resources(config, ray.cluster_resources())
+    tagger = load(model_settings(plan, resources, "benchmark"), plan.windows)
     report.device = device_name(tagger.device)
     chosen = spread_posts(plan.archive, config.columns, plan.pictures, posts)
     usual = GPU_BATCH_POSTS if tagger.device.type == "cuda" else CPU_BATCH_POSTS
@@ -47,7 +50,7 @@ def measure(
     def job() -> Round:
         if tagger.device.type == "cuda":
             torch.cuda.empty_cache()  # the actor has its memory on the same GPU
-        return tag_once(config, plan.model, archive, beside, partial(watched_tagger, config))
+        return tag_once(config, plan.model, archive, beside, watched_tagger)
 
     variants = {
         "pairwise": ways.pairwise,

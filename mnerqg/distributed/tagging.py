@@ -227,7 +227,8 @@ def _context(resources: Resources, verbose: bool) -> ray.data.DataContext:
     return context
 
 
-def _model_settings(plan: TagPlan, resources: Resources, run_id: str) -> ModelSettings:
+def model_settings(plan: TagPlan, resources: Resources, run_id: str) -> ModelSettings:
+    """What the model actors of a run are told."""
     return ModelSettings(
         model=plan.model,
         queries=plan.queries,
@@ -295,7 +296,7 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
     found = prepared.map_batches(
         TagPosts,
         fn_constructor_args=(
-            _model_settings(plan, resources, job.run_id),
+            model_settings(plan, resources, job.run_id),
             job.tools.load_tagger,
             Report(job.tools.monitor),
         ),

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from mnerqg.archive.counts import MODEL_RAISED
+from mnerqg.archive.counts import model_raised
 from mnerqg.config_jobs import Precision
 from mnerqg.distributed.tag_metrics import model_seconds
 from mnerqg.distributed.tag_monitor import ActorReport
-from mnerqg.errors import one_line
 from mnerqg.inputs.ahead import made_ahead
 from mnerqg.inputs.prepared import PICTURES, ROW_ERROR, Views, has_error, without_pixels
 from mnerqg.inputs.sentences import IntArray, Sentences
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from mnerqg.tagger import Tagger
 
 CPU_BATCH_POSTS = 8
-"""On a CPU, where nobody says otherwise: what a core's caches hold of them is little enough [measured]."""
+"""On a CPU, where nobody says otherwise; 16 took a little longer a post on two threads [measured]."""
 GPU_BATCH_POSTS = 128
 """By which a GPU's rows are counted before its actor knows how many posts suit it."""
 _CHUNK_BATCHES, _CHUNK_BLOCKS, _CHUNK_ROWS = 4, 8, 64
@@ -92,7 +91,7 @@ class TagPosts:
         report: Callable[[ActorReport], object],
     ) -> None:
         self._settings = settings
-        self._finder = (load_tagger(settings.model) if load_tagger else _load(settings)).finder
+        self._finder = (load_tagger(settings.model) if load_tagger else load(settings)).finder
         self._report = report
         self._batch_posts = settings.batch_posts or CPU_BATCH_POSTS
         self._try(1)
@@ -186,7 +185,7 @@ class TagPosts:
             if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
             if len(part) == 1:
-                errors[part[0]] = f"{MODEL_RAISED}{type(error).__name__}: {one_line(error)}"
+                errors[part[0]] = model_raised(error)
                 return
         batch, middle = None, len(part) // 2
         yield from self._answers(views, part[:middle], errors)
@@ -202,7 +201,8 @@ def _views(posts: int, side: int) -> Views:
     return Views(sentences, [np.zeros((side, side, 3), np.uint8)] * posts, numbers, np.ones(posts, np.int64))
 
 
-def _load(settings: ModelSettings) -> "Tagger":
+def load(settings: ModelSettings, windows: int = 1) -> "Tagger":
+    """The tagger of an actor, which is given windows ready made; `windows` is for who gives it whole texts."""
     # Imported here: the other workers do without, as does a tagger of another kind.
     import torch
 
@@ -213,6 +213,7 @@ def _load(settings: ModelSettings) -> "Tagger":
         settings.model,
         device=settings.device,
         queries=settings.queries,
+        windows=windows,
         precision=settings.precision,
         compiled=settings.compiled,
     )

@@ -5,11 +5,10 @@ from threading import Lock
 
 import pyarrow as pa
 
-from mnerqg.archive.counts import MODEL_RAISED
+from mnerqg.archive.counts import model_raised
 from mnerqg.archive.jsonlines import LINE_ERROR
 from mnerqg.archive.reading import text_values
 from mnerqg.config_jobs import ColumnsConfig
-from mnerqg.errors import one_line
 from mnerqg.inputs.prepared import ROW_ERROR, TEXTS, texts_to_arrow
 from mnerqg.inputs.text import EncodedText, TextEncoder, TextEncoderSource
 
@@ -48,8 +47,7 @@ class EncodeTexts:
         try:
             return encoder.windows(text, self._windows), None
         except Exception as error:
-            reason = f"{MODEL_RAISED}{type(error).__name__}: {one_line(error)}"
-            return encoder.windows("", 1), reason
+            return encoder.windows("", 1), model_raised(error)
 
 
 # Where Ray fuses this stage into the model's actor, two of its threads call it at the same time. Tokenizers are for one

@@ -23,8 +23,6 @@ from mnerqg.inputs.text import TextEncoder
 _STEP = 8  # lengths are multiples of it, so that matrices suit the kernels and few lengths occur
 # The encoder is called once more for shorter sequences where this saves more than so many of all its pieces [chosen].
 _WORTH_A_CALL = 1 / 32
-
-
 _NO_SENTENCE = -1
 
 
