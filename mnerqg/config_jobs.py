@@ -135,7 +135,8 @@ class TagConfig(Section):
     cpus_per_actor: PositiveFloat | None = None
     """null: 1, or 0.5 on up to 2 CPUs. Keep CPUs free beside the actors: the pictures are read on them."""
     threads_per_actor: PositiveInt | None = None
-    """torch threads of an actor; null: its CPUs, or on a small machine without a GPU all there are."""
+    """Threads of an actor, each of which on a CPU answers a batch of its own; null: its CPUs, or on a small machine
+    without a GPU all there are."""
     autoscaling: bool = False
     """The cluster grows by itself: do not refuse to start because it is too small now."""
     block_bytes: PositiveInt | None = None

@@ -41,6 +41,7 @@ class CheapFinder:
 
     def __init__(self) -> None:
         self.busy_s = 0.0
+        self.lanes = 1
 
     def collate(self, _: Sentences, shown: Shown) -> SimpleNamespace:
         canvases = dict(zip(shown.posts.tolist(), shown.rows.tolist(), strict=True))

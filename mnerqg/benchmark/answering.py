@@ -9,6 +9,7 @@ import torch
 from mnerqg.benchmark.device import wait_for
 from mnerqg.benchmark.pairs import as_pairs
 from mnerqg.benchmark.rounds import Round
+from mnerqg.inputs.ahead import side_by_side
 from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.posts import PreparedPost, prepare_post
@@ -19,26 +20,35 @@ from mnerqg.schema import Post
 from mnerqg.tagger import Tagger
 
 PAIRS_A_BATCH = 32
-_SORTED_BATCHES = 4  # posts are sorted by length in the job, too, so many batches together
 
 
 class Ways:
     """Answers `posts` in each of the ways that a method is named for, and says how long that took.
 
-    Posts are in the order of their lengths, so many batches together, in all ways but the pairwise one: padding costs
-    as much as words do, and the job sorts them, too.
+    Posts are in the order of their lengths, `sorted_posts` of them together, in all ways but the pairwise one: padding
+    costs as much as words do, and the job sorts them, too.
+
+    A CPU's cores all work on one batch, as torch has it, but in the bare way, where each has a batch of its own, as in
+    the job.
 
     Args:
         tagger: answers, in the type and with the compilation that are asked for.
         directory: the same model as it was loaded, for the pairwise loop.
         posts: at least one.
         batch_posts: posts that the network sees at once.
+        sorted_posts: see above.
     """
 
     def __init__(
-        self, tagger: Tagger, directory: ModelDirectory, posts: Sequence[Post], batch_posts: int
+        self,
+        tagger: Tagger,
+        directory: ModelDirectory,
+        posts: Sequence[Post],
+        batch_posts: int,
+        sorted_posts: int,
     ) -> None:
         self._tagger = tagger
+        self._threads = max(torch.get_num_threads(), tagger.finder.lanes)
         self._batch_posts = batch_posts
         self._text_encoder = directory.text_encoder
         self._collate = build_collator(tagger.config, directory.text_encoder)
@@ -51,7 +61,7 @@ class Ways:
         self._lowest = tagger.config.decode.span_threshold
         side = tagger.config.model.image_side
         prepared = [prepare_post(post, side, tagger.limits) for post in posts]
-        order = _by_length(prepared, batch_posts)
+        order = _by_length(prepared, sorted_posts)
         self._unordered = prepared
         self._posts = [posts[place] for place in order]
         self._prepared = [prepared[place] for place in order]
@@ -81,12 +91,14 @@ class Ways:
     def bare(self) -> Round:
         """The network and the reduction of its output to the host's arrays, on tensors that lie on the device."""
 
+        @torch.inference_mode()
         def answer(batch: Batch) -> int:
             self._tagger.finder.answers(batch, self._lowest)
             return 0
 
+        lanes = self._tagger.finder.lanes
         # A long text may be several rows of a batch.
-        return self._timed(answer, self._batches, self._tagger.finder) | {"posts": len(self._posts)}
+        return self._timed(answer, self._batches, self._tagger.finder, lanes) | {"posts": len(self._posts)}
 
     def tagger(self) -> Round:
         """`Tagger.tag_prepared` on pictures that are decoded: text to entities and regions."""
@@ -105,20 +117,23 @@ class Ways:
         return self._timed(answer, _parts(self._posts, self._batch_posts), self._tagger.finder)
 
     @torch.inference_mode()
-    def _timed(self, answer: Callable[[Any], int], parts: Sequence[Any], finder: Finder) -> Round:
+    def _timed(
+        self, answer: Callable[[Any], int], parts: Sequence[Any], finder: Finder, lanes: int = 1
+    ) -> Round:
         device = self._tagger.device
+        torch.set_num_threads(self._threads if lanes == 1 else 1)
         answer(parts[0])  # what is made at the first call is made
         wait_for(device)
         busy_s = finder.busy_s
         started, cpu = time.perf_counter(), time.process_time()
-        posts = sum(map(answer, parts))
+        posts = sum(side_by_side(answer, parts, lanes) if lanes > 1 else map(answer, parts))
         wait_for(device)
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         return {
             "posts": posts,
             "seconds": seconds,
             "cpu_seconds": cpu,
-            "device_busy": min(1.0, (finder.busy_s - busy_s) / seconds),
+            "device_busy": min(1.0, (finder.busy_s - busy_s) * (finder.lanes / lanes) / seconds),
         }
 
     def _record_batches(self) -> list[Batch]:
@@ -131,10 +146,10 @@ class Ways:
         return batches
 
 
-def _by_length(posts: Sequence[PreparedPost], batch_posts: int) -> list[int]:
-    """The order in which texts of about one length come together."""
+def _by_length(posts: Sequence[PreparedPost], together: int) -> list[int]:
+    """The order in which, `together` posts at a time, texts of about one length come together."""
     order: list[int] = []
-    for part in _parts(range(len(posts)), batch_posts * _SORTED_BATCHES):
+    for part in _parts(range(len(posts)), together):
         order += sorted(part, key=lambda place: len(posts[place].text or ""))
     return order
 

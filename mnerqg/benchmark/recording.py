@@ -1,5 +1,5 @@
-"""What stands in the place of `Finder.answers`: it is watched, or recorded, or played back from a recording. Then what
-is left of a tagger's time is the host's."""
+"""What stands in the place of a finder's answers. Watched, they stay the device's own; played back from a recording,
+what is left of a tagger's time is the host's."""
 
 import time
 from collections.abc import Callable
@@ -14,23 +14,22 @@ Ask = Callable[[Batch, float], Answers]
 
 
 class Watched:
-    """Asks the device of a finder, and tells of each batch how long it worked."""
+    """Stands for `Finder.timed_answers`: asks the device, and tells of each batch how long it worked."""
 
     def __init__(self, finder: Finder, tell: Callable[[Work], object]) -> None:
-        self._finder = finder
-        self._ask = finder.answers
+        self._ask = finder.timed_answers
         self._tell = tell
 
-    def __call__(self, batch: Batch, lowest: float) -> Answers:
-        """The device's own answer."""
-        began, busy_s = time.time(), self._finder.busy_s
-        answers = self._ask(batch, lowest)
-        self._tell(Work(len(batch.attention_mask), self._finder.busy_s - busy_s, began, time.time()))
-        return answers
+    def __call__(self, batch: Batch, lowest: float) -> tuple[Answers, float]:
+        """The device's own answer, and its seconds."""
+        began = time.time()
+        answers, seconds = self._ask(batch, lowest)
+        self._tell(Work(len(batch.attention_mask), seconds, began, time.time()))
+        return answers, seconds
 
 
 class Recorder:
-    """Asks a device and keeps what it answers, one answer a call."""
+    """Stands for `Finder.answers`: asks a device and keeps what it answers, one answer a call."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -43,7 +42,8 @@ class Recorder:
 
 
 class Recorded:
-    """Gives the answers of a recording in their order, again and again; what it is called with is not looked at."""
+    """Stands for `Finder.answers`: gives the answers of a recording in their order, again and again; what it is called
+    with is not looked at."""
 
     def __init__(self, answers: list[Answers]) -> None:
         self._answers = answers

@@ -25,6 +25,7 @@ class SleepingFinder:
 
     def __init__(self, seconds_a_post: float, tell: Callable[[Work], object]) -> None:
         self.busy_s = 0.0
+        self.lanes = 1
         self._seconds_a_post = seconds_a_post
         self._tell = tell
 

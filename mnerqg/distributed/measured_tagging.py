@@ -52,7 +52,7 @@ class LoadWatched:
         del uri  # the settings have it
         tagger = load(self.settings)
         finder: Any = tagger.finder
-        finder.answers = Watched(finder, self.tell)
+        finder.timed_answers = Watched(finder, self.tell)
         return tagger
 
 

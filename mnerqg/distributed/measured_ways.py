@@ -16,7 +16,7 @@ from mnerqg.distributed.session import connect
 from mnerqg.distributed.tagging import model_settings
 from mnerqg.distributed.tagging_plan import plan_tagging
 from mnerqg.distributed.tagging_resources import plan_resources
-from mnerqg.distributed.tagging_stages import CPU_BATCH_POSTS, GPU_BATCH_POSTS, load
+from mnerqg.distributed.tagging_stages import CPU_BATCH_POSTS, GPU_BATCH_POSTS, chunk_rows, load
 from mnerqg.model.checkpoint import load_model
 
 
@@ -44,11 +44,19 @@ def measure(
     tagger = load(model_settings(plan, resources, "benchmark"), plan.windows)
     report.device = device_name(tagger.device)
     chosen = spread_posts(plan.archive, config.columns, plan.pictures, posts)
-    usual = GPU_BATCH_POSTS if tagger.device.type == "cuda" else CPU_BATCH_POSTS
-    ways = Ways(tagger, load_model(plan.model, plan.queries), chosen, config.batch_posts or usual)
+    on_gpu = tagger.device.type == "cuda"
+    ways = Ways(
+        tagger,
+        load_model(plan.model, plan.queries),
+        chosen,
+        batch_posts=config.batch_posts or (GPU_BATCH_POSTS if on_gpu else CPU_BATCH_POSTS),
+        sorted_posts=chunk_rows(
+            config.batch_posts, gpu=on_gpu, side=plan.side, block_bytes=resources.block_bytes
+        ),
+    )
 
     def job() -> Round:
-        if tagger.device.type == "cuda":
+        if on_gpu:
             torch.cuda.empty_cache()  # the actor has its memory on the same GPU
         return tag_once(config, plan.model, archive, beside, watched_tagger)
 

@@ -20,7 +20,6 @@ from mnerqg.inputs.sentences import NOTHING_SHOWN, IntArray, Sentences, Shown, s
 from mnerqg.inputs.targets import TargetEncoder
 from mnerqg.inputs.text import TextEncoder
 
-_STEP = 8  # lengths are multiples of it, so that matrices suit the kernels and few lengths occur
 # The encoder is called once more for shorter sequences where this saves more than so many of all its pieces [chosen].
 _WORTH_A_CALL = 1 / 32
 _NO_SENTENCE = -1
@@ -54,6 +53,7 @@ class Collator:
         asks: whether queries are asked; the baselines label the words of the bare sentence.
         box_targets: see `LossConfig.box_targets`.
         pinned: whether pictures are laid into memory from which a GPU fetches them while other work goes on.
+        step: lengths are padded to multiples of it; 8, so that matrices suit a GPU's kernels and few lengths occur.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Collator:
         asks: bool = True,
         box_targets: str = "largest",
         pinned: bool = False,
+        step: int = 8,
     ) -> None:
         self._text = text_encoder
         self._side = anchors.side
@@ -73,12 +74,13 @@ class Collator:
         self._sees_picture = inputs != "text"
         self._asks = asks
         self._pinned = pinned
+        self._step = step
         self._targets = TargetEncoder(
             anchors=anchors, ignore_iou=ignore_iou, inputs=inputs, asks=asks, box_targets=box_targets
         )
 
     def __call__(self, examples: Sequence[Example], *, with_targets: bool) -> Batch:
-        """Collate P examples; of sequences of about one length each is padded to the longest, in steps of 8."""
+        """Collate P examples; of sequences of about one length each is padded to the longest, in steps."""
         sentences = Sentences.of([example.text for example in examples])
         has_phrases = self._asks and any(example.phrases for example in examples)
         sequences = self._with_phrases(examples) if has_phrases else self._own(len(examples))
@@ -156,7 +158,7 @@ class Collator:
         )
         first, last = queries[frame][..., None, :].transpose(3, 0, 1, 2)  # each [P, K, 1]
         offsets = np.asarray([one.place for one in sequences.frames])[frame]
-        place = np.arange(int(_padded(lengths.max())))  # [L]
+        place = np.arange(int(self._padded(lengths.max())))  # [L]
         begins, ends = _word_borders(sequences, sentences, offsets, len(place))
         shown = shown if self._sees_picture else NOTHING_SHOWN
         return Batch(
@@ -180,11 +182,11 @@ class Collator:
         lengths = lengths[by_length]
         ids, types = _end_to_end(sequences, sentences, by_length, lengths)
         starts = np.append(starts_of(lengths), lengths.sum())
-        cuts = [0, *_cuts(_padded(lengths)), len(lengths)]
+        cuts = [0, *_cuts(self._padded(lengths)), len(lengths)]
         texts = []
         for start, stop in pairwise(cuts):
             group = lengths[start:stop]
-            mask = np.arange(int(_padded(group.max()))) < group[:, None]
+            mask = np.arange(int(self._padded(group.max()))) < group[:, None]
             filled = slice(starts[start], starts[stop])
             padded_ids, padded_types = np.full(mask.shape, self._text.pad_id), np.zeros(mask.shape, np.int64)
             padded_ids[mask], padded_types[mask] = ids[filled], types[filled]
@@ -192,6 +194,9 @@ class Collator:
         order = np.empty_like(by_length)
         order[by_length] = np.arange(len(by_length))
         return tuple(texts), order
+
+    def _padded(self, lengths: IntArray) -> IntArray:
+        return -(-lengths // self._step) * self._step
 
     def _pixels(self, shown: Shown) -> torch.Tensor:
         """[I, 3, S, S] pictures, each once.
@@ -243,10 +248,6 @@ def _word_borders(
         place = offsets[post, k] + within
         begins[post, k, place], ends[post, k, place] = sentences.begins_word[flat], sentences.ends_word[flat]
     return begins, ends
-
-
-def _padded(lengths: IntArray) -> IntArray:
-    return -(-lengths // _STEP) * _STEP
 
 
 def _cuts(lengths: Sequence[int] | IntArray) -> list[int]:

@@ -28,8 +28,10 @@ def build_anchors(config: ModelConfig) -> Anchors:
     return Anchors(sizes=config.anchors, reference_side=config.anchor_side, side=config.image_side)
 
 
-def build_collator(config: Config, text_encoder: TextEncoder, *, pinned: bool = False) -> Collator:
-    """What makes batches for the network of `config`; `pinned` as of a `Collator`."""
+def build_collator(
+    config: Config, text_encoder: TextEncoder, *, pinned: bool = False, step: int = 8
+) -> Collator:
+    """What makes batches for the network of `config`; `pinned` and `step` as of a `Collator`."""
     return Collator(
         text_encoder=text_encoder,
         anchors=build_anchors(config.model),
@@ -38,6 +40,7 @@ def build_collator(config: Config, text_encoder: TextEncoder, *, pinned: bool = 
         asks=config.model.tagger == "mrc",
         box_targets=config.loss.box_targets,
         pinned=pinned,
+        step=step,
     )
 
 

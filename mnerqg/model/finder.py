@@ -1,9 +1,9 @@
 """A network on a device, from sentences and pictures to what it finds in them."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
+from threading import Lock
 
 import numpy as np
 import torch
@@ -38,8 +38,13 @@ class Finder:
         self.device = device
         self.busy_s = 0.0
         """Seconds that the device has worked."""
+        self.lanes = 1
+        """How many batches the device is asked at once, each by a thread. A CPU does more with a batch on each core
+        than with all cores on one, whose every operation ends in a wait; torch has to have one thread then."""
+        self._counting = Lock()
         self._config = config
-        self._collate = build_collator(config, text_encoder, pinned=device.type == "cuda")
+        on_gpu = device.type == "cuda"
+        self._collate = build_collator(config, text_encoder, pinned=on_gpu, step=8 if on_gpu else 1)
         self._table = torch.from_numpy(build_anchors(config.model).table()).to(device)
 
     def collate(self, sentences: Sentences, shown: Shown) -> Batch:
@@ -77,28 +82,31 @@ class Finder:
 
     def answers(self, batch: Batch, lowest: float) -> Answers:
         """All that the device does: the network, and what is left of its output; `lowest` as of `Answers.of`."""
-        with self._timed():
-            batch = batch.to(self.device)
-            return Answers.of(
-                self.network(batch),
-                batch,
-                table=self._table if self._config.answers_boxes else None,
-                most_boxes=1 if self._config.decode.regions == "one" else _MOST_BOXES,
-                lowest=lowest,
-            )
+        answers, seconds = self.timed_answers(batch, lowest)
+        with self._counting:
+            self.busy_s += seconds
+        return answers
 
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Counts how long the device works; at the end it has answered, and the host has the answer."""
+    def timed_answers(self, batch: Batch, lowest: float) -> tuple[Answers, float]:
+        """As `answers`, and the seconds that the device worked for them; of several lanes' work each has its share."""
         if self.device.type != "cuda":
             started = time.monotonic()
-            yield
-            self.busy_s += time.monotonic() - started
-            return
+            answers = self._answers(batch, lowest)
+            return answers, (time.monotonic() - started) / self.lanes
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         stream = torch.cuda.current_stream(self.device)
         start.record(stream)
-        yield
+        answers = self._answers(batch, lowest)
         end.record(stream)
-        end.synchronize()
-        self.busy_s += start.elapsed_time(end) / 1000
+        end.synchronize()  # the device has answered, and the host has the answer
+        return answers, start.elapsed_time(end) / 1000
+
+    def _answers(self, batch: Batch, lowest: float) -> Answers:
+        batch = batch.to(self.device)
+        return Answers.of(
+            self.network(batch),
+            batch,
+            table=self._table if self._config.answers_boxes else None,
+            most_boxes=1 if self._config.decode.regions == "one" else _MOST_BOXES,
+            lowest=lowest,
+        )

@@ -143,7 +143,7 @@ class GroundingHead(nn.Module):
         visual = self.visual[scale](F.normalize(grid, dim=1))  # [I, D, R, R]
         textual = self.textual[scale](asked)[..., None, None]  # [I, K, D, 1, 1]
         fused = (visual.unsqueeze(1) + textual).flatten(0, 1)  # [I·K, D, R, R]
-        hidden = F.relu(self.norms[scale](fused))
+        hidden = F.relu_(self.norms[scale](fused))  # of the largest tensor there is no second
         raw = self.outputs[scale](hidden)  # [I·K, A·5, R, R]
         logits = raw.unflatten(1, (self.anchors_per_scale, 5)).permute(0, 1, 3, 4, 2).flatten(1, 3)
         return logits.unflatten(0, asked.shape[:2]).float(), hidden.unflatten(0, asked.shape[:2])

@@ -9,7 +9,7 @@ from copy import deepcopy
 from typing import Any, Final
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchcrf import CRF
@@ -39,6 +39,8 @@ def ready_to_answer(
     if isinstance(ready, MNERQG):
         if ready.visual is not None:
             ready.visual = _with_folded_norms(ready.visual, side)
+            if device.type == "cpu":
+                _pad_within_convolutions(ready.visual)
         if ready.grounding is not None:
             ready.grounding.head.fold_norms()
     _cast(ready, dtype)
@@ -119,6 +121,44 @@ def _pairs(visual: VisualEncoder, pixels: Tensor) -> tuple[dict[str, nn.Conv2d],
     for hook in hooks:
         hook.remove()
     return pairs, maps
+
+
+def _pad_within_convolutions(visual: VisualEncoder) -> None:
+    """Let convolutions of TensorFlow's padding pad by themselves: timm copies the whole map into a larger one first.
+
+    That padding is one wider behind the map than before it where a kernel's odd side meets an even stride. A kernel
+    with a row and a column of zeros before its own, padded alike on both sides, says the same. Maps have even sides
+    wherever one is halved, since the canvas's is a multiple of the coarsest stride.
+    """
+    for holder in list(visual.modules()):
+        for name, convolution in list(holder.named_children()):
+            if isinstance(convolution, Conv2dSame) and set(convolution.dilation) == {1}:
+                setattr(holder, name, padding_by_itself(convolution))
+
+
+def padding_by_itself(convolution: Conv2dSame) -> nn.Conv2d:
+    """A convolution that says the same of maps whose sides are multiples of its stride."""
+    before, behind, zeros = [], [], []
+    for size, stride in zip(convolution.kernel_size, convolution.stride, strict=True):
+        padding = max(size - stride, 0)
+        before.append(padding // 2)
+        behind.append(padding - padding // 2)
+        zeros.append(behind[-1] - before[-1])
+    rows, columns = zeros
+    same = nn.Conv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        (convolution.kernel_size[0] + rows, convolution.kernel_size[1] + columns),
+        stride=convolution.stride,
+        padding=tuple(behind),
+        groups=convolution.groups,
+        bias=convolution.bias is not None,
+        device=convolution.weight.device,
+    )
+    weight = nn.functional.pad(convolution.weight, (columns, 0, rows, 0))
+    same.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+    same.bias = convolution.bias
+    return same
 
 
 def _fold(visual: VisualEncoder, name: str, convolution: nn.Conv2d) -> None:

@@ -21,12 +21,14 @@ import pyarrow.dataset as pads
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from mnerqg.archive import reading
 from mnerqg.config_jobs import ColumnsConfig, PicturesConfig, TagConfig
 from mnerqg.distributed.tagging import tag_archive
 from mnerqg.distributed.tagging_plan import plan_tagging
 from mnerqg.distributed.tagging_resources import plan_resources
+from mnerqg.distributed.tagging_stages import load
 from mnerqg.errors import ConfigError, DataError, ModelError, RunError, StorageError
 from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.sentences import Sentences
@@ -572,8 +574,6 @@ class OneAtATime(CheapFinder):
     def answer(self, batch: Any, sentences: Sentences) -> Found:
         self.sizes.append(len(sentences))
         if len(sentences) > 1:
-            import torch
-
             raise torch.OutOfMemoryError("no room")
         return super().answer(batch, sentences)
 
@@ -587,6 +587,30 @@ def test_out_of_memory_halves_the_batch(tiny_model: Path) -> None:
     assert stages(texts) == expected
     assert finder.sizes == [1, 5, 2, 1, 1, 3, 1, 2, 1, 1]  # the first to warm up
     assert stages(texts.slice(0, 0)) == []
+
+
+def test_lanes_find_what_one_batch_after_the_other_finds(tiny_model: Path) -> None:
+    """With a post that costs no other one its row in either."""
+    tagger = load_poisoned(str(tiny_model))
+    texts = texts_table([post(number) for number in range(20)] + [POISON, "", "Ada"])
+    one_lane = Stages(tiny_model, tagger, batch_posts=4)
+    expected = one_lane(texts)
+    tagger.finder.lanes = 3
+    lanes = Stages(tiny_model, tagger, batch_posts=4)
+    assert lanes(texts) == expected
+    assert [row["post_id"] for row in expected if row["error"]] == ["20"]
+    for stages in (one_lane, lanes):
+        assert 0 < stages.reports[-1].busy_s <= stages.reports[-1].ready_s
+
+
+def test_the_tagger_of_an_actor_has_a_lane_for_each_core(tiny_model: Path) -> None:
+    settings = Stages(tiny_model, CheapTagger()).actor.settings
+    threads = torch.get_num_threads()
+    try:
+        assert load(replace(settings, threads=3)).finder.lanes == 3
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_model_that_cannot_answer_is_found_out_before_the_archive_is_read(tiny_model: Path) -> None:

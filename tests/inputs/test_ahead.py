@@ -1,9 +1,9 @@
 from collections.abc import Iterator
-from threading import Event
+from threading import Barrier, Event
 
 import pytest
 
-from mnerqg.inputs.ahead import made_ahead
+from mnerqg.inputs.ahead import made_ahead, side_by_side
 
 
 def test_batches_are_made_ahead_in_order() -> None:
@@ -33,3 +33,27 @@ def test_an_error_on_the_way_ahead_is_the_users() -> None:
     assert next(ahead) == 1
     with pytest.raises(ValueError, match="a bad row"):
         next(ahead)
+
+
+def test_lanes_work_at_once_and_answer_in_order() -> None:
+    both = Barrier(2, timeout=10)
+
+    def work(number: int) -> int:
+        both.wait()  # broken unless two of them are here together
+        return -number
+
+    assert list(side_by_side(work, range(6), 2)) == [0, -1, -2, -3, -4, -5]
+
+
+def test_no_more_is_begun_than_a_few_results_ahead() -> None:
+    begun: list[int] = []
+    results = side_by_side(begun.append, range(100), 2)
+    next(results)
+    assert len(begun) <= 5
+
+
+def test_an_error_in_a_lane_is_the_users() -> None:
+    results = side_by_side(lambda number: 1 // number, [1, 0, 1], 2)
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
 from mnerqg.config import Config
@@ -11,7 +12,7 @@ from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example
 from mnerqg.model.build import Network, build_collator
 from mnerqg.model.finder import Finder
-from mnerqg.model.inference import compile_parts, ready_to_answer
+from mnerqg.model.inference import compile_parts, padding_by_itself, ready_to_answer
 from mnerqg.model.mnerqg import MNERQG
 from mnerqg.model.output import Output
 from tests.archives import TEXTS
@@ -93,6 +94,20 @@ def test_folded_norms_give_the_same_maps(name: str) -> None:
     with torch.inference_mode():
         for one, other in zip(network.visual(pixels), folded.visual(pixels), strict=True):
             torch.testing.assert_close(other, one, rtol=0, atol=1e-5 * float(one.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_mobilenetv3_small_minimal_100"])
+def test_convolutions_pad_by_themselves_as_tensorflow_does(name: str) -> None:
+    network = trained(small_config(backbone=name))
+    padding = [part for part in network.modules() if isinstance(part, Conv2dSame)]
+    assert {part.kernel_size for part in padding} >= {(3, 3)}
+    answering = ready(network)
+    assert not any(isinstance(part, Conv2dSame) for part in answering.modules())
+    # Odd kernels at an even stride, in which the two sides differ, and the borders of the map with them.
+    for convolution in [*padding, Conv2dSame(2, 3, 5, stride=2), Conv2dSame(2, 3, (3, 4), stride=(2, 1))]:
+        seen = torch.randn(1, convolution.in_channels, 8, 12)
+        with torch.no_grad():
+            torch.testing.assert_close(padding_by_itself(convolution)(seen), convolution(seen))
 
 
 class _Shared(nn.Module):
