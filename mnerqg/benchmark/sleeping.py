@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from threading import Lock
 
 from mnerqg.benchmark.rounds import Work
 from mnerqg.inputs.sentences import Sentences, Shown
@@ -25,7 +26,8 @@ class SleepingFinder:
 
     def __init__(self, seconds_a_post: float, tell: Callable[[Work], object]) -> None:
         self.busy_s = 0.0
-        self.lanes = 1
+        self.lanes = 2
+        self._one_at_a_time = Lock()
         self._seconds_a_post = seconds_a_post
         self._tell = tell
 
@@ -35,9 +37,10 @@ class SleepingFinder:
 
     def answer(self, _: Sentences, sentences: Sentences) -> Found:
         """Nothing is found in any of them."""
-        began, started = time.time(), time.perf_counter()
-        time.sleep(self._seconds_a_post * len(sentences))
-        busy_s = time.perf_counter() - started
-        self.busy_s += busy_s
+        with self._one_at_a_time:
+            began, started = time.time(), time.perf_counter()
+            time.sleep(self._seconds_a_post * len(sentences))
+            busy_s = time.perf_counter() - started
+            self.busy_s += busy_s
         self._tell(Work(len(sentences), busy_s, began, time.time()))
         return Found.nothing(len(sentences))

@@ -4,9 +4,10 @@ The driver imports this module only to pass the stage on. torch, seconds of it, 
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import chain
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from mnerqg.archive.counts import model_raised
 from mnerqg.config_jobs import Precision
 from mnerqg.distributed.tag_metrics import model_seconds
 from mnerqg.distributed.tag_monitor import ActorReport
-from mnerqg.inputs.ahead import made_ahead, side_by_side
+from mnerqg.inputs.ahead import side_by_side
 from mnerqg.inputs.prepared import PICTURES, ROW_ERROR, Views, has_error, without_pixels
 from mnerqg.inputs.sentences import IntArray, Sentences
 from mnerqg.model.batch_size import best_batch_size
@@ -30,7 +31,7 @@ CPU_BATCH_POSTS = 4
 7 % longer a post in two lanes [measured]."""
 GPU_BATCH_POSTS = 128
 """By which a GPU's rows are counted before its actor knows how many posts suit it."""
-_CHUNK_BATCHES, _CHUNK_BLOCKS, _CHUNK_ROWS = 4, 8, 64
+_GPU_CHUNK_BATCHES, _CPU_CHUNK_BATCHES, _CHUNK_BLOCKS, _CHUNK_ROWS = 4, 64, 8, 64
 _PIECES = 16  # of the posts that an actor is tried with: as many as every model reads
 _FREE_SHARE = 0.3  # of the GPU's memory, which is left for longer posts
 
@@ -62,8 +63,8 @@ class ModelSettings:
 
 
 def chunk_rows(batch_posts: int | None, *, gpu: bool, side: int, block_bytes: int) -> int:
-    """How many rows an actor is given at once: several batches of them, for they are cut from its rows sorted by
-    length. Padding costs as much as words do.
+    """How many rows an actor is given at once: many batches of them, for they are cut from its rows sorted by length,
+    and padding costs as much as words do. At the end of such a chunk a lane waits for the others.
 
     Args:
         batch_posts: of the settings.
@@ -72,8 +73,9 @@ def chunk_rows(batch_posts: int | None, *, gpu: bool, side: int, block_bytes: in
         block_bytes: of a block.
     """
     size = batch_posts or (GPU_BATCH_POSTS if gpu else CPU_BATCH_POSTS)
+    batches = _GPU_CHUNK_BATCHES if gpu else _CPU_CHUNK_BATCHES
     fits = _CHUNK_BLOCKS * block_bytes // (3 * side**2)
-    return max(_CHUNK_ROWS, min(_CHUNK_BATCHES * size, fits))
+    return max(_CHUNK_ROWS, min(batches * size, fits))
 
 
 class TagPosts:
@@ -123,22 +125,13 @@ class TagPosts:
         errors: list[str | None] = [None] * len(views)
         order, size = views.by_length(), self._batch_posts
         parts = [order[start : start + size] for start in range(0, len(order), size)]
-        found = [one for answers in self._answers_of(views, parts, errors) for one in answers]
-        return Found.together(found, len(views)), errors
 
-    def _answers_of(
-        self, views: Views, parts: Sequence[IntArray], errors: list[str | None]
-    ) -> Iterator[Iterable[tuple[IntArray, Found]]]:
-        """Of each batch, while the next is made or others are answered."""
-        if self._finder.lanes == 1:
-            batches = made_ahead(self._collated(views, part) for part in parts)
-            for part, batch in zip(parts, batches, strict=True):
-                yield self._answers(views, part, errors, batch)
-        else:
-            # The shortest come last, so that no lane works long after the others.
-            yield from side_by_side(
-                lambda part: list(self._answers(views, part, errors)), parts[::-1], self._finder.lanes
-            )
+        def answers(part: IntArray) -> list[tuple[IntArray, Found]]:
+            return list(self._answers(views, part, errors))
+
+        # The shortest come last, so that no lane works long after the others.
+        found = chain.from_iterable(side_by_side(answers, parts[::-1], self._finder.lanes))
+        return Found.together(list(found), len(views)), errors
 
     def _best_batch_posts(self) -> int:
         import torch
@@ -166,15 +159,8 @@ class TagPosts:
         self._finder.answer(self._finder.collate(*views.take(np.arange(posts))), views.sentences)
         return self._finder.busy_s - busy_s
 
-    def _collated(self, views: Views, part: IntArray) -> Any:
-        """The batch of some views, or what was raised on the way to it."""
-        try:
-            return self._finder.collate(*views.take(part))
-        except Exception as error:
-            return error
-
     def _answers(
-        self, views: Views, part: IntArray, errors: list[str | None], batch: Any = None
+        self, views: Views, part: IntArray, errors: list[str | None]
     ) -> Iterator[tuple[IntArray, Found]]:
         """What is found in some views, whatever the model raises.
 
@@ -185,11 +171,8 @@ class TagPosts:
             torch.AcceleratorError: the device is lost, and with it every later batch.
         """
         try:
-            batch = self._collated(views, part) if batch is None else batch
-            if isinstance(batch, Exception):
-                raise batch
-            yield part, self._finder.answer(batch, views.take(part)[0])
-            return
+            sentences, shown = views.take(part)
+            found = self._finder.answer(self._finder.collate(sentences, shown), sentences)
         except Exception as error:
             import torch
 
@@ -200,7 +183,10 @@ class TagPosts:
             if len(part) == 1:
                 errors[part[0]] = model_raised(error)
                 return
-        batch, middle = None, len(part) // 2
+        else:
+            yield part, found
+            return
+        middle = len(part) // 2
         yield from self._answers(views, part[:middle], errors)
         yield from self._answers(views, part[middle:], errors)
 
@@ -231,5 +217,6 @@ def load(settings: ModelSettings, windows: int = 1) -> "Tagger":
         precision=settings.precision,
         compiled=settings.compiled,
     )
-    tagger.finder.lanes = settings.threads if on_cpu else 1
+    if on_cpu:
+        tagger.finder.lanes = settings.threads
     return tagger

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from threading import Lock
 
@@ -38,9 +39,11 @@ class Finder:
         self.device = device
         self.busy_s = 0.0
         """Seconds that the device has worked."""
-        self.lanes = 1
-        """How many batches the device is asked at once, each by a thread. A CPU does more with a batch on each core
-        than with all cores on one, whose every operation ends in a wait; torch has to have one thread then."""
+        self.lanes = 2 if device.type == "cuda" else 1
+        """How many batches are asked at once, each by a thread. A GPU answers one at a time; with two lanes the host
+        makes the next batch and reads the last answer meanwhile. A CPU does more with a batch on each core than with
+        all cores on one, whose every operation ends in a wait; torch has to have one thread then."""
+        self._one_at_a_time = Lock() if device.type == "cuda" else nullcontext()
         self._counting = Lock()
         self._config = config
         on_gpu = device.type == "cuda"
@@ -89,20 +92,20 @@ class Finder:
 
     def timed_answers(self, batch: Batch, lowest: float) -> tuple[Answers, float]:
         """As `answers`, and the seconds that the device worked for them; of several lanes' work each has its share."""
-        if self.device.type != "cuda":
-            started = time.monotonic()
+        batch = batch.to(self.device)
+        with self._one_at_a_time:
+            if self.device.type != "cuda":
+                started = time.monotonic()
+                return self._answers(batch, lowest), (time.monotonic() - started) / self.lanes
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            stream = torch.cuda.current_stream(self.device)
+            start.record(stream)
             answers = self._answers(batch, lowest)
-            return answers, (time.monotonic() - started) / self.lanes
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        stream = torch.cuda.current_stream(self.device)
-        start.record(stream)
-        answers = self._answers(batch, lowest)
-        end.record(stream)
-        end.synchronize()  # the device has answered, and the host has the answer
-        return answers, start.elapsed_time(end) / 1000
+            end.record(stream)
+            end.synchronize()  # the device has answered, and the host has the answer
+            return answers, start.elapsed_time(end) / 1000
 
     def _answers(self, batch: Batch, lowest: float) -> Answers:
-        batch = batch.to(self.device)
         return Answers.of(
             self.network(batch),
             batch,
