@@ -19,10 +19,11 @@ from mnerqg.benchmark.sleeping import SleepingTagger
 from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.measured_tagging import tag_once
 from mnerqg.distributed.session import connect
+from mnerqg.distributed.tagging_stages import GPU_BATCH_POSTS
 from mnerqg.errors import ConfigError
 from mnerqg.model.files import check_model
 
-_STORE_BYTES = 200_000_000  # of each fake node
+_STORE_BYTES = 2**30  # of each fake node: as many blocks of the usual size as wait in a run
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,10 @@ class Scale:
         }
 
     def _run(self, archive: str, nodes: int) -> Round:
-        config = self.config.model_copy(update={"actors": nodes, "gpus_per_actor": 0.0})
+        # The model sleeps as a GPU would work, in batches of a GPU's size. A fake node says that it has one, so that
+        # Ray has the actor do nothing else.
+        batch_posts = self.config.batch_posts or GPU_BATCH_POSTS
+        config = self.config.model_copy(update={"actors": nodes, "batch_posts": batch_posts})
         with nullcontext() if self.cpus_per_node is None else fake_nodes(nodes, self.cpus_per_node):
             done = tag_once(
                 config,
@@ -138,7 +142,8 @@ def _by_rows(measured: Mapping[str, list[Round]]) -> list[dict[str, Any]]:
 
 @contextmanager
 def fake_nodes(count: int, cpus: int) -> Iterator[None]:
-    """A cluster of processes on this machine, joined by this process: a head without CPUs, and nodes with `cpus` each.
+    """A cluster of processes on this machine, joined by this process: a head without CPUs, and nodes that say that they
+    have `cpus` and a GPU each.
 
     Raises:
         ConfigError: this process has joined another one already.
@@ -151,7 +156,7 @@ def fake_nodes(count: int, cpus: int) -> Iterator[None]:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(count):
-            cluster.add_node(num_cpus=cpus, object_store_memory=_STORE_BYTES)
+            cluster.add_node(num_cpus=cpus, num_gpus=1, object_store_memory=_STORE_BYTES)
         cluster.wait_for_nodes()
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING)
         ray.data.DataContext.get_current().enable_progress_bars = False

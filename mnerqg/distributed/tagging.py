@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 _FETCH_BATCH = 64  # posts; bounds the encoded pictures that one task holds at a time
 _DECODE_BATCH = 32
+_ROWS_OF_TEXTS = 1_024  # a quarter of a second to tokenise them
 _FINISH_BATCH = 512  # of the rows of a file, which are Python objects for a moment
 _PASSES = 2  # over the archive; the second tags what was lost in the first
 
@@ -264,12 +265,11 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
             LeaveOut(ray.put(job.done)), batch_format="pyarrow", batch_size=None, num_cpus=task_cpus
         )
     # A row group of a million short posts would be the work of one task: cut it to what fills a block with
-    # canvases, and an archive of few posts into a piece or two a CPU.
-    rows = min(
-        resources.block_bytes // (3 * plan.side**2), archive.rows // (2 * max(1, int(resources.cluster_cpus)))
-    )
-    posts = posts.repartition(target_num_rows_per_block=max(rows, config.batch_posts or CPU_BATCH_POSTS))
+    # canvases, or with `_ROWS_OF_TEXTS`, and an archive of few posts into a piece or two a CPU.
     picture = archive.picture_column(columns)
+    fills = _ROWS_OF_TEXTS if picture is None else resources.block_bytes // (3 * plan.side**2)
+    rows = min(fills, archive.rows // (2 * max(1, int(resources.cluster_cpus))))
+    posts = posts.repartition(target_num_rows_per_block=max(rows, config.batch_posts or CPU_BATCH_POSTS))
     if picture is not None and archive.pictures != "bytes":
         posts = posts.map_batches(
             FetchPictures(columns, picture, plan.pictures),

@@ -97,7 +97,7 @@ def _parts(pre_tokenizer: PreTokenizer) -> bool:
 
 
 def closed_edges(
-    of_text: str, edges: bytearray, pieces: Sequence[tuple[int, int]], words: Sequence[int]
+    of_text: str, edges: bytearray, pieces: Sequence[tuple[int, int]], words: Sequence[int | None]
 ) -> set[int]:
     """Where words of the text meet and the tokenizer made one piece or one word of them.
 
@@ -141,7 +141,7 @@ def trimmed(of_text: str, start: int, end: int, limit: int) -> tuple[int, int]:
 
 
 def word_borders(
-    of_text: str, edges: bytearray, pieces: Sequence[tuple[int, int]], words: Sequence[int]
+    of_text: str, edges: bytearray, pieces: Sequence[tuple[int, int]], words: Sequence[int | None]
 ) -> list[bool]:
     """For each of N pieces whether a word begins with it, and at last whether one ends with the last: N + 1 values.
 

@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Encoding, Tokenizer
+
 from mnerqg.config import ModelConfig
 from mnerqg.errors import ModelError
 from mnerqg.inputs.borders import (
@@ -92,6 +94,11 @@ class TextEncoder:
     def __init__(self, *, tokenizer: Any, queries: Sequence[EntityQuery], max_length: int) -> None:
         self._template = PairTemplate.of(tokenizer)
         self._tokenizer = tokenizer
+        # transformers' own call takes longer around the tokenizer than in it.
+        self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._backend.encode_special_tokens = True  # a post that spells "[SEP]" has none
         self.queries = tuple(queries)
         self.max_length = max_length
         self.pad_id: int = tokenizer.pad_token_id or 0
@@ -109,9 +116,7 @@ class TextEncoder:
 
     def encode_query(self, query: str) -> list[int]:
         """The pieces of one query, without special tokens; cut to `max_length`."""
-        ids: list[int] = self._tokenizer(
-            query, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
+        ids: list[int] = self._tokenize(query).ids
         return ids[: self._template.room_alone(self.max_length)]
 
     def encode(self, text: str) -> EncodedText:
@@ -183,15 +188,15 @@ class TextEncoder:
         edges = word_edges(of_text)
         text = readable(text, of_text)
         encoding = self._tokenize(text)
-        offsets: list[tuple[int, int]] = encoding["offset_mapping"]
-        words: list[int] = encoding.word_ids()
+        offsets: list[tuple[int, int]] = encoding.offsets
+        words = encoding.word_ids
         if closed := closed_edges(of_text, edges, offsets, words):
             # A blank parts them, in any tokenizer.
             parts = [text[start:end] for start, end in pairwise([0, *sorted(closed), len(text)])]
             encoding = self._tokenize(" ".join(parts))
             places = [place for place in range(len(text) + 1) for _ in range(1 + (place in closed))]
-            offsets = [(places[start], places[end]) for start, end in encoding["offset_mapping"]]
-            words = encoding.word_ids()
+            offsets = [(places[start], places[end]) for start, end in encoding.offsets]
+            words = encoding.word_ids
         limits = [*(start for start, _ in offsets[1:]), len(text)]
         filled: list[int] = []
         trimmed_offsets: list[tuple[int, int]] = []
@@ -205,16 +210,10 @@ class TextEncoder:
         borders = word_borders(
             of_text, edges, [trimmed_offsets[index] for index in filled], [words[index] for index in filled]
         )
-        return _Pieces(encoding["input_ids"], trimmed_offsets, filled, borders)
+        return _Pieces(encoding.ids, trimmed_offsets, filled, borders)
 
-    def _tokenize(self, text: str) -> Any:
-        return self._tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=True,  # a post that spells "[SEP]" has none
-            return_offsets_mapping=True,
-            verbose=False,
-        )
+    def _tokenize(self, text: str) -> Encoding:
+        return self._backend.encode(text, add_special_tokens=False)
 
     def frame(self, query: list[int], *, sentence: bool) -> Frame:
         """What the encoder reads around a sentence; see `PairTemplate.frame`."""
@@ -301,7 +300,6 @@ class TextEncoderSource:
 
     def make(self) -> TextEncoder:
         """The text encoder; of padding it knows nothing, which is the model's."""
-        from tokenizers import Tokenizer
         from transformers import PreTrainedTokenizerFast
 
         backend = Tokenizer.from_str(self.tokenizer)
