@@ -68,6 +68,7 @@ class Tagger:
             side=config.model.image_side,
             device=device,
             dtype=torch.bfloat16 if bf16 else torch.float32,
+            compiled=compiled,
         )
         self.finder = Finder(self.model, text_encoder=text_encoder, config=config, device=device)
         self.text_encoder = text_encoder

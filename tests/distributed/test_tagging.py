@@ -215,8 +215,8 @@ class PoisonedFinder(Finder):
         return super().answer(batch, sentences)
 
 
-def load_poisoned(uri: str) -> Tagger:
-    tagger = Tagger.load(uri)
+def load_poisoned(uri: str, device: str | None = None) -> Tagger:
+    tagger = Tagger.load(uri, device)
     tagger.finder.__class__ = PoisonedFinder
     tagger.finder.poison = np.asarray(tagger.text_encoder.encode(POISON).token_ids, np.int64).tobytes()  # type: ignore[attr-defined]
     return tagger
@@ -589,9 +589,12 @@ def test_out_of_memory_halves_the_batch(tiny_model: Path) -> None:
     assert stages(texts.slice(0, 0)) == []
 
 
-def test_lanes_find_what_one_batch_after_the_other_finds(tiny_model: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_lanes_find_what_one_batch_after_the_other_finds(tiny_model: Path, device: str) -> None:
     """With a post that costs no other one its row in either."""
-    tagger = load_poisoned(str(tiny_model))
+    tagger = load_poisoned(str(tiny_model), device)
+    assert tagger.finder.lanes == {"cpu": 1, "cuda": 2}[device]
+    tagger.finder.lanes = 1
     texts = texts_table([post(number) for number in range(20)] + [POISON, "", "Ada"])
     one_lane = Stages(tiny_model, tagger, batch_posts=4)
     expected = one_lane(texts)

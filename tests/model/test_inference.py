@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example
 from mnerqg.model.build import Network, build_collator
 from mnerqg.model.finder import Finder
-from mnerqg.model.inference import compile_parts, padding_by_itself, ready_to_answer
+from mnerqg.model.inference import PackedLinear, compile_parts, padding_by_itself, ready_to_answer
 from mnerqg.model.mnerqg import MNERQG
 from mnerqg.model.output import Output
 from tests.archives import TEXTS
@@ -108,6 +109,30 @@ def test_convolutions_pad_by_themselves_as_tensorflow_does(name: str) -> None:
         seen = torch.randn(1, convolution.in_channels, 8, 12)
         with torch.no_grad():
             torch.testing.assert_close(padding_by_itself(convolution)(seen), convolution(seen))
+
+
+def test_linear_layers_are_packed_and_answer_alike() -> None:
+    answering = ready(trained(small_config()))
+    assert not any(type(part) is nn.Linear for part in answering.modules())
+    layer = nn.Linear(24, 40).requires_grad_(False)
+    packed = PackedLinear(layer)
+    assert (packed.weight.shape, packed.weight.dtype) == (layer.weight.shape, layer.weight.dtype)
+    whole = torch.randn(6, 48, 5)
+    for states in (whole[..., 0][:, :24], whole[:, ::2].mT, whole[:0, :24, 0], whole[0, :24, 0]):
+        torch.testing.assert_close(packed(states), layer(states))
+    for original in (layer, nn.Linear(24, 40, bias=False).requires_grad_(False)):
+        copied = deepcopy(PackedLinear(original))
+        assert type(copied) is nn.Linear
+        assert {name: value.tolist() for name, value in copied.state_dict().items()} == {
+            name: value.tolist() for name, value in original.state_dict().items()
+        }
+
+
+def test_what_is_to_be_compiled_or_is_bf16_is_not_packed() -> None:
+    network = trained(small_config())
+    compiled = ready_to_answer(network, side=SIDE, device=CPU, compiled=True)
+    for other in (compiled, ready(network, torch.bfloat16)):
+        assert not any(isinstance(part, PackedLinear) for part in other.modules())
 
 
 class _Shared(nn.Module):
@@ -207,7 +232,7 @@ def test_every_part_is_one_graph_and_survives_odd_posts() -> None:
     """Before, a forward fell into 14 graphs. They are run as they are here, whatever a compiler would make of them."""
     config = small_config()
     network = trained(config)
-    compiled = ready(network)
+    compiled = ready_to_answer(network, side=SIDE, device=CPU, compiled=True)
     compile_parts(compiled, fullgraph=True, backend="eager")
     with torch.inference_mode():
         for examples in [*ODD.values(), annotated_examples() * 3]:
