@@ -31,7 +31,7 @@ CPU_BATCH_POSTS = 4
 7 % longer a post in two lanes [measured]."""
 GPU_BATCH_POSTS = 128
 """By which a GPU's rows are counted before its actor knows how many posts suit it."""
-_GPU_CHUNK_BATCHES, _CPU_CHUNK_BATCHES, _CHUNK_BLOCKS, _CHUNK_ROWS = 4, 64, 8, 64
+_CHUNK_BATCHES, _CHUNK_BLOCKS, _CHUNK_ROWS = 4, 8, 64
 _PIECES = 16  # of the posts that an actor is tried with: as many as every model reads
 _FREE_SHARE = 0.3  # of the GPU's memory, which is left for longer posts
 
@@ -64,7 +64,8 @@ class ModelSettings:
 
 def chunk_rows(batch_posts: int | None, *, gpu: bool, side: int, block_bytes: int) -> int:
     """How many rows an actor is given at once: many batches of them, for they are cut from its rows sorted by length,
-    and padding costs as much as words do. At the end of such a chunk a lane waits for the others.
+    and padding costs as much as words do. A chunk is also the least that is written at once, and so the least that a
+    dead driver costs.
 
     Args:
         batch_posts: of the settings.
@@ -73,9 +74,8 @@ def chunk_rows(batch_posts: int | None, *, gpu: bool, side: int, block_bytes: in
         block_bytes: of a block.
     """
     size = batch_posts or (GPU_BATCH_POSTS if gpu else CPU_BATCH_POSTS)
-    batches = _GPU_CHUNK_BATCHES if gpu else _CPU_CHUNK_BATCHES
     fits = _CHUNK_BLOCKS * block_bytes // (3 * side**2)
-    return max(_CHUNK_ROWS, min(batches * size, fits))
+    return max(_CHUNK_ROWS, min(_CHUNK_BATCHES * size, fits))
 
 
 class TagPosts:
