@@ -24,7 +24,13 @@ def tagging(
 ) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """A driver that wants one or two actors with a GPU each."""
     arguments = [str(model), str(folder / "archive"), str(folder / "tags")]
-    options = ("--autoscaling=true", "--actors=[1,2]", "--gpus_per_actor=1", "--min_rows_per_file=200")
+    options = (
+        "--autoscaling=true",
+        "--actors=[1,2]",
+        "--gpus_per_actor=1",
+        "--min_rows_per_file=200",
+        "--batch_posts=8",
+    )
     return driver(*arguments, *options, log=folder / "log", RAY_ADDRESS=address, **environment)
 
 

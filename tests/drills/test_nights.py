@@ -36,6 +36,7 @@ CONFIG = TagConfig(
     max_failed=0.5,
     actors=1,
     cpus_per_actor=0.5,
+    batch_posts=8,
 )
 OPTIONS = (
     "--columns.pass_through=[row]",
@@ -43,6 +44,7 @@ OPTIONS = (
     "--max_failed=0.5",
     "--actors=1",
     "--cpus_per_actor=0.5",
+    "--batch_posts=8",
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800 + 60 * COUNT)]

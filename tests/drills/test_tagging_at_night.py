@@ -32,6 +32,7 @@ SETTINGS = (
     "--max-failed=0.1",
     "--actors=1",
     "--cpus_per_actor=0.5",
+    "--batch_posts=8",
     f"--pictures.max_bytes={archives.MAX_BYTES}",
 )
 PATIENT = ("--pictures.attempts=8", "--pictures.timeout_s=3")
