@@ -129,11 +129,14 @@ class Ways:
         posts = sum(side_by_side(answer, parts, lanes) if lanes > 1 else map(answer, parts))
         wait_for(device)
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        share = (
+            1 if device.type == "cuda" else finder.lanes / lanes
+        )  # of a CPU a finder counts each lane's share
         return {
             "posts": posts,
             "seconds": seconds,
             "cpu_seconds": cpu,
-            "device_busy": min(1.0, (finder.busy_s - busy_s) * (finder.lanes / lanes) / seconds),
+            "device_busy": min(1.0, (finder.busy_s - busy_s) * share / seconds),
         }
 
     def _record_batches(self) -> list[Batch]:
