@@ -65,7 +65,6 @@ class Tagger:
         bf16 = precision == "bf16" and multiplies_bf16(device)
         self.model = ready_to_answer(
             model,
-            side=config.model.image_side,
             device=device,
             dtype=torch.bfloat16 if bf16 else torch.float32,
             compiled=compiled,

@@ -119,7 +119,7 @@ class Trainings:
         steps: int,
     ) -> None:
         self._config, self._device, self._steps = config, device, steps
-        self._collate = build_collator(config, text_encoder)
+        self._collate = build_collator(config, text_encoder, groups=device.type == "cpu")
         self._posts = config.train.posts_per_step
         self._examples = examples
         self.bf16 = config.train.precision == "bf16" and multiplies_bf16(device)

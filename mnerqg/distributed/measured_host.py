@@ -13,6 +13,7 @@ from mnerqg.distributed.picture_stages import DecodePictures
 from mnerqg.distributed.tagging_stages import ModelSettings, TagPosts, load
 from mnerqg.distributed.text_stage import EncodeTexts
 from mnerqg.inputs.text import TextEncoderSource
+from mnerqg.model.build import build_collator
 from mnerqg.model.files import ModelFiles, check_model
 from mnerqg.model.found import FOUND, Found
 from mnerqg.schema import ROW_HASH, Post
@@ -73,6 +74,10 @@ class HostPart:
         found = self._actor(self._table)
         self.spans = len(Found.from_arrow(found[FOUND].combine_chunks())[1].spans)
         finder.answers = Recorded(recorder.answers)
+        # As for a GPU, but for its pinned memory.
+        finder.collate = build_collator(
+            files.config, tagger.text_encoder, groups=False, even=True
+        ).of_sentences
 
     def measure(self) -> Round:
         """One call of the actor, with the device's recorded answers."""

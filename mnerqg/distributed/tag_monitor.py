@@ -11,11 +11,20 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 @dataclass(frozen=True)
 class ActorReport:
-    """What a model actor has done since its start: seconds in the model, seconds since it was ready, posts tagged, and
-    those of them with an error."""
+    """What a model actor has done since its start.
+
+    Attributes:
+        busy_s: seconds in the model.
+        ready_s: seconds since it was ready.
+        start_s: seconds that it had taken to be ready.
+        batch_posts: posts that its model sees at once.
+        posts, failed: tagged, and those of them with an error.
+    """
 
     busy_s: float
     ready_s: float
+    start_s: float
+    batch_posts: int
     posts: int
     failed: int
 
@@ -34,6 +43,14 @@ class Monitor:
         """Seconds in the model and seconds ready, of all model actors together."""
         reports = self._actors.values()
         return sum(one.busy_s for one in reports), sum(one.ready_s for one in reports)
+
+    def starts(self) -> dict[str, Any]:
+        """The longest start of a model actor, and what sizes of batches they have."""
+        reports = self._actors.values()
+        return {
+            "model_start_s": round(max((one.start_s for one in reports), default=0.0), 1),
+            "batch_posts": sorted({one.batch_posts for one in reports}),
+        }
 
     def counted(self) -> tuple[int, int]:
         """Posts tagged and those with an error, of all model actors together."""

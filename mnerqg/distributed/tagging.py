@@ -9,6 +9,7 @@ and when it is finished.
 
 import itertools
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -104,6 +105,7 @@ def tag_archive(
             "seconds": round(seconds, 1),
             "rows_per_second": round(rows / max(seconds, 1e-3), 1),
             "model_busy": round(busy / ready, 3) if ready else None,
+            **ray.get(monitor.starts.remote()),
         }
         return tag_run.finish(folder, plan.archive, facts, max_failed=plan.config.max_failed)
 
@@ -267,9 +269,15 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
     # A row group of a million short posts would be the work of one task: cut it to what fills a block with
     # canvases, or with `_ROWS_OF_TEXTS`, and an archive of few posts into a piece or two a CPU.
     picture = archive.picture_column(columns)
-    fills = _ROWS_OF_TEXTS if picture is None else resources.block_bytes // (3 * plan.side**2)
+    fills = _ROWS_OF_TEXTS
+    if picture is not None:  # a power of two, so that batches can be cut of them without a rest
+        fills = 2 ** int(math.log2(max(1, resources.block_bytes // (3 * plan.side**2))))
     rows = min(fills, archive.rows // (2 * max(1, int(resources.cluster_cpus))))
-    posts = posts.repartition(target_num_rows_per_block=max(rows, config.batch_posts or CPU_BATCH_POSTS))
+    posts = posts.repartition(
+        target_num_rows_per_block=max(rows, config.batch_posts or CPU_BATCH_POSTS),
+        # A GPU takes as long for the rest of a block, which has a shape of its own, as for a hundred posts.
+        strict=resources.gpus_per_actor > 0,
+    )
     if picture is not None and archive.pictures != "bytes":
         posts = posts.map_batches(
             FetchPictures(columns, picture, plan.pictures),

@@ -3,10 +3,13 @@
 The driver imports this module only to pass the stage on. torch, seconds of it, is imported by the actors.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from threading import Thread
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,7 +19,7 @@ from mnerqg.archive.counts import model_raised
 from mnerqg.config_jobs import Precision
 from mnerqg.distributed.tag_metrics import model_seconds
 from mnerqg.distributed.tag_monitor import ActorReport
-from mnerqg.inputs.ahead import side_by_side
+from mnerqg.inputs.ahead import Lanes
 from mnerqg.inputs.prepared import PICTURES, ROW_ERROR, Views, has_error, without_pixels
 from mnerqg.inputs.sentences import IntArray, Sentences
 from mnerqg.model.batch_size import best_batch_size
@@ -31,9 +34,12 @@ CPU_BATCH_POSTS = 4
 7 % longer a post in two lanes [measured]."""
 GPU_BATCH_POSTS = 128
 """By which a GPU's rows are counted before its actor knows how many posts suit it."""
-_CHUNK_BATCHES, _CHUNK_BLOCKS, _CHUNK_ROWS = 4, 8, 64
+_CHUNK_BATCHES, _CHUNK_BLOCKS, _CHUNK_ROWS = 8, 8, 64
 _PIECES = 16  # of the posts that an actor is tried with: as many as every model reads
 _FREE_SHARE = 0.3  # of the GPU's memory, which is left for longer posts
+_SWITCH_S = 2e-4
+"""After so long Python lets another thread of an actor with a GPU go on. With its usual 5 ms each of the calls by which
+a lane hands the GPU its next batch would wait as long for a lane that makes one."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,18 @@ class TagPosts:
         report: Callable[[ActorReport], object],
     ) -> None:
         self.settings = settings
+        started = time.monotonic()
         self._finder = (load_tagger(settings.model) if load_tagger else load(settings)).finder
+        self._lanes = Lanes(self._finder.lanes)
         self._report = report
         self._batch_posts = settings.batch_posts or CPU_BATCH_POSTS
         self._try(1)
-        if settings.batch_posts is None and settings.device == "cuda":
-            self._batch_posts = self._best_batch_posts()
+        if settings.device == "cuda":
+            sys.setswitchinterval(_SWITCH_S)
+            if settings.batch_posts is None:
+                self._batch_posts = self._best_batch_posts()
         self._ready = time.monotonic()
+        self._start_s = self._ready - started
         self._busy_before = self._finder.busy_s
         self._seconds = model_seconds(settings.run_id)
         self._posts = self._failed = 0
@@ -116,7 +127,9 @@ class TagPosts:
         failed = has_error(rows[ROW_ERROR]) | has_error(pictures) | has_error(found_of_rows)
         self._failed += int(failed.sum())
         busy_s, ready_s = self._finder.busy_s - self._busy_before, time.monotonic() - self._ready
-        self._report(ActorReport(busy_s, ready_s, self._posts, self._failed))
+        self._report(
+            ActorReport(busy_s, ready_s, self._start_s, self._batch_posts, self._posts, self._failed)
+        )
         rows = rows.set_column(rows.column_names.index(PICTURES), PICTURES, pictures)
         return rows.append_column(FOUND, found_of_rows)
 
@@ -130,7 +143,7 @@ class TagPosts:
             return list(self._answers(views, part, errors))
 
         # The shortest come last, so that no lane works long after the others.
-        found = chain.from_iterable(side_by_side(answers, parts[::-1], self._finder.lanes))
+        found = chain.from_iterable(self._lanes(answers, parts[::-1]))
         return Found.together(list(found), len(views)), errors
 
     def _best_batch_posts(self) -> int:
@@ -141,7 +154,8 @@ class TagPosts:
 
         def measured_s(posts: int) -> float | None:
             try:
-                self._try(posts)  # which chooses kernels
+                for _ in range(2):  # which chooses kernels, and records them
+                    self._try(posts)
                 seconds = self._try(posts)
             except torch.AcceleratorError:
                 raise
@@ -151,12 +165,15 @@ class TagPosts:
             free, all_of_it = torch.cuda.mem_get_info()
             return seconds if free > _FREE_SHARE * all_of_it else None
 
-        return best_batch_size(measured_s)
+        best = best_batch_size(measured_s)
+        self._finder.forget_shapes()
+        return best
 
     def _try(self, posts: int) -> float:
         """The seconds that the device takes for so many posts; raises what the model raises."""
         views, busy_s = _views(posts, self.settings.side), self._finder.busy_s
-        self._finder.answer(self._finder.collate(*views.take(np.arange(posts))), views.sentences)
+        batch = self._finder.collate(*views.take(np.arange(posts)))
+        list(self._lanes(lambda _: self._finder.answer(batch, views.sentences), [0]))
         return self._finder.busy_s - busy_s
 
     def _answers(
@@ -200,14 +217,29 @@ def _views(posts: int, side: int) -> Views:
     return Views(sentences, [np.zeros((side, side, 3), np.uint8)] * posts, numbers, np.ones(posts, np.int64))
 
 
+def _wake_gpu() -> None:
+    """Let the GPU's libraries do what they do at their first calls: for seconds, in which Python imports the rest."""
+    import torch
+    import torch.nn.functional as F
+
+    with suppress(Exception):  # what is wrong with a GPU is said when the model is loaded
+        maps = torch.ones(2, 64, 32, 32, device="cuda", dtype=torch.bfloat16)
+        F.conv2d(maps, maps[:, :, :3, :3], padding=1)
+        F.scaled_dot_product_attention(maps, maps, maps)
+        torch.cuda.synchronize()
+
+
 def load(settings: ModelSettings, windows: int = 1) -> "Tagger":
     """The tagger of an actor, which is given windows ready made; `windows` is for who gives it whole texts."""
     # Imported here: the other workers do without, as does a tagger of another kind.
     import torch
 
+    on_cpu = settings.device == "cpu"
+    if not on_cpu:
+        Thread(target=_wake_gpu, daemon=True).start()
+
     from mnerqg.tagger import Tagger
 
-    on_cpu = settings.device == "cpu"
     torch.set_num_threads(1 if on_cpu else settings.threads)
     tagger = Tagger.load(
         settings.model,

@@ -103,7 +103,7 @@ class _Worker:
         torch.manual_seed(config.train.seed)
         queries = parse_queries(job.queries, source="queries")
         self.text_encoder = load_text_encoder(config.model, queries)
-        self.collate = build_collator(config, self.text_encoder)
+        self.collate = build_collator(config, self.text_encoder, groups=self.device.type == "cpu")
         self.model = build_pretrained(config.model, len(queries))
         self.balance = LossBalance(config.loss)
         self.history: list[dict[str, Any]] = []

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -18,13 +18,26 @@ def made_ahead(items: Iterator[R]) -> Iterator[R]:
             yield item
 
 
-def side_by_side(work: Callable[[T], R], items: Iterable[T], lanes: int) -> Iterator[R]:
-    """What `work` makes of the items, in their order, of `lanes` at once. Few results wait to be taken."""
-    coming: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(lanes) as threads:
-        for item in items:
-            coming.append(threads.submit(work, item))
-            if len(coming) > 2 * lanes:
+class Lanes:
+    """So many threads, for as long as there is work: libraries of a GPU keep for each what they would else make anew.
+
+    Args:
+        count: how many items are worked on at once.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._threads = ThreadPoolExecutor(count)
+
+    def __call__(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """What `work` makes of the items, in their order. Few results wait to be taken."""
+        coming: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                coming.append(self._threads.submit(work, item))
+                if len(coming) > 2 * self.count:
+                    yield coming.popleft().result()
+            while coming:
                 yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+        finally:  # where one raises, the others do not go on behind its back
+            wait(coming)

@@ -79,20 +79,32 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The batch on `device`."""
-        return _each(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return changed(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Self:
         """The batch in memory from which a GPU fetches it while other work goes on."""
-        return _each(self, Tensor.pin_memory)
+        return changed(self, Tensor.pin_memory)
 
 
-def _each(record: R, change: Callable[[Tensor], Tensor]) -> R:
+def tensors_of(record: object) -> list[Tensor]:
+    """All tensors of a batch, or of a part of one, in the order of its fields."""
+    found: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    changed(record, keep)
+    return found
+
+
+def changed(record: R, change: Callable[[Tensor], Tensor]) -> R:
     """The record with every tensor in it changed."""
     if isinstance(record, Tensor):
         return change(record)  # type: ignore[return-value]
     if isinstance(record, tuple):
-        return tuple(_each(part, change) for part in record)  # type: ignore[return-value]
+        return tuple(changed(part, change) for part in record)  # type: ignore[return-value]
     if record is None:
         return record
-    parts = {entry.name: _each(getattr(record, entry.name), change) for entry in fields(record)}  # type: ignore[arg-type]
+    parts = {entry.name: changed(getattr(record, entry.name), change) for entry in fields(record)}  # type: ignore[arg-type]
     return replace(record, **parts)  # type: ignore[type-var]

@@ -22,6 +22,9 @@ from mnerqg.inputs.text import TextEncoder
 
 # The encoder is called once more for shorter sequences where this saves more than so many of all its pieces [chosen].
 _WORTH_A_CALL = 1 / 32
+# Of an even batch there are so many posts at the least. Its pictures are as many as its posts where so large a share of
+# the true ones have some, and else multiples of a quarter of the posts [chosen].
+_LEAST_EVEN_POSTS, _MOST_HAVE_PICTURES = 8, 0.75
 _NO_SENTENCE = -1
 
 
@@ -54,6 +57,11 @@ class Collator:
         box_targets: see `LossConfig.box_targets`.
         pinned: whether pictures are laid into memory from which a GPU fetches them while other work goes on.
         step: lengths are padded to multiples of it; 8, so that matrices suit a GPU's kernels and few lengths occur.
+        groups: whether sequences of about one length are a group of their own, which saves padding; a GPU that waits
+            for the host to launch its kernels is faster without.
+        even: whether batches have few shapes, for a GPU that replays what it did for another of the same shape
+            (`model.replays`): behind the others there are posts without text, up to a power of two, and the last
+            picture is there several times. Not for training, where batch normalisation would count it as often.
     """
 
     def __init__(
@@ -67,6 +75,8 @@ class Collator:
         box_targets: str = "largest",
         pinned: bool = False,
         step: int = 8,
+        groups: bool = True,
+        even: bool = False,
     ) -> None:
         self._text = text_encoder
         self._side = anchors.side
@@ -75,6 +85,8 @@ class Collator:
         self._asks = asks
         self._pinned = pinned
         self._step = step
+        self._groups = groups
+        self._even = even
         self._targets = TargetEncoder(
             anchors=anchors, ignore_iou=ignore_iou, inputs=inputs, asks=asks, box_targets=box_targets
         )
@@ -83,8 +95,10 @@ class Collator:
         """Collate P examples; of sequences of about one length each is padded to the longest, in steps."""
         sentences = Sentences.of([example.text for example in examples])
         has_phrases = self._asks and any(example.phrases for example in examples)
-        sequences = self._with_phrases(examples) if has_phrases else self._own(len(examples))
         shown = Shown.of([example.pixels for example in examples])
+        if not with_targets and not has_phrases:
+            return self.of_sentences(sentences, shown)
+        sequences = self._with_phrases(examples) if has_phrases else self._own(len(examples))
         batch = self._lay(sequences, sentences, shown)
         if not with_targets:
             return batch
@@ -92,6 +106,10 @@ class Collator:
 
     def of_sentences(self, sentences: Sentences, shown: Shown) -> Batch:
         """As a call, for posts that are asked the model's own queries."""
+        if self._even:
+            most = len(shown.posts) > _MOST_HAVE_PICTURES * len(sentences)
+            sentences = _with_empty(sentences)
+            shown = _filled_up(shown, len(sentences) if most else len(sentences) // 4)
         return self._lay(self._own(len(sentences)), sentences, shown)
 
     @cached_property
@@ -182,7 +200,7 @@ class Collator:
         lengths = lengths[by_length]
         ids, types = _end_to_end(sequences, sentences, by_length, lengths)
         starts = np.append(starts_of(lengths), lengths.sum())
-        cuts = [0, *_cuts(self._padded(lengths)), len(lengths)]
+        cuts = [0, *(_cuts(self._padded(lengths)) if self._groups else []), len(lengths)]
         texts = []
         for start, stop in pairwise(cuts):
             group = lengths[start:stop]
@@ -212,6 +230,31 @@ class Collator:
             place[:] = canvas
         # In memory it stays [I, S, S, 3], the order in which the convolutions want it.
         return pixels.permute(0, 3, 1, 2)
+
+
+def _with_empty(sentences: Sentences) -> Sentences:
+    """Empty sentences behind the others, up to a power of two."""
+    posts = len(sentences)
+    filled = max(_LEAST_EVEN_POSTS, 2 ** (posts - 1).bit_length())
+    behind = (0, filled - posts)
+    return replace(
+        sentences, starts=np.pad(sentences.starts, behind), lengths=np.pad(sentences.lengths, behind)
+    )
+
+
+def _filled_up(shown: Shown, step: int) -> Shown:
+    """The last picture, and that its post has it, so often that there is a multiple of `step` of both."""
+    if not shown.canvases:
+        return shown
+    canvases, posts = len(shown.canvases), len(shown.posts)
+    filled = -(-canvases // step) * step
+    # Where posts share pictures there stay fewer of these, by which the network knows that they do.
+    told = filled if posts == canvases else -(-max(posts, filled + 1) // step) * step
+    return Shown(
+        [*shown.canvases, *[shown.canvases[-1]] * (filled - canvases)],
+        np.pad(shown.posts, (0, told - posts), "edge"),
+        np.pad(shown.rows, (0, told - posts), "edge"),
+    )
 
 
 def _end_to_end(

@@ -5,14 +5,16 @@ XLNet: `query <sep> sentence <sep> <cls>`.
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
 
 from mnerqg.errors import ModelError
 
 Pieces = NDArray[np.int64]
+OTHER_FAMILY = "name the encoder of another family, such as BERT, RoBERTa or DeBERTa"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +51,16 @@ class PairTemplate:
     types: tuple[int, int, int]
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Self:
+    def of(cls, tokenizer: Tokenizer, name: str) -> Self:
         """Found by encoding a text, and two.
 
         Raises:
-            ModelError: the tokenizer has no offsets, or puts nothing between two texts.
+            ModelError: the tokenizer, which the error calls by its name, puts nothing between two texts.
         """
-        remedy = "name the encoder of another family, such as BERT, RoBERTa or DeBERTa"
-        if not tokenizer.is_fast:
-            raise ModelError(
-                f"tokenizer {tokenizer.name_or_path} has no offsets, for it is no fast one; {remedy}"
-            )
-        (before, behind), (of_one,) = _parts(tokenizer("a", return_token_type_ids=True), texts=1)
-        (first, between, last), (of_first, of_second) = _parts(
-            tokenizer("a", "a", return_token_type_ids=True), texts=2
-        )
+        (before, behind), (of_one,) = _parts(tokenizer.encode("a"), texts=1)
+        (first, between, last), (of_first, of_second) = _parts(tokenizer.encode("a", "a"), texts=2)
         if not between.ids:
-            raise ModelError(
-                f"tokenizer {tokenizer.name_or_path} puts nothing between a query and a sentence; {remedy}"
-            )
+            raise ModelError(f"tokenizer {name} puts nothing between a query and a sentence; {OTHER_FAMILY}")
         return cls((before, behind), (first, between, last), (of_one, of_first, of_second))
 
     def room(self, max_length: int) -> int:
@@ -110,14 +103,12 @@ class _Special:
     types: list[int]
 
 
-def _parts(encoding: Any, texts: int) -> tuple[list[_Special], list[int]]:
+def _parts(encoding: Encoding, texts: int) -> tuple[list[_Special], list[int]]:
     """The special pieces before, between and behind the texts, and the type of each text's pieces."""
     specials = [_Special([], []) for _ in range(texts + 1)]
     types = [0] * texts
     seen = 0
-    for piece, kind, text in zip(
-        encoding["input_ids"], encoding["token_type_ids"], encoding.sequence_ids(), strict=True
-    ):
+    for piece, kind, text in zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True):
         if text is None:
             specials[seen].ids.append(piece)
             specials[seen].types.append(kind)

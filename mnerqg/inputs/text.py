@@ -26,7 +26,7 @@ from mnerqg.inputs.borders import (
     word_borders,
     word_edges,
 )
-from mnerqg.inputs.pairs import Frame, PairTemplate
+from mnerqg.inputs.pairs import OTHER_FAMILY, Frame, PairTemplate
 from mnerqg.io.packages import is_package, package_path
 from mnerqg.queries import EntityQuery
 from mnerqg.schema import Span, TextStatus
@@ -83,7 +83,7 @@ class TextEncoder:
     """Tokenises sentences and queries with a fast tokenizer of an encoder of `transformers`.
 
     Args:
-        tokenizer: as `load_tokenizer` gives it.
+        tokenizer: as `load_tokenizer` gives it; or what is within it, which reads texts and is not to be saved.
         queries: the K queries.
         max_length: pieces of query, sentence and the tokenizer's special ones together.
 
@@ -92,16 +92,16 @@ class TextEncoder:
     """
 
     def __init__(self, *, tokenizer: Any, queries: Sequence[EntityQuery], max_length: int) -> None:
-        self._template = PairTemplate.of(tokenizer)
         self._tokenizer = tokenizer
         # transformers' own call takes longer around the tokenizer than in it.
-        self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self._backend = tokenizer if isinstance(tokenizer, Tokenizer) else _within(tokenizer)
         self._backend.no_padding()
         self._backend.no_truncation()
+        self._template = PairTemplate.of(self._backend, getattr(tokenizer, "name_or_path", ""))
         self._backend.encode_special_tokens = True  # a post that spells "[SEP]" has none
         self.queries = tuple(queries)
         self.max_length = max_length
-        self.pad_id: int = tokenizer.pad_token_id or 0
+        self.pad_id: int = getattr(tokenizer, "pad_token_id", None) or 0
         self.budget = self._template.room(max_length) - max(len(ids) for ids in self.query_ids)
         if self.budget < 16:
             raise ModelError(
@@ -300,14 +300,24 @@ class TextEncoderSource:
 
     def make(self) -> TextEncoder:
         """The text encoder; of padding it knows nothing, which is the model's."""
-        from transformers import PreTrainedTokenizerFast
-
-        backend = Tokenizer.from_str(self.tokenizer)
+        # transformers, which every process of a run would import for seconds, is not needed.
         return TextEncoder(
-            tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend),
-            queries=self.queries,
-            max_length=self.max_length,
+            tokenizer=Tokenizer.from_str(self.tokenizer), queries=self.queries, max_length=self.max_length
         )
+
+
+def _within(tokenizer: Any) -> Tokenizer:
+    """The tokenizer within one of transformers.
+
+    Raises:
+        ModelError: it has none, and so no offsets.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"tokenizer {tokenizer.name_or_path} has no offsets, for it is no fast one; {OTHER_FAMILY}"
+        )
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    return backend
 
 
 def first_line(error: Exception) -> str:

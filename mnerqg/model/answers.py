@@ -62,6 +62,48 @@ class SpanAnswers:
 
 
 @dataclass(frozen=True)
+class Reduced:
+    """What is left of a network's output, still on its device.
+
+    values: [S] float32, the fields of `SpanAnswers` and `Answers` end to end: every copy to the host waits by itself.
+    shapes: of the fields, by name and in that order.
+    """
+
+    values: Tensor
+    shapes: dict[str, torch.Size]
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, output: Output, batch: Batch, *, table: Tensor | None, most_boxes: int, lowest: float
+    ) -> Self:
+        """Reduce an output.
+
+        Args:
+            output: of the network for `batch`.
+            batch: that was answered.
+            table: `Anchors.table` on the output's device; None leaves the boxes out.
+            most_boxes: N.
+            lowest: the lowest threshold for starts and ends that will be asked for.
+        """
+        parts: dict[str, Tensor] = {}
+        if output.spans is not None:
+            names = (entry.name for entry in fields(SpanAnswers))
+            parts |= zip(names, _spans(output.spans, batch, lowest), strict=True)
+        if output.box_logits is not None and table is not None:
+            parts |= zip(
+                ("boxes_canvas", "box_scores"), _boxes(output.box_logits, table, most_boxes), strict=True
+            )
+        if output.words is not None:
+            labels = _words(output.words, batch.begins_word[:, 0])
+            parts |= zip(("word_labels", "word_scores"), labels, strict=True)
+        return cls(
+            torch.cat([part.float().flatten() for part in parts.values()]),
+            {name: part.shape for name, part in parts.items()},
+        )
+
+
+@dataclass(frozen=True)
 class Answers:
     """Of P posts.
 
@@ -77,30 +119,36 @@ class Answers:
     word_scores: Floats | None = None
 
     @classmethod
-    @torch.no_grad()
     def of(
         cls, output: Output, batch: Batch, *, table: Tensor | None, most_boxes: int, lowest: float
     ) -> Self:
-        """Reduce on the output's device, then copy all of it in one piece.
+        """Reduce on the output's device, then copy all of it in one piece; the arguments are those of `Reduced.of`."""
+        reduced = Reduced.of(output, batch, table=table, most_boxes=most_boxes, lowest=lowest)
+        return cls.of_values(reduced.values.cpu(), reduced)
 
-        Args:
-            output: of the network for `batch`.
-            batch: that was answered.
-            table: `Anchors.table` on the output's device; None leaves the boxes out.
-            most_boxes: N.
-            lowest: the lowest threshold for starts and ends that will be asked for.
-        """
-        spans = None if output.spans is None else _spans(output.spans, batch, lowest)
-        found = (
-            [] if output.box_logits is None or table is None else _boxes(output.box_logits, table, most_boxes)
-        )
-        words = [] if output.words is None else _words(output.words, batch.begins_word[:, 0])
-        on_host = iter(_to_host([*(spans or []), *found, *words]))
-        return cls(
-            spans=None if spans is None else SpanAnswers(*(next(on_host) for _ in fields(SpanAnswers))),
-            **{name: next(on_host) for name in ("boxes_canvas", "box_scores") if found},
-            **{name: next(on_host) for name in ("word_labels", "word_scores") if words},
-        )
+    @classmethod
+    def of_values(cls, values: Tensor, reduced: "Reduced") -> Self:
+        """What `reduced` says, of whose values `values` is a copy on the host."""
+        sizes = [shape.numel() for shape in reduced.shapes.values()]
+        parts = np.split(values.numpy(), np.cumsum(sizes)[:-1])
+        arrays = {
+            name: part.reshape(shape)
+            for part, (name, shape) in zip(parts, reduced.shapes.items(), strict=True)
+        }
+        spans = {entry.name: arrays.pop(entry.name) for entry in fields(SpanAnswers) if entry.name in arrays}
+        return cls(spans=SpanAnswers(**spans) if spans else None, **arrays)
+
+    def of_first(self, posts: int) -> Self:
+        """Of so many posts alone: behind them an even batch has posts in which nothing is found."""
+        spans = self.spans
+        if spans is not None:
+            parts = (
+                entry.name for entry in fields(SpanAnswers) if entry.name not in ("pairs", "pair_logits")
+            )
+            spans = replace(spans, **{name: getattr(spans, name)[:posts] for name in parts})
+        arrays = ("boxes_canvas", "box_scores", "word_labels", "word_scores")
+        known = {name: getattr(self, name) for name in arrays if getattr(self, name) is not None}
+        return replace(self, spans=spans, **{name: array[:posts] for name, array in known.items()})
 
     def found(
         self, configs: Sequence[DecodeConfig], sentences: Sentences, pictured: NDArray[np.bool_]
@@ -175,15 +223,6 @@ def _kept_boxes(boxes_canvas: Floats, scores: Floats, config: DecodeConfig) -> N
         )
         kept[post, query, above[chosen.numpy()]] = True
     return kept
-
-
-def _to_host(tensors: Sequence[Tensor]) -> list[Floats]:
-    """In one copy: each would wait for the device by itself."""
-    if not tensors:
-        return []
-    flat = torch.cat([tensor.float().flatten() for tensor in tensors]).cpu().numpy()
-    parts = np.split(flat, np.cumsum([tensor.numel() for tensor in tensors])[:-1])
-    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def _spans(spans: SpanLogits, batch: Batch, lowest: float) -> list[Tensor]:

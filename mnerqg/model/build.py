@@ -28,10 +28,8 @@ def build_anchors(config: ModelConfig) -> Anchors:
     return Anchors(sizes=config.anchors, reference_side=config.anchor_side, side=config.image_side)
 
 
-def build_collator(
-    config: Config, text_encoder: TextEncoder, *, pinned: bool = False, step: int = 8
-) -> Collator:
-    """What makes batches for the network of `config`; `pinned` and `step` as of a `Collator`."""
+def build_collator(config: Config, text_encoder: TextEncoder, **options: Any) -> Collator:
+    """What makes batches for the network of `config`; the options are those of a `Collator`, such as `step`."""
     return Collator(
         text_encoder=text_encoder,
         anchors=build_anchors(config.model),
@@ -39,8 +37,7 @@ def build_collator(
         inputs=config.model.inputs,
         asks=config.model.tagger == "mrc",
         box_targets=config.loss.box_targets,
-        pinned=pinned,
-        step=step,
+        **options,
     )
 
 

@@ -1,10 +1,10 @@
 """A network on a device, from sentences and pictures to what it finds in them."""
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,12 @@ from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.sentences import Sentences, Shown
 from mnerqg.inputs.text import TextEncoder
-from mnerqg.model.answers import Answers
+from mnerqg.model.answers import Answers, Reduced
 from mnerqg.model.build import Network, build_anchors, build_collator
 from mnerqg.model.found import Found
+from mnerqg.model.mnerqg import MNERQG
+from mnerqg.model.output import Output
+from mnerqg.model.replays import Replays
 
 # Of a query are looked at where it may have several regions, the most confident ones [chosen].
 _MOST_BOXES = 100
@@ -30,10 +33,17 @@ class Finder:
         text_encoder: of its encoder and queries.
         config: what it was trained with. What heads say that learned nothing is left out (see `LossConfig`).
         device: where it runs.
+        replays: whether a GPU replays what it did for batches of the same shape (`model.replays`).
     """
 
     def __init__(
-        self, network: Network, *, text_encoder: TextEncoder, config: Config, device: torch.device
+        self,
+        network: Network,
+        *,
+        text_encoder: TextEncoder,
+        config: Config,
+        device: torch.device,
+        replays: bool = True,
     ) -> None:
         self.network = network
         self.device = device
@@ -43,12 +53,19 @@ class Finder:
         """How many batches are asked at once, each by a thread. A GPU answers one at a time; with two lanes the host
         makes the next batch and reads the last answer meanwhile. A CPU does more with a batch on each core than with
         all cores on one, whose every operation ends in a wait; torch has to have one thread then."""
-        self._one_at_a_time = Lock() if device.type == "cuda" else nullcontext()
         self._counting = Lock()
         self._config = config
         on_gpu = device.type == "cuda"
-        self._collate = build_collator(config, text_encoder, pinned=on_gpu, step=8 if on_gpu else 1)
+        self._collate = build_collator(
+            config,
+            text_encoder,
+            pinned=on_gpu,
+            step=8 if on_gpu else 1,
+            groups=not on_gpu,
+            even=on_gpu and replays,
+        )
         self._table = torch.from_numpy(build_anchors(config.model).table()).to(device)
+        self._gpu = _Gpu(network, self._reduced, device, replays) if on_gpu else None
 
     def collate(self, sentences: Sentences, shown: Shown) -> Batch:
         """The batch of posts, on the host; several may be made while the device answers another."""
@@ -77,14 +94,14 @@ class Finder:
         pictured = np.zeros(len(sentences), bool)
         pictured[batch.shown.numpy()] = True
         lowest = min(config.span_threshold for config in configs)
-        answers = self.answers(batch, lowest)
+        answers = self.answers(batch, lowest).of_first(len(sentences))
         found = answers.found(configs, sentences, pictured)
         if self._config.answers_existence:
             return found
         return [replace(one, existence=one.existence[:, :0]) for one in found]
 
     def answers(self, batch: Batch, lowest: float) -> Answers:
-        """All that the device does: the network, and what is left of its output; `lowest` as of `Answers.of`."""
+        """All that the device does: the network, and what is left of its output; `lowest` as of `Reduced.of`."""
         answers, seconds = self.timed_answers(batch, lowest)
         with self._counting:
             self.busy_s += seconds
@@ -92,24 +109,77 @@ class Finder:
 
     def timed_answers(self, batch: Batch, lowest: float) -> tuple[Answers, float]:
         """As `answers`, and the seconds that the device worked for them; of several lanes' work each has its share."""
-        batch = batch.to(self.device)
-        with self._one_at_a_time:
-            if self.device.type != "cuda":
-                started = time.monotonic()
-                return self._answers(batch, lowest), (time.monotonic() - started) / self.lanes
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            stream = torch.cuda.current_stream(self.device)
-            start.record(stream)
-            answers = self._answers(batch, lowest)
-            end.record(stream)
-            end.synchronize()  # the device has answered, and the host has the answer
-            return answers, start.elapsed_time(end) / 1000
+        if self._gpu is not None:
+            return self._gpu(batch, lowest)
+        started = time.monotonic()
+        reduced = self._reduced(self.network(batch), batch, lowest)
+        return Answers.of_values(reduced.values, reduced), (time.monotonic() - started) / self.lanes
 
-    def _answers(self, batch: Batch, lowest: float) -> Answers:
-        return Answers.of(
-            self.network(batch),
+    def forget_shapes(self) -> None:
+        """Give the memory back that is kept for batches like those that were asked."""
+        if self._gpu is not None:
+            self._gpu.replays.forget()
+
+    def _reduced(self, output: Output, batch: Batch, lowest: float) -> Reduced:
+        return Reduced.of(
+            output,
             batch,
             table=self._table if self._config.answers_boxes else None,
             most_boxes=1 if self._config.decode.regions == "one" else _MOST_BOXES,
             lowest=lowest,
         )
+
+
+class _Gpu:
+    """A network on a GPU, which always has the next batch in its queue if several threads ask.
+
+    Args:
+        network: ready to answer.
+        reduce: of its output, the batch and the lowest threshold.
+        device: the GPU.
+        replays: see `Finder`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        reduce: Callable[[Output, Batch, float], Reduced],
+        device: torch.device,
+        replays: bool,
+    ) -> None:
+        self._device = device
+        self._reduce = reduce
+        # What the reduction waits for cannot be in a recording.
+        self._waits = _waits(network)
+        self.replays: Replays[Any] = Replays(
+            network if self._waits else lambda batch: reduce(network(batch), batch, 1.0), records=replays
+        )
+        self._uploads, self._work = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self._queue = Lock()
+
+    def __call__(self, batch: Batch, lowest: float) -> tuple[Answers, float]:
+        start, end = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2))
+        self._uploads.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._uploads):
+            given = batch.to(self._device)
+            there = self._uploads.record_event()
+        # Held until all is in the queue, not until it is done.
+        with self._queue, torch.cuda.stream(self._work):
+            self._work.wait_event(there)
+            start.record()
+            reduced = self.replays(given)
+            if self._waits:
+                reduced = self._reduce(reduced, given, lowest)
+            # A place of its own, which the device fills while the host does other things.
+            values = torch.empty(reduced.values.shape, pin_memory=True)
+            values.copy_(reduced.values, non_blocking=True)
+            end.record()
+        end.synchronize()
+        return Answers.of_values(values, reduced), start.elapsed_time(end) / 1000
+
+
+def _waits(network: Network) -> bool:
+    """Whether the host has to know what is on the device before the output is reduced."""
+    if isinstance(network, MNERQG):
+        return network.spans is not None and network.spans.match.hidden is not None
+    return network.crf is not None

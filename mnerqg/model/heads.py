@@ -1,5 +1,6 @@
 """The heads of Figure 2: existence detection, start and end, match, query grounding."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +91,8 @@ class GroundingHead(nn.Module):
         super().__init__()
         self.anchors_per_scale = anchors_per_scale
         self.sees = sees
+        self.kernel: Callable[..., None] | None = None
+        """`kernels.ground` where a scale is one kernel, in eval mode with folded norms (`takes_kernel`)."""
         self.visual = nn.ModuleList(nn.Conv2d(width, width, 1, bias=False) for _ in range(scales))
         self.textual = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(scales))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(scales))
@@ -114,6 +117,9 @@ class GroundingHead(nn.Module):
             posts without a picture.
         """
         asked = F.normalize(queries.index_select(0, shown), dim=-1)  # [I, K, D]
+        if self.kernel is not None and len(shown):
+            logits = self._in_one_kernel(maps, asked)
+            return logits.new_zeros(*queries.shape[:2], *logits.shape[2:]).index_copy(0, shown, logits), None
         scales = [self._scale(scale, grid, asked) for scale, grid in enumerate(maps)]
         logits = torch.cat([logits for logits, _ in scales], 2)
         boxes = logits.new_zeros(*queries.shape[:2], *logits.shape[2:]).index_copy(0, shown, logits)
@@ -139,10 +145,39 @@ class GroundingHead(nn.Module):
             self.textual[scale].bias = nn.Parameter(norm.bias - norm.running_mean * factor)
             self.norms[scale] = nn.Identity()
 
+    def takes_kernel(self, most: int) -> bool:
+        """Whether `kernel` says the same as the layers; `most` is `kernels.MOST_OUTPUTS`.
+
+        What is seen of a query is made of the sum over pictures and queries, which is then not there.
+        """
+        convolution = self.visual[0]
+        assert isinstance(convolution, nn.Conv2d)
+        return not self.sees and convolution.out_channels % 64 == 0 and 5 * self.anchors_per_scale <= most
+
+    def _in_one_kernel(self, maps: tuple[Tensor, ...], asked: Tensor) -> Tensor:
+        """Box logits [I, K, C, 5] of the maps and the queries [I, K, D] that are asked of each."""
+        assert self.kernel is not None
+        candidates = [self.anchors_per_scale * grid.shape[2] * grid.shape[3] for grid in maps]
+        logits = asked.new_empty(*asked.shape[:2], sum(candidates), 5, dtype=torch.float32)
+        for scale, grid in enumerate(maps):
+            visual, textual = self._sides(scale, grid, asked)
+            self.kernel(
+                visual.contiguous(memory_format=torch.channels_last),
+                textual.contiguous(),
+                self.outputs[scale].weight.flatten(1),  # type: ignore[operator]
+                self.outputs[scale].bias,
+                logits,
+                sum(candidates[:scale]),
+            )
+        return logits
+
+    def _sides(self, scale: int, grid: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """What is added for each picture and query of a scale: W_u U [I, D, R, R] and W_q q [I, K, D]."""
+        return self.visual[scale](F.normalize(grid, dim=1)), self.textual[scale](asked)
+
     def _scale(self, scale: int, grid: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
-        visual = self.visual[scale](F.normalize(grid, dim=1))  # [I, D, R, R]
-        textual = self.textual[scale](asked)[..., None, None]  # [I, K, D, 1, 1]
-        fused = (visual.unsqueeze(1) + textual).flatten(0, 1)  # [I·K, D, R, R]
+        visual, textual = self._sides(scale, grid, asked)
+        fused = (visual.unsqueeze(1) + textual[..., None, None]).flatten(0, 1)  # [I·K, D, R, R]
         hidden = F.relu_(self.norms[scale](fused))  # of the largest tensor there is no second
         raw = self.outputs[scale](hidden)  # [I·K, A·5, R, R]
         logits = raw.unflatten(1, (self.anchors_per_scale, 5)).permute(0, 1, 3, 4, 2).flatten(1, 3)

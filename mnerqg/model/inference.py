@@ -4,11 +4,12 @@ Batch normalisation goes into the convolutions before it, which is exact but for
 the type in which the device multiplies; autocast would cast them in every call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -21,12 +22,14 @@ from mnerqg.model.mnerqg import MNERQG
 # How far folded maps may be from the others, in shares of their largest value: rounding stays far below it, and a
 # normalisation that was taken into the wrong convolution far above.
 _CLOSE: Final = 1e-3
+_SIDE: Final = (
+    64  # of the picture of a trial pass, pixels: which layers follow each other does not depend on it
+)
 
 
 def ready_to_answer(
     network: Network,
     *,
-    side: int,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     compiled: bool = False,
@@ -35,20 +38,22 @@ def ready_to_answer(
 
     Args:
         network: in any mode.
-        side: of the pictures that it is to see.
         device: where the copy answers.
         dtype: of its weights, float32 or bfloat16. What is computed of the logits, and sums and means within torch's
             kernels, are float32 either way.
         compiled: whether it is to be compiled; torch's compiler packs weights by itself.
     """
-    ready = deepcopy(network).eval().requires_grad_(False)
+    # On the CPU: a GPU multiplies float32 so that what is folded would not seem to say the same.
+    ready = deepcopy(network).to("cpu").eval().requires_grad_(False)
     if isinstance(ready, MNERQG):
         if ready.visual is not None:
-            ready.visual = _with_folded_norms(ready.visual, side)
+            ready.visual = _with_folded_norms(ready.visual)
             if device.type == "cpu":
                 _pad_within_convolutions(ready.visual)
         if ready.grounding is not None:
             ready.grounding.head.fold_norms()
+        if device.type == "cuda" and not compiled:
+            _take_kernels(ready)
     _cast(ready, dtype)
     ready = ready.to(device)
     if device.type == "cpu" and dtype == torch.float32 and not compiled:
@@ -68,6 +73,62 @@ def compile_parts(network: Network, **options: Any) -> None:
     for part in parts:
         if part is not None:
             part.compile(dynamic=True, **options)
+
+
+class LeakingConvolution(nn.Module):
+    """A convolution and the leaky ReLU behind it: bias and leak are one pass over the map in the place of two.
+
+    Args:
+        convolution: has a bias.
+        slope: of the leak; 0 is a ReLU.
+        kernel: `kernels.add_bias_and_leak_`.
+    """
+
+    def __init__(
+        self, convolution: nn.Conv2d, slope: float, kernel: Callable[[Tensor, Tensor, float], Tensor]
+    ) -> None:
+        super().__init__()
+        assert convolution.bias is not None
+        self.bias = nn.Parameter(convolution.bias.detach(), requires_grad=False)
+        self.convolution = convolution
+        self.convolution.bias = None
+        self.slope = slope
+        self._kernel = kernel
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[I, C, H, W] -> [I, C', H', W']."""
+        maps = self.convolution(maps).contiguous(memory_format=torch.channels_last)
+        if maps.device.type == "cpu" or not len(maps):
+            return F.leaky_relu_(maps.add_(self.bias[:, None, None]), self.slope)
+        return self._kernel(maps, self.bias, self.slope)
+
+
+def _take_kernels(network: MNERQG) -> None:
+    """Use our kernels on a GPU where the network is made so that they say the same, and Triton is there."""
+    try:
+        from mnerqg.model import kernels
+    except ImportError:
+        return
+    if network.visual is not None:
+        network.visual = _with_leaking_convolutions(network.visual, kernels.add_bias_and_leak_)
+    if network.grounding is not None and network.grounding.head.takes_kernel(kernels.MOST_OUTPUTS):
+        network.grounding.head.kernel = kernels.ground
+
+
+def _with_leaking_convolutions(
+    visual: VisualEncoder, kernel: Callable[[Tensor, Tensor, float], Tensor]
+) -> VisualEncoder:
+    """The encoder with every ReLU, leaky or not, within the convolution that it is given the output of."""
+
+    def join(joined: VisualEncoder, name: str, convolution: str) -> None:
+        layer, activation = joined.get_submodule(convolution), joined.get_submodule(name)
+        assert isinstance(layer, nn.Conv2d)
+        if layer.bias is not None:
+            slope = float(getattr(activation, "negative_slope", 0.0))
+            _replace(joined, convolution, LeakingConvolution(layer, slope, kernel))
+            _replace(joined, name, nn.Identity())
+
+    return _with_joined(visual, (nn.ReLU, nn.LeakyReLU), join)
 
 
 def _cast(network: Network, dtype: torch.dtype) -> None:
@@ -126,50 +187,67 @@ def _pack(network: Network) -> None:
                 setattr(holder, name, PackedLinear(layer))
 
 
+def _with_folded_norms(visual: VisualEncoder) -> VisualEncoder:
+    """The encoder with every normalisation in the convolution whose output it is given."""
+    return _with_joined(visual, (nn.BatchNorm2d,), _fold)
+
+
 @torch.inference_mode(mode=False)
 @torch.no_grad()
-def _with_folded_norms(visual: VisualEncoder, side: int) -> VisualEncoder:
-    """The encoder with every normalisation in the convolution whose output it is given.
+def _with_joined(
+    visual: VisualEncoder,
+    kinds: tuple[type[nn.Module], ...],
+    join: Callable[[VisualEncoder, str, str], None],
+) -> VisualEncoder:
+    """The encoder with every part of the given kinds joined with the convolution whose output it is given.
 
     Which one that is shows a trial pass, whatever the backbone is made of. Where the maps are no longer the same, for
     something else took a convolution's output too, all is left as it was.
+
+    Args:
+        visual: stays as it is.
+        kinds: of the parts.
+        join: is given the encoder, and the names of the part and of its convolution.
     """
     device = next(visual.parameters()).device
     noise = torch.randint(
-        256, (1, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        256, (1, 3, _SIDE, _SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     pixels = noise.to(device)
-    folded = deepcopy(visual)
-    pairs, expected = _pairs(folded, pixels)
-    for norm, convolution in pairs.items():
-        _fold(folded, norm, convolution)
+    joined = deepcopy(visual)
+    pairs, expected = _pairs(joined, pixels, kinds)
+    for part, convolution in pairs.items():
+        join(joined, part, convolution)
     close = all(
         torch.allclose(found, map_, rtol=0, atol=_CLOSE * float(map_.abs().max()))
-        for found, map_ in zip(folded(pixels), expected, strict=True)
+        for found, map_ in zip(joined(pixels), expected, strict=True)
     )
-    return folded if close else visual
+    return joined if close else visual
 
 
-def _pairs(visual: VisualEncoder, pixels: Tensor) -> tuple[dict[str, nn.Conv2d], Sequence[Tensor]]:
-    """The normalisations that are given what a convolution has just answered, by name, and the maps of the pixels."""
-    answers: list[tuple[Tensor, nn.Conv2d]] = []
-    pairs: dict[str, nn.Conv2d] = {}
+def _pairs(
+    visual: VisualEncoder, pixels: Tensor, kinds: tuple[type[nn.Module], ...]
+) -> tuple[dict[str, str], Sequence[Tensor]]:
+    """The parts of these kinds that are given what a convolution has just answered, with that one's name, and the maps
+    of the pixels."""
+    answers: list[tuple[Tensor, str]] = []
+    pairs: dict[str, str] = {}
     hooks = []
     for name, module in visual.named_modules():
         if isinstance(module, nn.Conv2d):
 
-            def answered(convolution: nn.Conv2d, _inputs: Any, output: Tensor) -> None:
-                answers.append((output, convolution))
+            def answered(_convolution: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
+                answers.append((output, name))
 
             hooks.append(module.register_forward_hook(answered))
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, kinds):
 
-            def asked(_norm: nn.Module, inputs: tuple[Tensor], name: str = name) -> None:
+            def asked(_part: nn.Module, inputs: tuple[Tensor], name: str = name) -> None:
                 if answers and answers[-1][0] is inputs[0]:
                     pairs[name] = answers[-1][1]
 
             hooks.append(module.register_forward_pre_hook(asked))
-    maps = visual(pixels)
+    maps = [grid.clone() for grid in visual(pixels)]
     for hook in hooks:
         hook.remove()
     return pairs, maps
@@ -213,25 +291,24 @@ def padding_by_itself(convolution: Conv2dSame) -> nn.Conv2d:
     return same
 
 
-def _fold(visual: VisualEncoder, name: str, convolution: nn.Conv2d) -> None:
+def _fold(visual: VisualEncoder, name: str, convolution: str) -> None:
     """Take the normalisation of that name into the convolution; its activation, if it has one, stays in its place."""
-    norm = visual.get_submodule(name)
+    norm, layer = visual.get_submodule(name), visual.get_submodule(convolution)
     assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(layer, nn.Conv2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    convolution.weight, bias = fuse_conv_bn_weights(
-        convolution.weight,
-        convolution.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.weight,
-        norm.bias,
+    layer.weight, bias = fuse_conv_bn_weights(
+        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
-    convolution.bias = bias.requires_grad_(False)
-    convolution.weight.requires_grad_(False)
+    layer.bias = bias.requires_grad_(False)
+    layer.weight.requires_grad_(False)
     left: nn.Module = nn.Identity()
     if isinstance(norm, BatchNormAct2d):
         left = nn.Sequential(norm.drop, norm.act)
+    _replace(visual, name, left)
+
+
+def _replace(visual: VisualEncoder, name: str, part: nn.Module) -> None:
     holder, _, attribute = name.rpartition(".")
-    setattr(visual.get_submodule(holder), attribute, left)
+    setattr(visual.get_submodule(holder), attribute, part)

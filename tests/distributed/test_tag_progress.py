@@ -41,10 +41,10 @@ def test_lines_where_there_is_no_terminal(
     monkeypatch.setattr(tag_progress, "_SECONDS_BETWEEN_LOOKS", 0.05)
     assert not sys.stderr.isatty()
     with started_monitor() as monitor, caplog.at_level(logging.INFO, tag_progress.__name__):
-        ray.get(monitor.report.remote("an earlier pass", ActorReport(1, 2, 500, 5)))
+        ray.get(monitor.report.remote("an earlier pass", ActorReport(1, 2, 3, 4, 500, 5)))
         with shown_progress(monitor, posts=100, before=40):
             for done, (actor, posts, failed) in {48: ("a", 8, 0), 56: ("b", 8, 1), 100: ("a", 99, 2)}.items():
-                ray.get(monitor.report.remote(actor, ActorReport(1, 2, posts, failed)))
+                ray.get(monitor.report.remote(actor, ActorReport(1, 2, 3, 4, posts, failed)))
                 deadline = time.monotonic() + 60
                 while not any(line.startswith(f"{done} of 100 posts") for line in caplog.messages):
                     assert time.monotonic() < deadline, caplog.messages

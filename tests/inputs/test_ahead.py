@@ -1,9 +1,10 @@
+import time
 from collections.abc import Iterator
-from threading import Barrier, Event
+from threading import Barrier, Event, get_ident
 
 import pytest
 
-from mnerqg.inputs.ahead import made_ahead, side_by_side
+from mnerqg.inputs.ahead import Lanes, made_ahead
 
 
 def test_batches_are_made_ahead_in_order() -> None:
@@ -42,18 +43,39 @@ def test_lanes_work_at_once_and_answer_in_order() -> None:
         both.wait()  # broken unless two of them are here together
         return -number
 
-    assert list(side_by_side(work, range(6), 2)) == [0, -1, -2, -3, -4, -5]
+    assert list(Lanes(2)(work, range(6))) == [0, -1, -2, -3, -4, -5]
 
 
 def test_no_more_is_begun_than_a_few_results_ahead() -> None:
     begun: list[int] = []
-    results = side_by_side(begun.append, range(100), 2)
+    results = Lanes(2)(begun.append, range(100))
     next(results)
     assert len(begun) <= 5
 
 
 def test_an_error_in_a_lane_is_the_users() -> None:
-    results = side_by_side(lambda number: 1 // number, [1, 0, 1], 2)
+    results = Lanes(2)(lambda number: 1 // number, [1, 0, 1])
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_lanes_are_the_same_threads_again() -> None:
+    lanes = Lanes(2)
+    threads = {one for _ in range(5) for one in lanes(lambda _: get_ident(), range(4))}
+    assert len(threads) <= 2
+    assert get_ident() not in threads
+
+
+def test_after_an_error_no_lane_still_works() -> None:
+    ended: list[int] = []
+
+    def work(number: int) -> None:
+        if number == 0:
+            raise ValueError("a bad row")
+        time.sleep(0.2)
+        ended.append(number)
+
+    with pytest.raises(ValueError, match="a bad row"):
+        list(Lanes(2)(work, [0, 1]))
+    assert ended == [1]

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def ready(network: Network, dtype: torch.dtype = torch.float32) -> Network:
-    return ready_to_answer(network, side=SIDE, device=CPU, dtype=dtype)
+    return ready_to_answer(network, device=CPU, dtype=dtype)
 
 
 def trained(config: Config) -> Network:
@@ -130,7 +130,7 @@ def test_linear_layers_are_packed_and_answer_alike() -> None:
 
 def test_what_is_to_be_compiled_or_is_bf16_is_not_packed() -> None:
     network = trained(small_config())
-    compiled = ready_to_answer(network, side=SIDE, device=CPU, compiled=True)
+    compiled = ready_to_answer(network, device=CPU, compiled=True)
     for other in (compiled, ready(network, torch.bfloat16)):
         assert not any(isinstance(part, PackedLinear) for part in other.modules())
 
@@ -232,7 +232,7 @@ def test_every_part_is_one_graph_and_survives_odd_posts() -> None:
     """Before, a forward fell into 14 graphs. They are run as they are here, whatever a compiler would make of them."""
     config = small_config()
     network = trained(config)
-    compiled = ready_to_answer(network, side=SIDE, device=CPU, compiled=True)
+    compiled = ready_to_answer(network, device=CPU, compiled=True)
     compile_parts(compiled, fullgraph=True, backend="eager")
     with torch.inference_mode():
         for examples in [*ODD.values(), annotated_examples() * 3]:

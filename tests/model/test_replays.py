@@ -1,0 +1,95 @@
+"""Batches of few shapes find what others find, and a GPU that replays what it did for one of a shape does, too."""
+
+import numpy as np
+import pytest
+import torch
+
+from mnerqg.config import Config
+from mnerqg.inputs.examples import Example
+from mnerqg.inputs.sentences import Sentences, Shown
+from mnerqg.model.build import Network, build_collator
+from mnerqg.model.finder import Finder
+from mnerqg.model.found import Found
+from mnerqg.model.inference import ready_to_answer
+from tests.builders import SIDE, example, small_config, text_encoder
+from tests.model.test_inference import VARIANTS, trained
+
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)
+
+POSTS = {
+    "each with a picture": [example(f"Ada visits {place}", picture=place) for place in range(9)],
+    "some with one": [example("word " * n, picture=n if n % 3 else None) for n in range(1, 8)],
+    "none with one": [example("Ada in London", picture=None), example("", picture=None)],
+    "one post": [example("Ada")],
+}
+
+
+def asked(finder: Finder, posts: list[Example], pictures: list[int] | None = None) -> Found:
+    """What is found in posts, of which several may have the same picture."""
+    canvases = [one.pixels for one in posts]
+    shown = Shown.of(canvases if pictures is None else [canvases[one] for one in pictures])
+    sentences = Sentences.of([one.text for one in posts])
+    return finder.answer(finder.collate(sentences, shown), sentences)
+
+
+def assert_alike(one: Found, other: Found, near: float) -> None:
+    np.testing.assert_array_equal(one.spans, other.spans)
+    np.testing.assert_array_equal(one.boxes, other.boxes)
+    np.testing.assert_allclose(one.existence, other.existence, atol=near)
+    np.testing.assert_allclose(one.box_scores, other.box_scores, atol=near)
+    if near < 1e-3:  # else of two boxes that are as confident either may be the first
+        np.testing.assert_allclose(one.boxes_canvas, other.boxes_canvas, atol=SIDE * near)
+
+
+def finder_on(network: Network, config: Config, device: str) -> Finder:
+    ready = ready_to_answer(network, device=torch.device(device))
+    return Finder(ready, text_encoder=text_encoder(), config=config, device=torch.device(device))
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "crf"])
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_batches_of_few_shapes_find_what_others_find(name: str, device: str) -> None:
+    """On a GPU each shape three times: computed, recorded and replayed, with other posts in between."""
+    config = small_config(**VARIANTS[name])
+    network = trained(config)
+    plain, even = finder_on(network, config, "cpu"), finder_on(network, config, device)
+    if device == "cpu":
+        even.collate = build_collator(config, text_encoder(), groups=False, even=True).of_sentences  # type: ignore[method-assign]
+    for _ in range(3):
+        for posts in POSTS.values():
+            assert_alike(asked(even, posts), asked(plain, posts), 1e-5 if device == "cpu" else 1e-2)
+        windows = [0, 0, 0, 1, 2, 2, 4]
+        shared = asked(even, POSTS["each with a picture"][:7], windows)
+        assert_alike(
+            shared,
+            asked(plain, POSTS["each with a picture"][:7], windows),
+            1e-5 if device == "cpu" else 1e-2,
+        )
+
+
+@pytest.mark.gpu
+def test_a_network_that_asks_the_device_is_not_recorded_and_answers_all_the_same() -> None:
+    config = small_config(inputs="text", grounding=False)
+    network = trained(config)
+    finder = finder_on(network, config, "cuda")
+    expected = asked(finder, POSTS["one post"])
+    sums: list[float] = []
+    finder.network.register_forward_pre_hook(lambda _, given: sums.append(given[0].sequence.sum().item()))
+    for _ in range(3):
+        assert_alike(asked(finder, POSTS["one post"]), expected, 1e-2)
+    assert len(sums) >= 3
+
+
+def test_even_batches_have_few_shapes() -> None:
+    collate = build_collator(small_config(), text_encoder(), groups=False, even=True)
+
+    def shape(posts: int, pictures: int) -> tuple[int, int, int, int]:
+        sentences = Sentences.of([example("Ada").text] * posts)
+        canvases = [example(picture=number).pixels if number < pictures else None for number in range(posts)]
+        batch = collate.of_sentences(sentences, Shown.of(canvases))
+        return len(batch.attention_mask), len(batch.texts), len(batch.pixels), len(batch.shown)
+
+    assert shape(5, 5) == shape(8, 8) == shape(8, 7) == (8, 1, 8, 8)
+    assert shape(8, 3) == shape(7, 4) == (8, 1, 4, 4)
+    assert shape(9, 0) == (16, 1, 0, 0)
+    assert shape(40, 17) == shape(64, 32) == (64, 1, 32, 32)
