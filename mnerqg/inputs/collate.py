@@ -25,6 +25,7 @@ _WORTH_A_CALL = 1 / 32
 # Of an even batch there are so many posts at the least. Its pictures are as many as its posts where so large a share of
 # the true ones have some, and else multiples of a quarter of the posts [chosen].
 _LEAST_EVEN_POSTS, _MOST_HAVE_PICTURES = 8, 0.75
+_LONGER = 2  # pieces that a query has more than queries have on average if it is a long one [chosen]
 _NO_SENTENCE = -1
 
 
@@ -60,8 +61,9 @@ class Collator:
         groups: whether sequences of about one length are a group of their own, which saves padding; a GPU that waits
             for the host to launch its kernels is faster without.
         even: whether batches have few shapes, for a GPU that replays what it did for another of the same shape
-            (`model.replays`): behind the others there are posts without text, up to a power of two, and the last
-            picture is there several times. Not for training, where batch normalisation would count it as often.
+            (`model.replays`): the sequences of long queries are a group, and the others another one; behind the other
+            posts there are some without text, up to a power of two; and the last picture is there several times. Not
+            for training, where batch normalisation would count it as often.
     """
 
     def __init__(
@@ -165,7 +167,7 @@ class Collator:
         around = np.asarray([len(frame.before) + len(frame.behind) for frame in sequences.frames])
         of_sentences = np.append(sentences.lengths, 0)  # the last one is that of no sentence
         lengths = around[sequences.frame] + of_sentences[sequences.sentence]
-        texts, order = self._texts(sequences, sentences, lengths)
+        texts, order = self._texts(sequences, sentences, lengths, around)
         frame = sequences.frame[sequences.places]  # [P, K]
         # Of a query without a piece it is the first piece of all: a mean over nothing is no number.
         queries = np.asarray(
@@ -193,14 +195,18 @@ class Collator:
         )
 
     def _texts(
-        self, sequences: _Sequences, sentences: Sentences, lengths: IntArray
+        self, sequences: _Sequences, sentences: Sentences, lengths: IntArray, around: IntArray
     ) -> tuple[tuple[Texts, ...], IntArray]:
-        """The sequences by length, and the place [R] of each among them."""
-        by_length = np.argsort(lengths, kind="stable")
+        """The sequences in groups, in each by length, and the place [R] of each among all."""
+        # Which queries are long is the same in each batch, and so then are the groups.
+        of_long_query = around > around.mean() + _LONGER if self._even else np.zeros(len(around), bool)
+        by_length = np.lexsort((lengths, of_long_query[sequences.frame]))
+        of_shorter = len(by_length) - int(of_long_query[sequences.frame].sum())
         lengths = lengths[by_length]
         ids, types = _end_to_end(sequences, sentences, by_length, lengths)
         starts = np.append(starts_of(lengths), lengths.sum())
-        cuts = [0, *(_cuts(self._padded(lengths)) if self._groups else []), len(lengths)]
+        inner = _cuts(self._padded(lengths)) if self._groups else [of_shorter]
+        cuts = sorted({0, *inner, len(lengths)})
         texts = []
         for start, stop in pairwise(cuts):
             group = lengths[start:stop]

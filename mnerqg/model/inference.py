@@ -14,17 +14,21 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchcrf import CRF
+from transformers.activations import GELUActivation
 
+from mnerqg.inputs.batch import Texts
 from mnerqg.model.backbone import VisualEncoder
 from mnerqg.model.build import Network
+from mnerqg.model.encoder import encoder_states
 from mnerqg.model.mnerqg import MNERQG
 
 # How far folded maps may be from the others, in shares of their largest value: rounding stays far below it, and a
 # normalisation that was taken into the wrong convolution far above.
 _CLOSE: Final = 1e-3
-_SIDE: Final = (
-    64  # of the picture of a trial pass, pixels: which layers follow each other does not depend on it
-)
+# Of the picture, pixels, and the text, pieces, of a trial pass: which layers follow each other does not depend on them.
+_SIDE: Final = 64
+_PIECES: Final = 4
+_GELU: Final = (nn.GELU, GELUActivation)
 
 
 def ready_to_answer(
@@ -54,6 +58,8 @@ def ready_to_answer(
             ready.grounding.head.fold_norms()
         if device.type == "cuda" and not compiled:
             _take_kernels(ready)
+    if device.type == "cuda" and dtype == torch.bfloat16 and not compiled:
+        _bend_in_products(ready.encoder)
     _cast(ready, dtype)
     ready = ready.to(device)
     if device.type == "cpu" and dtype == torch.float32 and not compiled:
@@ -101,6 +107,40 @@ class LeakingConvolution(nn.Module):
         if maps.device.type == "cpu" or not len(maps):
             return F.leaky_relu_(maps.add_(self.bias[:, None, None]), self.slope)
         return self._kernel(maps, self.bias, self.slope)
+
+
+class GeluLinear(nn.Module):
+    """A linear layer and the GELU behind it, which cuBLAS multiplies and bends in one: by the tanh that GELU is near.
+
+    What it differs by is less than what bfloat16 rounds off.
+
+    Args:
+        layer: has a bias.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        flat = states.flatten(0, -2)
+        bent: Tensor = torch._addmm_activation(self.bias, flat, self.weight.T, use_gelu=True)
+        return bent.unflatten(0, states.shape[:-1])
+
+
+@torch.inference_mode(mode=False)
+@torch.no_grad()
+def _bend_in_products(encoder: nn.Module) -> None:
+    """Let each GELU of a text encoder be part of the linear layer that it is given the output of."""
+    pieces = torch.zeros(1, _PIECES, dtype=torch.long)
+    texts = Texts(pieces, pieces, pieces == 0)
+    pairs, _ = _pairs(encoder, lambda: encoder_states(encoder, texts), nn.Linear, _GELU)
+    for activation, linear in pairs.items():
+        layer = encoder.get_submodule(linear)
+        if type(layer) is nn.Linear and layer.bias is not None:
+            _replace(encoder, linear, GeluLinear(layer))
+            _replace(encoder, activation, nn.Identity())
 
 
 def _take_kernels(network: MNERQG) -> None:
@@ -215,7 +255,7 @@ def _with_joined(
     )
     pixels = noise.to(device)
     joined = deepcopy(visual)
-    pairs, expected = _pairs(joined, pixels, kinds)
+    pairs, expected = _pairs(joined, lambda: joined(pixels), nn.Conv2d, kinds)
     for part, convolution in pairs.items():
         join(joined, part, convolution)
     close = all(
@@ -226,17 +266,20 @@ def _with_joined(
 
 
 def _pairs(
-    visual: VisualEncoder, pixels: Tensor, kinds: tuple[type[nn.Module], ...]
+    network: nn.Module,
+    run: Callable[[], Any],
+    layers: type[nn.Module],
+    kinds: tuple[type[nn.Module], ...],
 ) -> tuple[dict[str, str], Sequence[Tensor]]:
-    """The parts of these kinds that are given what a convolution has just answered, with that one's name, and the maps
-    of the pixels."""
+    """The parts of these kinds that are given what a layer has just answered, with that one's name, and what a run of
+    the network answers."""
     answers: list[tuple[Tensor, str]] = []
     pairs: dict[str, str] = {}
     hooks = []
-    for name, module in visual.named_modules():
-        if isinstance(module, nn.Conv2d):
+    for name, module in network.named_modules():
+        if isinstance(module, layers):
 
-            def answered(_convolution: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
+            def answered(_layer: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
                 answers.append((output, name))
 
             hooks.append(module.register_forward_hook(answered))
@@ -247,10 +290,10 @@ def _pairs(
                     pairs[name] = answers[-1][1]
 
             hooks.append(module.register_forward_pre_hook(asked))
-    maps = [grid.clone() for grid in visual(pixels)]
+    found = [answer.clone() for answer in run()]
     for hook in hooks:
         hook.remove()
-    return pairs, maps
+    return pairs, found
 
 
 def _pad_within_convolutions(visual: VisualEncoder) -> None:
@@ -309,6 +352,6 @@ def _fold(visual: VisualEncoder, name: str, convolution: str) -> None:
     _replace(visual, name, left)
 
 
-def _replace(visual: VisualEncoder, name: str, part: nn.Module) -> None:
+def _replace(network: nn.Module, name: str, part: nn.Module) -> None:
     holder, _, attribute = name.rpartition(".")
-    setattr(visual.get_submodule(holder), attribute, part)
+    setattr(network.get_submodule(holder), attribute, part)

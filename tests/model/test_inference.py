@@ -13,7 +13,14 @@ from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example
 from mnerqg.model.build import Network, build_collator
 from mnerqg.model.finder import Finder
-from mnerqg.model.inference import PackedLinear, compile_parts, padding_by_itself, ready_to_answer
+from mnerqg.model.inference import (
+    GeluLinear,
+    PackedLinear,
+    _bend_in_products,
+    compile_parts,
+    padding_by_itself,
+    ready_to_answer,
+)
 from mnerqg.model.mnerqg import MNERQG
 from mnerqg.model.output import Output
 from tests.archives import TEXTS
@@ -239,6 +246,32 @@ def test_every_part_is_one_graph_and_survives_odd_posts() -> None:
             batch = batch_of(config, examples)
             for one, other in zip(logits(network(batch), batch), logits(compiled(batch), batch), strict=True):
                 torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
+
+
+def test_gelus_are_part_of_the_products_before_them() -> None:
+    """On a CPU torch bends exactly; a GPU by the tanh."""
+    config = small_config()
+    network = trained(config)
+    bending = deepcopy(network).requires_grad_(False)
+    _bend_in_products(bending.encoder)
+    assert sum(isinstance(part, GeluLinear) for part in bending.modules()) == 2
+    batch = batch_of(config, annotated_examples())
+    with torch.inference_mode():
+        for one, other in zip(logits(network(batch), batch), logits(bending(batch), batch), strict=True):
+            torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_gpu_answers_in_bf16_what_the_network_does(name: str) -> None:
+    config = small_config(**VARIANTS[name])
+    network = trained(config)
+    fast = ready_to_answer(network, device=torch.device("cuda"), dtype=torch.bfloat16)
+    batch = batch_of(config, annotated_examples())
+    with torch.inference_mode():
+        expected, found = logits(network(batch), batch), logits(fast(batch.to("cuda")), batch.to("cuda"))
+    for one, other in zip(expected, found, strict=True):
+        assert _far(other.cpu(), one) < 0.25
 
 
 def test_weights_are_cast_once_and_what_takes_logits_is_not() -> None:

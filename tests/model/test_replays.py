@@ -89,7 +89,7 @@ def test_even_batches_have_few_shapes() -> None:
         batch = collate.of_sentences(sentences, Shown.of(canvases))
         return len(batch.attention_mask), len(batch.texts), len(batch.pixels), len(batch.shown)
 
-    assert shape(5, 5) == shape(8, 8) == shape(8, 7) == (8, 1, 8, 8)
-    assert shape(8, 3) == shape(7, 4) == (8, 1, 4, 4)
-    assert shape(9, 0) == (16, 1, 0, 0)
-    assert shape(40, 17) == shape(64, 32) == (64, 1, 32, 32)
+    assert shape(5, 5) == shape(8, 8) == shape(8, 7) == (8, 2, 8, 8)
+    assert shape(8, 3) == shape(7, 4) == (8, 2, 4, 4)
+    assert shape(9, 0) == (16, 2, 0, 0)
+    assert shape(40, 17) == shape(64, 32) == (64, 2, 32, 32)
