@@ -315,11 +315,12 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
             side=plan.side,
             block_bytes=resources.block_bytes,
         ),
-        # Two calls overlap the transfer of blocks; Ray still runs the model itself one call at a time.
+        # Of two calls the second one's batches are at hand when the first one's come to their end.
         compute=ray.data.ActorPoolStrategy(
             min_size=resources.min_actors,
             max_size=resources.max_actors,
             max_concurrent_calls_per_actor=2,
+            enable_true_multi_threading=True,
         ),
         num_cpus=resources.cpus_per_actor,
         num_gpus=resources.gpus_per_actor,

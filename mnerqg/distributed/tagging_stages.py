@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -85,7 +85,8 @@ def chunk_rows(batch_posts: int | None, *, gpu: bool, side: int, block_bytes: in
 
 
 class TagPosts:
-    """The model actor: weights loaded and warmed up once; then all that it does is ask the model.
+    """The model actor: weights loaded and warmed up once; then all that it does is ask the model. Calls may come from
+    several threads at once: their batches go through the same lanes.
 
     Args:
         settings: of the run.
@@ -115,23 +116,28 @@ class TagPosts:
         self._busy_before = self._finder.busy_s
         self._seconds = model_seconds(settings.run_id)
         self._posts = self._failed = 0
+        self._busy_told = 0.0
+        self._counting = Lock()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         views = Views.of(rows, self.settings.side)
-        busy_s = self._finder.busy_s
         found, errors = self._ask(views)
-        self._seconds.inc(max(self._finder.busy_s - busy_s, 1e-9))
         found_of_rows = found.to_arrow(views.per_row, errors)
         pictures = without_pixels(rows[PICTURES])
-        self._posts += rows.num_rows
         failed = has_error(rows[ROW_ERROR]) | has_error(pictures) | has_error(found_of_rows)
-        self._failed += int(failed.sum())
-        busy_s, ready_s = self._finder.busy_s - self._busy_before, time.monotonic() - self._ready
-        self._report(
-            ActorReport(busy_s, ready_s, self._start_s, self._batch_posts, self._posts, self._failed)
-        )
+        self._count(rows.num_rows, int(failed.sum()))
         rows = rows.set_column(rows.column_names.index(PICTURES), PICTURES, pictures)
         return rows.append_column(FOUND, found_of_rows)
+
+    def _count(self, posts: int, failed: int) -> None:
+        with self._counting:
+            self._posts += posts
+            self._failed += failed
+            busy_s, ready_s = self._finder.busy_s - self._busy_before, time.monotonic() - self._ready
+            self._seconds.inc(max(busy_s - self._busy_told, 1e-9))
+            self._busy_told = busy_s
+            done = ActorReport(busy_s, ready_s, self._start_s, self._batch_posts, self._posts, self._failed)
+        self._report(done)
 
     def _ask(self, views: Views) -> tuple[Found, list[str | None]]:
         """What is found in each view, and what the model raised about it."""
