@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -604,6 +605,19 @@ def test_lanes_find_what_one_batch_after_the_other_finds(tiny_model: Path, devic
     assert [row["post_id"] for row in expected if row["error"]] == ["20"]
     for stages in (one_lane, lanes):
         assert 0 < stages.reports[-1].busy_s <= stages.reports[-1].ready_s
+
+
+def test_calls_at_once_find_what_one_after_the_other_finds_and_are_counted_once(tiny_model: Path) -> None:
+    """Ray has two calls of an actor at once, whose batches go through the same lanes."""
+    tables = [texts_table([post(number) for number in range(start, start + 9)]) for start in range(0, 72, 9)]
+    tagger = CheapTagger()
+    expected = [Stages(tiny_model, tagger, batch_posts=4)(table) for table in tables]
+    tagger.finder.lanes = 2
+    stages = Stages(tiny_model, tagger, batch_posts=4)
+    with ThreadPoolExecutor(2) as calls:
+        assert list(calls.map(stages, tables)) == expected
+    assert max(report.posts for report in stages.reports) == 72
+    assert len({report.posts for report in stages.reports}) == len(tables)
 
 
 def test_the_tagger_of_an_actor_has_a_lane_for_each_core(tiny_model: Path) -> None:
