@@ -270,12 +270,12 @@ def _pipeline(plan: TagPlan, resources: Resources, job: _Job) -> ray.data.Datase
     # canvases, or with `_ROWS_OF_TEXTS`, and an archive of few posts into a piece or two a CPU.
     picture = archive.picture_column(columns)
     fills = _ROWS_OF_TEXTS
-    if picture is not None:  # a power of two, so that batches can be cut of them without a rest
+    if picture is not None:  # a power of two, as the batches of a GPU are
         fills = 2 ** int(math.log2(max(1, resources.block_bytes // (3 * plan.side**2))))
     rows = min(fills, archive.rows // (2 * max(1, int(resources.cluster_cpus))))
     posts = posts.repartition(
         target_num_rows_per_block=max(rows, config.batch_posts or CPU_BATCH_POSTS),
-        # A GPU takes as long for the rest of a block, which has a shape of its own, as for a hundred posts.
+        # A short last block of each file would be a batch of another shape, for which a GPU takes as long as for many.
         strict=resources.gpus_per_actor > 0,
     )
     if picture is not None and archive.pictures != "bytes":

@@ -136,8 +136,10 @@ class TagPosts:
             busy_s, ready_s = self._finder.busy_s - self._busy_before, time.monotonic() - self._ready
             self._seconds.inc(max(busy_s - self._busy_told, 1e-9))
             self._busy_told = busy_s
-            done = ActorReport(busy_s, ready_s, self._start_s, self._batch_posts, self._posts, self._failed)
-        self._report(done)
+            # In here, so that no report is overtaken by that of an earlier call; its answer is not waited for.
+            self._report(
+                ActorReport(busy_s, ready_s, self._start_s, self._batch_posts, self._posts, self._failed)
+            )
 
     def _ask(self, views: Views) -> tuple[Found, list[str | None]]:
         """What is found in each view, and what the model raised about it."""
@@ -202,7 +204,7 @@ class TagPosts:
             if isinstance(error, torch.AcceleratorError):
                 raise
             if isinstance(error, torch.OutOfMemoryError):
-                torch.cuda.empty_cache()
+                self._finder.forget_shapes()
             if len(part) == 1:
                 errors[part[0]] = model_raised(error)
                 return

@@ -51,7 +51,7 @@ class EncodeTexts:
 
 
 # Where Ray fuses this stage into the model's actor, two of its threads call it at the same time. Tokenizers are for one
-# thread each, and so is the import of transformers.
+# thread each.
 _ONE_AT_A_TIME = Lock()
 
 

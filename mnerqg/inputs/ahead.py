@@ -19,7 +19,7 @@ def made_ahead(items: Iterator[R]) -> Iterator[R]:
 
 
 class Lanes:
-    """So many threads, for as long as there is work: libraries of a GPU keep for each what they would else make anew.
+    """So many threads that stay: the libraries of a GPU keep for each what they would else make anew.
 
     Args:
         count: how many items are worked on at once.

@@ -39,7 +39,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Texts:
-    """N sequences of about one length, as the encoder reads them.
+    """N sequences that are padded to one length, as the encoder reads them.
 
     input_ids, token_type_ids, attention_mask: [N, L'] of query and sentence as the tokenizer lays pairs: of BERT's
         `[CLS] query [SEP] sentence [SEP]`.
@@ -54,14 +54,15 @@ class Texts:
 class Batch:
     """Inputs of P posts. K is the most queries that a post of the batch has, L the pieces of the longest sequence.
 
-    texts: every sequence once, by length: the encoder does not pad all of them to the longest.
+    texts: every sequence once, in groups: the encoder does not pad all of them to the longest.
     sequence: [P, K] which of the sequences of all `texts`, counted through, stands there.
     attention_mask: [P, K, L] true on the sequence.
     query_mask: [P, K, L] true on the query's own pieces.
     begins_word, ends_word: [P, K, L] true where an entity may start or end.
     sentence_offset: [P, K] position of the sentence's first piece behind each query.
-    pixels: [I, 3, S, S] uint8, every picture once; I may be 0.
-    shown: [Q] the posts that have a picture, in rising order.
+    pixels: [I, 3, S, S] uint8, every picture once, but for copies of the last one in an even batch (`Collator`); I may
+        be 0.
+    shown: [Q] the posts that have a picture, in rising order; in an even batch the last one several times.
     picture: [Q] the row of each one's picture in `pixels`.
     """
 

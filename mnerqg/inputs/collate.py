@@ -109,7 +109,7 @@ class Collator:
     def of_sentences(self, sentences: Sentences, shown: Shown) -> Batch:
         """As a call, for posts that are asked the model's own queries."""
         if self._even:
-            most = len(shown.posts) > _MOST_HAVE_PICTURES * len(sentences)
+            most = len(shown.canvases) > _MOST_HAVE_PICTURES * len(sentences)
             sentences = _with_empty(sentences)
             shown = _filled_up(shown, len(sentences) if most else len(sentences) // 4)
         return self._lay(self._own(len(sentences)), sentences, shown)

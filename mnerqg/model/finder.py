@@ -118,7 +118,7 @@ class Finder:
     def forget_shapes(self) -> None:
         """Give the memory back that is kept for batches like those that were asked."""
         if self._gpu is not None:
-            self._gpu.replays.forget()
+            self._gpu.forget()
 
     def _reduced(self, output: Output, batch: Batch, lowest: float) -> Reduced:
         return Reduced.of(
@@ -151,7 +151,7 @@ class _Gpu:
         self._reduce = reduce
         # What the reduction waits for cannot be in a recording.
         self._waits = _waits(network)
-        self.replays: Replays[Any] = Replays(
+        self._replays: Replays[Any] = Replays(
             network if self._waits else lambda batch: reduce(network(batch), batch, 1.0), records=replays
         )
         self._uploads, self._work = torch.cuda.Stream(device), torch.cuda.Stream(device)
@@ -163,19 +163,30 @@ class _Gpu:
         with torch.cuda.stream(self._uploads):
             given = batch.to(self._device)
             there = self._uploads.record_event()
-        # Held until all is in the queue, not until it is done.
+        # Held until all is in the queue, not until it is done, but for what the reduction waits for.
         with self._queue, torch.cuda.stream(self._work):
             self._work.wait_event(there)
             start.record()
-            reduced = self.replays(given)
-            if self._waits:
-                reduced = self._reduce(reduced, given, lowest)
-            # A place of its own, which the device fills while the host does other things.
-            values = torch.empty(reduced.values.shape, pin_memory=True)
-            values.copy_(reduced.values, non_blocking=True)
+            try:
+                reduced = self._replays(given)
+                if self._waits:
+                    reduced = self._reduce(reduced, given, lowest)
+                # A place of its own, which the device fills while the host does other things.
+                values = torch.empty(reduced.values.shape, pin_memory=True)
+                values.copy_(reduced.values, non_blocking=True)
+            except Exception:
+                self._work.synchronize()  # until then the device may still read what is given back now
+                raise
             end.record()
         end.synchronize()
         return Answers.of_values(values, reduced), start.elapsed_time(end) / 1000
+
+    def forget(self) -> None:
+        """As `Replays.forget`, once nothing of it is at work."""
+        with self._queue:
+            self._work.synchronize()
+            self._replays.forget()
+            torch.cuda.empty_cache()
 
 
 def _waits(network: Network) -> bool:

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 # Log-odds of the prior that a word begins an entity of the asked type. Without it the first hundred steps
 # go into learning that most words do not [chosen].
 RARE = -4.0
-# The confidence's logit over this, squashed, is what the existence is told [chosen].
-_CONFIDENCE_SCALE = 4.0
 
 
 class BinaryHead(nn.Module):
@@ -81,16 +79,11 @@ class GroundingHead(nn.Module):
     encoder, and passes two Linear + BN + ReLU before it is normalised (both are settings of `Grounding` here); the
     place of each location is concatenated, too; its fusion has three convolutions, its output two; one softmax goes
     over the confidences of all candidates (here each is a sigmoid, for the BCE of the paper).
-
-    With `sees` it also says what it sees of a query, for the existence of the query's type: the mean of the features
-    above the sum, weighted by the softmax of the locations' confidences, normalised, and the highest confidence. The
-    confidences learn from the boxes alone, not from what is made of them here [chosen].
     """
 
-    def __init__(self, *, width: int, anchors_per_scale: int, scales: int = 3, sees: bool = False) -> None:
+    def __init__(self, *, width: int, anchors_per_scale: int, scales: int = 3) -> None:
         super().__init__()
         self.anchors_per_scale = anchors_per_scale
-        self.sees = sees
         self.kernel: Callable[..., None] | None = None
         """`kernels.ground` where a scale is one kernel, in eval mode with folded norms (`takes_kernel`)."""
         self.visual = nn.ModuleList(nn.Conv2d(width, width, 1, bias=False) for _ in range(scales))
@@ -102,10 +95,8 @@ class GroundingHead(nn.Module):
             output.bias.detach().view(anchors_per_scale, 5)[:, 4] = RARE  # type: ignore[union-attr]
         self.outputs = nn.ModuleList(outputs)
 
-    def forward(
-        self, maps: tuple[Tensor, ...], queries: Tensor, shown: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Box logits of every candidate, and what is seen of every query.
+    def forward(self, maps: tuple[Tensor, ...], queries: Tensor, shown: Tensor) -> Tensor:
+        """Box logits of every candidate.
 
         Args:
             maps: U_1 to U_3, each [I, D, R, R].
@@ -113,20 +104,14 @@ class GroundingHead(nn.Module):
             shown: [I] the post of each of them.
 
         Returns:
-            [P, K, C, 5] in the candidate order of `boxes.Anchors`, and [P, K, D + 1], None unless it `sees`; zeros for
-            posts without a picture.
+            [P, K, C, 5] in the candidate order of `boxes.Anchors`; zeros for posts without a picture.
         """
         asked = F.normalize(queries.index_select(0, shown), dim=-1)  # [I, K, D]
         if self.kernel is not None and len(shown):
             logits = self._in_one_kernel(maps, asked)
-            return logits.new_zeros(*queries.shape[:2], *logits.shape[2:]).index_copy(0, shown, logits), None
-        scales = [self._scale(scale, grid, asked) for scale, grid in enumerate(maps)]
-        logits = torch.cat([logits for logits, _ in scales], 2)
-        boxes = logits.new_zeros(*queries.shape[:2], *logits.shape[2:]).index_copy(0, shown, logits)
-        if not self.sees:
-            return boxes, None
-        seen = self._seen([self._summary(logits, hidden) for logits, hidden in scales])
-        return boxes, seen.new_zeros(*queries.shape[:2], seen.shape[-1]).index_copy(0, shown, seen)
+        else:
+            logits = torch.cat([self._scale(scale, grid, asked) for scale, grid in enumerate(maps)], 2)
+        return logits.new_zeros(*queries.shape[:2], *logits.shape[2:]).index_copy(0, shown, logits)
 
     @torch.no_grad()
     def fold_norms(self) -> None:
@@ -146,13 +131,10 @@ class GroundingHead(nn.Module):
             self.norms[scale] = nn.Identity()
 
     def takes_kernel(self, most: int) -> bool:
-        """Whether `kernel` says the same as the layers; `most` is `kernels.MOST_OUTPUTS`.
-
-        What is seen of a query is made of the sum over pictures and queries, which is then not there.
-        """
+        """Whether `kernel` says the same as the layers; `most` is `kernels.MOST_OUTPUTS`."""
         convolution = self.visual[0]
         assert isinstance(convolution, nn.Conv2d)
-        return not self.sees and convolution.out_channels % 64 == 0 and 5 * self.anchors_per_scale <= most
+        return convolution.out_channels % 64 == 0 and 5 * self.anchors_per_scale <= most
 
     def _in_one_kernel(self, maps: tuple[Tensor, ...], asked: Tensor) -> Tensor:
         """Box logits [I, K, C, 5] of the maps and the queries [I, K, D] that are asked of each."""
@@ -175,27 +157,10 @@ class GroundingHead(nn.Module):
         """What is added for each picture and query of a scale: W_u U [I, D, R, R] and W_q q [I, K, D]."""
         return self.visual[scale](F.normalize(grid, dim=1)), self.textual[scale](asked)
 
-    def _scale(self, scale: int, grid: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+    def _scale(self, scale: int, grid: Tensor, asked: Tensor) -> Tensor:
         visual, textual = self._sides(scale, grid, asked)
         fused = (visual.unsqueeze(1) + textual[..., None, None]).flatten(0, 1)  # [I·K, D, R, R]
         hidden = F.relu_(self.norms[scale](fused))  # of the largest tensor there is no second
         raw = self.outputs[scale](hidden)  # [I·K, A·5, R, R]
         logits = raw.unflatten(1, (self.anchors_per_scale, 5)).permute(0, 1, 3, 4, 2).flatten(1, 3)
-        return logits.unflatten(0, asked.shape[:2]).float(), hidden.unflatten(0, asked.shape[:2])
-
-    def _summary(self, logits: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Of one scale, [I, K, A·R·R, 5] and [I, K, D, R, R]: confidences of its locations [I, K, R·R], their mean."""
-        confidence = logits[..., 4].detach().unflatten(-1, (self.anchors_per_scale, -1)).amax(-2)
-        weights = confidence.softmax(-1).to(hidden.dtype)
-        return confidence, (hidden.flatten(3) @ weights.unsqueeze(-1)).squeeze(-1).float()  # [I, K, D]
-
-    def _seen(self, summaries: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """The scales' means as one, each weighted as its locations are among all, and the highest confidence."""
-        of_scales = torch.stack(
-            [confidence.logsumexp(-1) for confidence, _ in summaries], -1
-        )  # [I, K, scales]
-        means = torch.stack([mean for _, mean in summaries], -1)  # [I, K, D, scales]
-        mean = (means * of_scales.softmax(-1).unsqueeze(-2)).sum(-1)
-        highest = torch.cat([confidence for confidence, _ in summaries], -1).amax(-1, keepdim=True)
-        squashed = torch.tanh(highest / _CONFIDENCE_SCALE)
-        return torch.cat([F.layer_norm(mean, mean.shape[-1:]), squashed], -1)
+        return logits.unflatten(0, asked.shape[:2]).float()

@@ -20,7 +20,7 @@ def add_bias_and_leak_(maps: Tensor, bias: Tensor, slope: float) -> Tensor:
     Args:
         maps: [I, C, H, W] in channels_last order.
         bias: [C].
-        slope: below zero; 0 for a ReLU.
+        slope: the factor of values below zero; 0 for a ReLU.
     """
     values = maps.numel()
     _add_bias_and_leak[(triton.cdiv(values, _VALUES),)](
@@ -62,6 +62,16 @@ def ground(visual: Tensor, textual: Tensor, weight: Tensor, bias: Tensor, boxes:
         precision="ieee" if visual.dtype == torch.float32 else "tf32",
         num_warps=4,
     )
+
+
+def try_out(device: torch.device) -> None:
+    """Build both for a device; raises whatever Triton raises where it cannot."""
+    maps = torch.zeros(1, 64, 2, 2, device=device, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    add_bias_and_leak_(maps, maps[0, :, 0, 0].contiguous(), 0.1)
+    weight = maps.new_zeros(15, 64)
+    boxes = torch.zeros(1, 1, 12, 5, device=device)
+    ground(maps, maps.new_zeros(1, 1, 64), weight, weight[:, 0].contiguous(), boxes, 0)
+    torch.cuda.synchronize(device)
 
 
 @triton.jit

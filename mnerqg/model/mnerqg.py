@@ -3,6 +3,7 @@
 Shapes: P posts, K queries a post, L pieces, D width, I pictures, R grid side, C box candidates.
 """
 
+import torch
 from torch import Tensor, nn
 
 from mnerqg.inputs.batch import Batch, Texts
@@ -13,6 +14,9 @@ from mnerqg.model.heads import RARE, BinaryHead, GroundingHead, MatchHead
 from mnerqg.model.interaction import CrossModality, ExistenceAware
 from mnerqg.model.norm import synchronize_batch_norms
 from mnerqg.model.output import Output, SpanLogits
+
+# The logit of a box's confidence is told over this, squashed [chosen].
+_CONFIDENCE_SCALE = 4.0
 
 
 class TextFeatures(nn.Module):
@@ -42,12 +46,12 @@ class TextFeatures(nn.Module):
 class SpanHeads(nn.Module):
     """The left of Figure 2 above H_u: existence-aware interaction, then existence, start, end and match.
 
-    With `sees` what the grounding sees of a query is added to its existence state [chosen].
+    With `told` the existence state of a query is told how sure the grounding is of its best box [chosen].
     """
 
-    def __init__(self, *, width: int, match_hidden: int | None, sees: bool = False) -> None:
+    def __init__(self, *, width: int, match_hidden: int | None, told: bool = False) -> None:
         super().__init__()
-        self.seen = nn.Linear(width + 1, width) if sees else None
+        self.told = nn.Parameter(torch.zeros(width)) if told else None
         self.existence_summary = AttentivePooling(width=width)
         self.existence_aware = ExistenceAware(width=width)
         self.existence = BinaryHead(width=width)
@@ -55,11 +59,21 @@ class SpanHeads(nn.Module):
         self.end = BinaryHead(width=width, prior=RARE)
         self.match = MatchHead(width=width, hidden=match_hidden)
 
-    def forward(self, text: Tensor, fused: Tensor, mask: Tensor, seen: Tensor | None = None) -> SpanLogits:
-        """H' and H_u [P, K, L, D], padding mask [P, K, L], seen [P, K, D + 1] -> the answers of every query."""
+    def forward(
+        self, text: Tensor, fused: Tensor, mask: Tensor, confidence: Tensor | None = None
+    ) -> SpanLogits:
+        """The answers of every query.
+
+        Args:
+            text, fused: H' and H_u [P, K, L, D].
+            mask: [P, K, L] where there are pieces.
+            confidence: [P, K] the logit of the most confident box.
+        """
         existence = self.existence_summary(text, mask)  # H_g [P, K, D]
-        if self.seen is not None and seen is not None:
-            existence = existence + self.seen(seen.to(self.seen.weight.dtype)).to(existence.dtype)
+        if self.told is not None and confidence is not None:
+            # Boxes learn from boxes alone. Times the root of D it is as long as a state, and learned from as fast.
+            sure = torch.tanh(confidence.detach() / _CONFIDENCE_SCALE) * existence.shape[-1] ** 0.5
+            existence = existence + (sure.unsqueeze(-1) * self.told).to(existence.dtype)
         start, end, existence = self.existence_aware(fused, existence, mask)  # H̃_s, H̃_e, H̃_g
         return SpanLogits(
             existence_logits=self.existence(existence),
@@ -77,7 +91,6 @@ class Grounding(nn.Module):
         anchors_per_scale: A.
         query_map: map q as FA-VG does; see `ModelConfig.query_map`.
         query_gradient: the share of the gradient that H' gets; see `ModelConfig.query_gradient`.
-        sees: see `GroundingHead`.
     """
 
     def __init__(
@@ -87,18 +100,15 @@ class Grounding(nn.Module):
         anchors_per_scale: int,
         query_map: bool = False,
         query_gradient: float = 1.0,
-        sees: bool = False,
     ) -> None:
         super().__init__()
         self.query_gradient = query_gradient
         self.query_summary = AttentivePooling(width=width)
         self.query_map = _two_layers(width) if query_map else None
-        self.head = GroundingHead(width=width, anchors_per_scale=anchors_per_scale, sees=sees)
+        self.head = GroundingHead(width=width, anchors_per_scale=anchors_per_scale)
 
-    def forward(
-        self, text: Tensor, query_mask: Tensor, maps: tuple[Tensor, ...], shown: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """What `GroundingHead` answers for q.
+    def forward(self, text: Tensor, query_mask: Tensor, maps: tuple[Tensor, ...], shown: Tensor) -> Tensor:
+        """The box logits that `GroundingHead` answers for q, [P, K, C, 5].
 
         Args:
             text: H' [P, K, L, D].
@@ -133,7 +143,7 @@ class MNERQG(nn.Module):
         anchors_per_scale: A.
         grounding: whether queries are grounded in the picture.
         query_map, query_gradient: see `Grounding`.
-        region_existence: whether the spans are told what the grounding sees.
+        region_existence: whether the spans are told how sure the grounding is.
         spans: whether they are answered by spans, with the existence detection; without them the grounding is all there
             is (FA-VG).
     """
@@ -162,14 +172,13 @@ class MNERQG(nn.Module):
                 anchors_per_scale=anchors_per_scale,
                 query_map=query_map,
                 query_gradient=query_gradient,
-                sees=region_existence,
             )
             if grounding
             else None
         )
         self.cross_modality = CrossModality(width=width, heads=heads) if spans and visual else None
         self.spans = (
-            SpanHeads(width=width, match_hidden=match_hidden, sees=region_existence) if spans else None
+            SpanHeads(width=width, match_hidden=match_hidden, told=region_existence) if spans else None
         )
         synchronize_batch_norms(self)
 
@@ -187,8 +196,10 @@ class MNERQG(nn.Module):
             maps = tuple(grid.index_select(0, batch.picture) for grid in maps)
         fused = self.cross_modality(text, maps, batch.shown) if self.cross_modality else text  # H_u
         # The query grounding; beside it existence-aware interaction, then existence, start, end and match.
-        boxes, seen = (
-            self.grounding(text, batch.query_mask, maps, batch.shown) if self.grounding else (None, None)
-        )
-        spans = self.spans(text, fused, batch.attention_mask, seen) if self.spans else None
+        boxes = self.grounding(text, batch.query_mask, maps, batch.shown) if self.grounding else None
+        if self.spans is None:
+            return Output(box_logits=boxes)
+        told = boxes is not None and self.spans.told is not None
+        confidence = boxes[..., 4].amax(-1) if boxes is not None and told else None
+        spans = self.spans(text, fused, batch.attention_mask, confidence)
         return Output(spans=spans, box_logits=boxes)

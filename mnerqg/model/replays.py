@@ -16,6 +16,8 @@ from mnerqg.inputs.batch import Batch, changed, tensors_of
 _log = logging.getLogger(__name__)
 _MOST = 64
 """Shapes that are recorded; what has another one is computed as if nothing were recorded [chosen]."""
+_MOST_SEEN = 1024
+"""Shapes that are known to have come once, before all of them are forgotten [chosen]."""
 
 R = TypeVar("R")
 
@@ -32,9 +34,9 @@ class _Recording(Generic[R]):
 class Replays(Generic[R]):
     """Stands for a function of a batch on a GPU that never asks the GPU for a value.
 
-    A shape is recorded when it comes for the second time: what comes once is not worth it. What cannot be recorded is
-    computed, now and later. Calls must come one after the other on one stream, and what a call answers is overwritten
-    by the next one.
+    A shape is recorded when it comes for the second time: what comes once is not worth it. What cannot be recorded for
+    want of memory is computed, then and later; after any other failure nothing more is recorded. Calls must come one
+    after the other on one stream, and what a call answers is overwritten by the next one.
 
     Args:
         compute: the function; in inference mode, and without anything drawn at random.
@@ -43,18 +45,21 @@ class Replays(Generic[R]):
 
     def __init__(self, compute: Callable[[Batch], R], *, records: bool = True) -> None:
         self._compute = compute
+        self._records = records
+        # One for all: graphs share the memory that was taken on the same stream.
+        self._stream: torch.cuda.Stream | None = None
         self._recordings: dict[Any, _Recording[R]] = {}
         self._seen: set[Any] = set()
-        self._records = records
+        self._refused: set[Any] = set()
 
     def __call__(self, batch: Batch) -> R:
         shape = tuple((one.shape, one.stride()) for one in tensors_of(batch)), len(batch.texts)
         recording = self._recordings.get(shape)
-        if recording is None and self._records and shape in self._seen and len(self._recordings) < _MOST:
-            recording = self._recorded(batch)
-            if recording is not None:
-                self._recordings[shape] = recording
+        if recording is None and self._is_worth_it(shape):
+            recording = self._recorded(batch, shape)
         if recording is None:
+            if len(self._seen) >= _MOST_SEEN:
+                self._seen.clear()
             self._seen.add(shape)
             return self._compute(batch)
         for known, given in zip(tensors_of(recording.batch), tensors_of(batch), strict=True):
@@ -66,33 +71,44 @@ class Replays(Generic[R]):
         """Give the memory of all recordings back."""
         self._recordings.clear()
         self._seen.clear()
+        self._refused.clear()
 
-    def _recorded(self, batch: Batch) -> _Recording[R] | None:
-        """A recording for batches of this one's shape; None where what is computed cannot be recorded.
+    def _is_worth_it(self, shape: Any) -> bool:
+        may = self._records and len(self._recordings) < _MOST
+        return may and shape in self._seen and shape not in self._refused
+
+    def _recorded(self, batch: Batch, shape: Any) -> _Recording[R] | None:
+        """A recording for batches of this one's shape, which is kept; None where there can be none.
 
         Raises:
             torch.AcceleratorError: the device is lost.
         """
+        try:
+            self._recordings[shape] = self._record(batch)
+        except RuntimeError as error:
+            torch.cuda.synchronize()  # which raises if the device is lost
+            torch.cuda.empty_cache()
+            self._refused.add(shape)
+            if not isinstance(error, torch.OutOfMemoryError):
+                self._records = False
+                _log.warning(
+                    "the model's forward pass is no CUDA graph, and slower: %s", str(error).split("\n")[0]
+                )
+        return self._recordings.get(shape)
+
+    def _record(self, batch: Batch) -> _Recording[R]:
         given = changed(batch, torch.empty_like)
         for known, one in zip(tensors_of(given), tensors_of(batch), strict=True):
             known.copy_(one)
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        graph = torch.cuda.CUDAGraph()
+        stream = self._stream = self._stream or torch.cuda.Stream()
         # One graph runs at a time, and of what it leaves only the answer is read: they can share all other memory.
         pool = next((one.graph.pool() for one in self._recordings.values()), None)
-        try:
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self._compute(given)  # libraries make their handles, of which each thread has its own
-            # Other threads prepare batches meanwhile; what they do is no part of the graph.
-            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                answer = self._compute(given)
-        except RuntimeError as error:
-            self._records = False
-            torch.cuda.synchronize()  # which raises if the device is lost
-            torch.cuda.empty_cache()
-            _log.info(
-                "the model's forward pass is not recorded as a CUDA graph: %s", str(error).split("\n")[0]
-            )
-            return None
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._compute(given)  # libraries make their handles, of which each thread has its own
+        # Other threads prepare batches meanwhile; what they do is no part of the graph.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            answer = self._compute(given)
         torch.cuda.current_stream().wait_stream(stream)
         return _Recording(graph, given, answer)

@@ -67,7 +67,7 @@ def grounding() -> tuple[GroundingHead, tuple[torch.Tensor, ...], torch.Tensor]:
 def test_the_split_convolution_is_the_one_over_the_concatenation(training: bool) -> None:
     head, maps, queries = grounding()
     head.train(training)
-    found, _ = head(maps, queries, torch.tensor([0, 1, 2]))
+    found = head(maps, queries, torch.tensor([0, 1, 2]))
     scales = []
     for scale, grid in enumerate(maps):
         side = grid.shape[-1]
@@ -91,8 +91,8 @@ def test_candidates_are_ordered_as_the_anchors() -> None:
         grids[scale][0, :, row, column] = 1.0
         with torch.no_grad():
             head.outputs[scale].weight.view(3, 5, WIDTH)[anchor, 4] = 1.0
-        empty, _ = head(tuple(torch.zeros_like(grid) for grid in maps), queries, torch.tensor([0, 1, 2]))
-        lit, _ = head(tuple(grids), queries, torch.tensor([0, 1, 2]))
+        empty = head(tuple(torch.zeros_like(grid) for grid in maps), queries, torch.tensor([0, 1, 2]))
+        lit = head(tuple(grids), queries, torch.tensor([0, 1, 2]))
         changed = ((lit - empty)[0, 0, :, 4].abs() > 1e-6).nonzero().flatten().tolist()
         assert frame.candidate_index(3 * scale + anchor, row, column) in changed
         assert set(changed) <= {frame.candidate_index(3 * scale + a, row, column) for a in range(3)}
@@ -102,18 +102,18 @@ def test_candidates_are_ordered_as_the_anchors() -> None:
 def test_posts_without_a_picture_have_zeros(training: bool) -> None:
     head, maps, queries = grounding()
     head.train(training)
-    found, _ = head(tuple(grid[1:] for grid in maps), queries, torch.tensor([0, 2]))
+    found = head(tuple(grid[1:] for grid in maps), queries, torch.tensor([0, 2]))
     assert found.shape == (3, 4, anchors().candidates, 5)
     assert (found[1] == 0).all()
     again, _, _ = grounding()
     again.train(training)
-    rest, _ = again(tuple(grid[1:] for grid in maps), queries[[0, 2]], torch.tensor([0, 1]))
+    rest = again(tuple(grid[1:] for grid in maps), queries[[0, 2]], torch.tensor([0, 1]))
     torch.testing.assert_close(found[[0, 2]], rest)
 
 
 def test_no_pictures_at_all_leave_the_statistics() -> None:
     head, maps, queries = grounding()
-    found, _ = head.train()(tuple(grid[:0] for grid in maps), queries, torch.zeros(0, dtype=torch.long))
+    found = head.train()(tuple(grid[:0] for grid in maps), queries, torch.zeros(0, dtype=torch.long))
     assert (found == 0).all()
     found.sum().backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
@@ -131,10 +131,10 @@ def test_folded_norms_give_the_same_boxes() -> None:
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)
     rows = torch.tensor([0, 1, 2])
-    before, _ = head(maps, queries, rows)
+    before = head(maps, queries, rows)
     head.fold_norms()
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in head.modules())
-    torch.testing.assert_close(head(maps, queries, rows)[0], before, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(head(maps, queries, rows), before, atol=1e-5, rtol=1e-5)
 
 
 def test_lengths_of_maps_and_queries_do_not_matter() -> None:
@@ -142,32 +142,8 @@ def test_lengths_of_maps_and_queries_do_not_matter() -> None:
     head.eval()
     rows = torch.tensor([0, 1, 2])
     torch.testing.assert_close(
-        head(tuple(grid * 7 for grid in maps), queries * 3, rows)[0],
-        head(maps, queries, rows)[0],
+        head(tuple(grid * 7 for grid in maps), queries * 3, rows),
+        head(maps, queries, rows),
         atol=1e-5,
         rtol=1e-5,
     )
-
-
-def test_what_is_seen_of_a_query_is_the_mean_over_all_locations() -> None:
-    """Scale by scale as over all at once; a post without a picture sees nothing, and boxes do not learn from it."""
-    torch.manual_seed(0)
-    head = GroundingHead(width=WIDTH, anchors_per_scale=3, sees=True).eval()
-    maps = tuple(noise(2, WIDTH, SIDE // stride, SIDE // stride) for stride in STRIDES)
-    queries, rows = noise(3, 4, WIDTH).requires_grad_(), torch.tensor([0, 2])
-    boxes, seen = head(maps, queries, rows)
-    assert seen is not None
-    assert seen.shape == (3, 4, WIDTH + 1)
-    assert not seen[1].any()
-
-    scales = [head._scale(scale, grid, F.normalize(queries[rows], dim=-1)) for scale, grid in enumerate(maps)]
-    hidden = torch.cat([states.flatten(3) for _, states in scales], -1)  # [I, K, D, S]
-    best = torch.cat([logits[..., 4].unflatten(-1, (3, -1)).amax(-2) for logits, _ in scales], -1)
-    mean = (hidden * best.softmax(-1).unsqueeze(-2)).sum(-1)
-    torch.testing.assert_close(seen[rows][..., :-1], F.layer_norm(mean, (WIDTH,)))
-    highest = boxes[rows][..., 4].amax(-1)
-    torch.testing.assert_close(seen[rows][..., -1], torch.tanh(highest / 4))
-
-    (gradient,) = torch.autograd.grad(seen[..., -1].sum(), queries)
-    assert not gradient.any()
-    assert GroundingHead(width=WIDTH, anchors_per_scale=3)(maps, queries, rows)[1] is None

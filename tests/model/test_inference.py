@@ -16,7 +16,7 @@ from mnerqg.model.finder import Finder
 from mnerqg.model.inference import (
     GeluLinear,
     PackedLinear,
-    _bend_in_products,
+    _with_gelus_in_products,
     compile_parts,
     padding_by_itself,
     ready_to_answer,
@@ -248,12 +248,38 @@ def test_every_part_is_one_graph_and_survives_odd_posts() -> None:
                 torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
 
 
+def test_a_backbone_that_fails_a_trial_pass_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some are for pictures of one size alone."""
+    network = trained(small_config())
+    usual = type(network.visual).forward
+
+    def forward(self: nn.Module, pixels: torch.Tensor) -> Any:
+        if len(pixels) == 1:
+            raise AssertionError("for two pictures alone")
+        return usual(self, pixels)
+
+    monkeypatch.setattr(type(network.visual), "forward", forward)
+    answering = ready(network)
+    pixels = torch.randint(256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    with torch.inference_mode():
+        for one, other in zip(network.visual(pixels), answering.visual(pixels), strict=True):
+            torch.testing.assert_close(other, one)
+
+
+def test_a_network_made_ready_again_has_no_kernel_of_a_gpu() -> None:
+    network = ready(trained(small_config()))
+    network.grounding.head.kernel = lambda *_: pytest.fail("a kernel ran on a CPU")
+    batch = batch_of(small_config(), annotated_examples())
+    with torch.inference_mode():
+        assert ready(network)(batch).box_logits.isfinite().all()
+
+
 def test_gelus_are_part_of_the_products_before_them() -> None:
     """On a CPU torch bends exactly; a GPU by the tanh."""
     config = small_config()
     network = trained(config)
-    bending = deepcopy(network).requires_grad_(False)
-    _bend_in_products(bending.encoder)
+    bending = deepcopy(network)
+    bending.text.encoder = _with_gelus_in_products(bending.encoder)
     assert sum(isinstance(part, GeluLinear) for part in bending.modules()) == 2
     batch = batch_of(config, annotated_examples())
     with torch.inference_mode():

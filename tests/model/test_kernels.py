@@ -36,15 +36,15 @@ head.fold_norms()
 assert head.takes_kernel(kernels.MOST_OUTPUTS)
 maps = tuple(torch.randn(3, 128, side, side) for side in (3, 6, 12))
 queries, shown = torch.randn(4, 2, 128), torch.tensor([0, 1, 3])
-expected, _ = head(maps, queries, shown)
+expected = head(maps, queries, shown)
 head = head.to(device, dtype)
 head.kernel = kernels.ground
 given = [grid.to(device, dtype) for grid in maps]
-found, seen = head(given, queries.to(device, dtype), shown.to(device))
-assert seen is None and found.dtype == torch.float32
+found = head(given, queries.to(device, dtype), shown.to(device))
+assert found.dtype == torch.float32
 assert (found[2] == 0).all()
 torch.testing.assert_close(found.cpu(), expected, **{name: 5 * value for name, value in exact.items()})
-none, _ = head([grid[:0] for grid in given], queries.to(device, dtype), shown[:0].to(device))
+none = head([grid[:0] for grid in given], queries.to(device, dtype), shown[:0].to(device))
 assert (none == 0).all()
 """
 

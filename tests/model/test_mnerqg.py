@@ -150,16 +150,22 @@ def existence_of(model: MNERQG, examples: list[Example]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_the_existence_is_told_what_the_grounding_sees(told: bool) -> None:
+def test_the_existence_is_told_how_sure_the_grounding_is(told: bool) -> None:
     """Without it, with the cross-modality at its start from the text alone, no picture changes what is said."""
     model = small_model(small_config(region_existence=told)).eval()
     torch.nn.init.normal_(model.spans.existence.project.weight)
+    if told:  # zero at the start, when the text alone is listened to
+        torch.nn.init.normal_(model.spans.told)
     torch.nn.init.zeros_(model.cross_modality.feed_forward[-1].weight)
     one, other, none = (
         existence_of(model, [example("Ada visits London", picture=picture)]) for picture in (0, 1, None)
     )
     assert torch.equal(one, other) is not told
     assert torch.equal(one, none) is not told
+    if told:  # and the boxes do not learn from it
+        batch = collator()([example("Ada")], with_targets=False)
+        model(batch).spans.existence_logits.sum().backward()
+        assert not any(part.grad is not None and part.grad.any() for part in model.grounding.parameters())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])

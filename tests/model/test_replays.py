@@ -1,16 +1,21 @@
 """Batches of few shapes find what others find, and a GPU that replays what it did for one of a shape does, too."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from mnerqg.config import Config
+from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.sentences import Sentences, Shown
 from mnerqg.model.build import Network, build_collator
 from mnerqg.model.finder import Finder
 from mnerqg.model.found import Found
 from mnerqg.model.inference import ready_to_answer
+from mnerqg.model.replays import Replays
 from tests.builders import SIDE, example, small_config, text_encoder
 from tests.model.test_inference import VARIANTS, trained
 
@@ -80,6 +85,42 @@ def test_a_network_that_asks_the_device_is_not_recorded_and_answers_all_the_same
     assert len(sums) >= 3
 
 
+class Recorded(Replays[int]):
+    """Records without a GPU: what was computed for the first batch of a shape is its answer from then on."""
+
+    def _recorded(self, batch: Batch, shape: Any) -> Any:
+        answer = self._compute(batch)
+        self._recordings[shape] = SimpleNamespace(
+            batch=batch, graph=SimpleNamespace(replay=lambda: None), answer=answer
+        )
+        return self._recordings[shape]
+
+
+def test_a_shape_is_recorded_when_it_comes_again_and_forgotten_when_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    collate = build_collator(small_config(), text_encoder())
+    one, other, third = (collate([example("Ada")] * posts, with_targets=False) for posts in (1, 2, 3))
+    computed: list[int] = []
+
+    def compute(batch: Batch) -> int:
+        computed.append(len(batch.attention_mask))
+        return computed[-1]
+
+    monkeypatch.setattr("mnerqg.model.replays._MOST", 2)
+    replays = Recorded(compute)
+    assert [replays(batch) for batch in (one, other, one, one, other, other)] == [1, 2, 1, 1, 2, 2]
+    assert computed == [1, 2, 1, 2]  # and once more to record each
+    assert [replays(third) for _ in range(3)] == [3, 3, 3]
+    assert computed[4:] == [3, 3, 3]  # there are two recordings
+    replays.forget()
+    assert [replays(one) for _ in range(3)] == [1, 1, 1]
+    assert computed[7:] == [1, 1]
+    never = Recorded(compute, records=False)
+    assert [never(one) for _ in range(3)] == [1, 1, 1]
+    assert computed[9:] == [1, 1, 1]
+
+
 def test_even_batches_have_few_shapes() -> None:
     collate = build_collator(small_config(), text_encoder(), groups=False, even=True)
 
@@ -93,3 +134,8 @@ def test_even_batches_have_few_shapes() -> None:
     assert shape(8, 3) == shape(7, 4) == (8, 2, 4, 4)
     assert shape(9, 0) == (16, 2, 0, 0)
     assert shape(40, 17) == shape(64, 32) == (64, 2, 32, 32)
+    # Windows that share pictures: there stay fewer pictures than posts that show one.
+    canvases = [example(picture=number).pixels for number in range(3)]
+    shared = Shown.of([canvases[number % 3] for number in range(16)])
+    batch = collate.of_sentences(Sentences.of([example("Ada").text] * 16), shared)
+    assert (len(batch.pixels), len(batch.shown)) == (4, 16)
