@@ -70,8 +70,9 @@ class ModelConfig(Section):
     """The share of the grounding's gradient that goes through q into H' and the text encoder; FA-VG's is 0. The whole
     of it drowns the tagger's [chosen]."""
     region_existence: bool = False
-    """Tell the existence state H_g how sure the grounding is of the query's best box, which by eq. 2 reaches start and
-    end. Part of variants/aligned.yaml, with which a tagger reads pictures (docs/model.md) [chosen]."""
+    """Tell the existence state H_g, which by eq. 2 reaches start and end, how sure the grounding is of the query's best
+    box; the confidences then learn from the existence, too. Part of variants/aligned.yaml, with which a tagger reads
+    pictures (docs/model.md) [chosen]."""
     inputs: Literal["text_picture", "text", "picture"] = "text_picture"
     """What of a post is looked at: text alone is the paper's -Text, and picture, which leaves only the queries
     to be read and only their boxes to be answered, is FA-VG in our tables (`model.heads` says how far it is so)."""

@@ -71,8 +71,8 @@ class SpanHeads(nn.Module):
         """
         existence = self.existence_summary(text, mask)  # H_g [P, K, D]
         if self.told is not None and confidence is not None:
-            # Boxes learn from boxes alone. Times the root of D it is as long as a state, and learned from as fast.
-            sure = torch.tanh(confidence.detach() / _CONFIDENCE_SCALE) * existence.shape[-1] ** 0.5
+            # Times the root of D it is as long as a state, and learned from as fast.
+            sure = torch.tanh(confidence / _CONFIDENCE_SCALE) * existence.shape[-1] ** 0.5
             existence = existence + (sure.unsqueeze(-1) * self.told).to(existence.dtype)
         start, end, existence = self.existence_aware(fused, existence, mask)  # H̃_s, H̃_e, H̃_g
         return SpanLogits(
