@@ -122,7 +122,7 @@ class TagConfig(Section):
     """So many windows of a text at most, which bounds what a post costs; of a longer text the rest is not read."""
     batch_posts: PositiveInt | None = None
     """Posts that the model sees at once; halved where they do not fit into the GPU's memory. null: on a GPU what each
-    actor finds best when it starts, on a CPU 8."""
+    actor finds best when it starts, on a CPU 4."""
     precision: Precision | None = None
     """What the model computes in; null: on a GPU what it was trained in, on a CPU fp32. On a CPU with AVX-512 BF16 bf16
     takes half the time and moves scores in the third digit. Where a device only imitates it, it is fp32."""

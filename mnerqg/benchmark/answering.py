@@ -134,9 +134,8 @@ class Ways:
         posts = sum(lanes(answer, parts) if lanes else map(answer, parts))
         wait_for(device)
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        share = (
-            1 if device.type == "cuda" else finder.lanes / (lanes.count if lanes else 1)
-        )  # of a CPU a finder counts each lane's share
+        # Of a CPU a finder counts each lane's share.
+        share = 1.0 if device.type == "cuda" else finder.lanes / (lanes.count if lanes else 1)
         return {
             "posts": posts,
             "seconds": seconds,

@@ -45,10 +45,10 @@ class Monitor:
         return sum(one.busy_s for one in reports), sum(one.ready_s for one in reports)
 
     def starts(self) -> dict[str, Any]:
-        """The longest start of a model actor, and what sizes of batches they have."""
+        """The longest start of a model actor, None where none has reported, and what sizes of batches they have."""
         reports = self._actors.values()
         return {
-            "model_start_s": round(max((one.start_s for one in reports), default=0.0), 1),
+            "model_start_s": round(max(one.start_s for one in reports), 1) if reports else None,
             "batch_posts": sorted({one.batch_posts for one in reports}),
         }
 

@@ -119,15 +119,7 @@ class Answers:
     word_scores: Floats | None = None
 
     @classmethod
-    def of(
-        cls, output: Output, batch: Batch, *, table: Tensor | None, most_boxes: int, lowest: float
-    ) -> Self:
-        """Reduce on the output's device, then copy all of it in one piece; the arguments are those of `Reduced.of`."""
-        reduced = Reduced.of(output, batch, table=table, most_boxes=most_boxes, lowest=lowest)
-        return cls.of_values(reduced.values.cpu(), reduced)
-
-    @classmethod
-    def of_values(cls, values: Tensor, reduced: "Reduced") -> Self:
+    def of_values(cls, values: Tensor, reduced: Reduced) -> Self:
         """What `reduced` says, of whose values `values` is a copy on the host."""
         sizes = [shape.numel() for shape in reduced.shapes.values()]
         parts = np.split(values.numpy(), np.cumsum(sizes)[:-1])

@@ -155,9 +155,8 @@ def _take_kernels(network: MNERQG, device: torch.device) -> None:
         from mnerqg.model import kernels
 
         kernels.try_out(device)
-    except (
-        Exception
-    ) as error:  # no Triton, no C compiler, a GPU that it does not know, no place for what it builds
+    # There may be no Triton, no C compiler, no place for what it builds, or a GPU that it does not know.
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         _log.warning("our kernels cannot be built for this GPU, and the model is slower without: %s", reason)
         return

@@ -16,7 +16,7 @@ from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import attach_regions
 from mnerqg.inputs.sentences import Sentences
 from mnerqg.inputs.text import TextEncoder
-from mnerqg.model.answers import Answers
+from mnerqg.model.answers import Answers, Reduced
 from mnerqg.model.build import build_collator
 from mnerqg.model.decode import Decoder, Seen
 from mnerqg.model.heads import MatchLogits
@@ -45,13 +45,14 @@ def decoded(
     output: Output, batch: Batch, examples: Sequence[Example], *configs: DecodeConfig
 ) -> list[list[TaggedPost]]:
     """The answers with each of the configurations, which differ in nothing but the thresholds of spans."""
-    answers = Answers.of(
+    reduced = Reduced.of(
         output,
         batch,
         table=torch.from_numpy(anchors().table()),
         most_boxes=1 if configs[0].regions == "one" else 100,
         lowest=min(config.span_threshold for config in configs),
     )
+    answers = Answers.of_values(reduced.values, reduced)
     sentences = Sentences.of([example.text for example in examples])
     pictured = np.array([example.letterbox is not None for example in examples])
     seen = [Seen(example.text, example.letterbox, example.phrase_ids) for example in examples]
@@ -174,7 +175,8 @@ def test_what_is_left_of_an_output_is_small() -> None:
     sheet = with_box((16, 24, 48, 40), 2.0)
     sheet.answer(0, 0, 1, 2.0)
     table = torch.from_numpy(anchors().table())
-    answers = Answers.of(sheet.output, sheet.batch, table=table, most_boxes=1, lowest=0.5)
+    reduced = Reduced.of(sheet.output, sheet.batch, table=table, most_boxes=1, lowest=0.5)
+    answers = Answers.of_values(reduced.values, reduced)
     arrays = [value for value in vars(answers).values() if isinstance(value, np.ndarray)]
     arrays += list(vars(answers.spans).values())
     assert all(isinstance(array, np.ndarray) for array in arrays)
