@@ -1,5 +1,7 @@
 """Attention blocks. Shapes: P posts, K queries, L pieces, D width, S positions."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ class AttentivePooling(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head Attention(Q, K, V) = softmax(Q Kᵀ / √d_head) V with its own projections."""
+    """Multi-head Attention(Q, K, V) = softmax(Q Kᵀ / √d_head) V with its own projections, of many queries."""
 
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
@@ -31,20 +33,43 @@ class CrossAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, states: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[P, T, D] attend to [P, S, D]; `mask` [P, S] is true where a key may be seen -> [P, T, D]."""
+    def forward(self, states: Tensor, keys: Tensor) -> Tensor:
+        """[P, T, D] attend to [P, S, D] -> [P, T, D]."""
         queries, keys, values = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [P, heads, T or S, D / heads]
             for part in (self.query(states), self.key(keys), self.value(keys))
         )
-        seen = None if mask is None else mask[:, None, None, :]
         if len(states):
-            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+            mixed = F.scaled_dot_product_attention(queries, keys, values)
         else:
             # For nothing at all torch's own kernel answers None on a GPU in bf16. Every projection has a part in the
             # nothing: data-parallel workers wait for the gradient of each.
             mixed = queries + (keys.sum() + values.sum())
         return self.output(mixed.transpose(1, 2).flatten(-2))
+
+
+class LoneQueryAttention(nn.Module):
+    """Attention(Q, K, V) of one head for one query, whose projections multiply what there is once, never each key.
+
+    (W_q h) · (W_k x) is (W_kᵀ W_q h) · x, and Σ w V(x) is V(Σ w x), for the weights add up to 1. The bias of K adds the
+    same to every key, which softmax does not see, and is left out.
+    """
+
+    def __init__(self, *, width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)  # W_kᵀ
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, state: Tensor, keys: Sequence[Tensor], mask: Tensor) -> Tensor:
+        """[..., D] attends to all of several [..., L, D], of each where `mask` [..., L] is true -> [..., D]."""
+        asked = self.key(self.query(state)).unsqueeze(-1)
+        scores = torch.cat([part @ asked for part in keys], -1) / state.shape[-1] ** 0.5  # [..., L, parts]
+        weights = scores.float().masked_fill(~mask.unsqueeze(-1), float("-inf")).flatten(-2).softmax(-1)
+        shares = weights.to(state.dtype).unflatten(-1, scores.shape[-2:]).unbind(-1)
+        mixed = sum(share.unsqueeze(-2) @ part for share, part in zip(shares, keys, strict=True))
+        return self.output(self.value(mixed.squeeze(-2)))
 
 
 class LabelAttention(nn.Module):

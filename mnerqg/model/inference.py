@@ -22,6 +22,7 @@ from mnerqg.model.backbone import VisualEncoder
 from mnerqg.model.build import Network
 from mnerqg.model.encoder import encoder_states
 from mnerqg.model.mnerqg import MNERQG
+from mnerqg.model.packing import ACTIVATIONS, PackedConvolution, can_pack, pack
 
 # How far folded maps may be from the others, in shares of their largest value: rounding stays far below it, and a
 # normalisation that was taken into the wrong convolution far above.
@@ -53,11 +54,14 @@ def ready_to_answer(
     """
     # On the CPU: a GPU multiplies float32 so that what is folded would not seem to say the same.
     ready = deepcopy(network).to("cpu").eval().requires_grad_(False)
+    packs = device.type == "cpu" and dtype == torch.float32 and not compiled and can_pack()
     if isinstance(ready, MNERQG):
         if ready.visual is not None:
             ready.visual = _with_folded_norms(ready.visual)
             if device.type == "cpu":
                 _pad_within_convolutions(ready.visual)
+            if packs:
+                ready.visual = _with_acting_convolutions(ready.visual)
         if ready.grounding is not None:
             ready.grounding.head.fold_norms()
             ready.grounding.head.kernel = None  # of a network that was made ready before
@@ -68,8 +72,8 @@ def ready_to_answer(
         holder.encoder = _with_gelus_in_products(holder.encoder)
     _cast(ready, dtype)
     ready = ready.to(device)
-    if device.type == "cpu" and dtype == torch.float32 and not compiled:
-        _pack(ready)
+    if packs:
+        pack(ready)
     return ready
 
 
@@ -182,6 +186,18 @@ def _with_leaking_convolutions(
     return _with_joined(visual, _maps, nn.Conv2d, (nn.ReLU, nn.LeakyReLU), join)
 
 
+def _with_acting_convolutions(visual: VisualEncoder) -> VisualEncoder:
+    """The encoder with every activation that oneDNN knows within the convolution that it is given the output of."""
+
+    def join(joined: VisualEncoder, name: str, convolution: str) -> None:
+        layer, activation = joined.get_submodule(convolution), joined.get_submodule(name)
+        if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and type(activation) in ACTIVATIONS:
+            _replace(joined, convolution, PackedConvolution(layer, activation))
+            _replace(joined, name, nn.Identity())
+
+    return _with_joined(visual, _maps, nn.Conv2d, ACTIVATIONS, join)
+
+
 def _cast(network: Network, dtype: torch.dtype) -> None:
     """Cast the parameters, but not those of norms with stored statistics, nor of what takes logits and no states.
 
@@ -193,49 +209,6 @@ def _cast(network: Network, dtype: torch.dtype) -> None:
     for part in network.modules():
         for parameter in part.parameters(recurse=False) if part not in exact else ():
             parameter.data = parameter.data.to(dtype)
-
-
-class PackedLinear(nn.Module):
-    """A linear layer in fp32 on a CPU whose weights lie in the order in which oneDNN's kernels read them.
-
-    torch multiplies such matrices with MKL, which on processors of other makers is the slower one: oneDNN did 8 to 18 %
-    more in a second on an AMD EPYC. The two operators are those that torch's compiler puts in the place of a layer.
-
-    A deep copy is an ordinary layer again: a network that answers may be made ready for something else.
-
-    Attributes:
-        weight: has the shape and type of the layer's, and no values.
-    """
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight, None)
-        self.weight = layer.weight.to("meta")
-        self.bias = layer.bias
-
-    def forward(self, states: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        packed: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._packed, self.bias, "none", [], "")
-        return packed
-
-    def __deepcopy__(self, _: dict[int, Any]) -> nn.Linear:
-        weight = self._packed.to_dense()
-        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=self.bias is not None, device="meta")
-        layer.weight = nn.Parameter(weight, requires_grad=False)
-        if self.bias is not None:
-            layer.bias = nn.Parameter(self.bias.clone(), requires_grad=False)
-        return layer
-
-
-def _pack(network: Network) -> None:
-    """Pack the linear layers, where this build of torch can; subclasses of them may be used in other ways."""
-    operators = torch.ops.mkldnn
-    if not torch.backends.mkldnn.is_available() or not hasattr(operators, "_linear_pointwise"):
-        return
-    for holder in list(network.modules()):
-        for name, layer in list(holder.named_children()):
-            if type(layer) is nn.Linear:
-                setattr(holder, name, PackedLinear(layer))
 
 
 def _with_folded_norms(visual: VisualEncoder) -> VisualEncoder:
@@ -294,21 +267,25 @@ def _pairs(
 ) -> tuple[dict[str, str], Sequence[Tensor]]:
     """The parts of these kinds that are given what a layer has just answered, with that one's name, and what a run of
     the network answers."""
-    answers: list[tuple[Tensor, str]] = []
+    answers: list[tuple[Tensor, int, str]] = []
     pairs: dict[str, str] = {}
     hooks = []
     for name, module in network.named_modules():
         if isinstance(module, layers):
 
             def answered(_layer: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
-                answers.append((output, name))
+                answers.append((output, output._version, name))
 
             hooks.append(module.register_forward_hook(answered))
         elif isinstance(module, kinds):
 
             def asked(_part: nn.Module, inputs: tuple[Tensor], name: str = name) -> None:
-                if answers and answers[-1][0] is inputs[0]:
-                    pairs[name] = answers[-1][1]
+                if not answers:
+                    return
+                answer, version, layer = answers[-1]
+                # Something may have been added to it in its place, as residual blocks do.
+                if answer is inputs[0] and answer._version == version:
+                    pairs[name] = layer
 
             hooks.append(module.register_forward_pre_hook(asked))
     found = [answer.clone() for answer in run()]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mnerqg.model.attention import CrossAttention, LabelAttention
+from mnerqg.model.attention import CrossAttention, LabelAttention, LoneQueryAttention
 
 
 class CrossModality(nn.Module):
@@ -56,7 +56,7 @@ class ExistenceAware(nn.Module):
         self.end_value = nn.Linear(width, width)
         self.start_norm = nn.LayerNorm(width)
         self.end_norm = nn.LayerNorm(width)
-        self.existence_attention = CrossAttention(width=width, heads=1)
+        self.existence_attention = LoneQueryAttention(width=width)
         self.existence_norm = nn.LayerNorm(width)
 
     def forward(self, fused: Tensor, existence: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,8 +66,5 @@ class ExistenceAware(nn.Module):
         existence = self.existence_labels(existence)  # [P, K, D]
         aware_start = self.start_norm(start + self.start_value(existence).unsqueeze(-2))
         aware_end = self.end_norm(end + self.end_value(existence).unsqueeze(-2))
-        keys = torch.cat([start, end], -2).flatten(0, 1)  # [P·K, 2L, D]
-        seen = torch.cat([mask, mask], -1).flatten(0, 1)  # [P·K, 2L]
-        update = self.existence_attention(existence.flatten(0, 1).unsqueeze(1), keys, seen)
-        existence = self.existence_norm(existence + update.squeeze(1).unflatten(0, existence.shape[:2]))
-        return aware_start, aware_end, existence
+        update = self.existence_attention(existence, (start, end), mask)
+        return aware_start, aware_end, self.existence_norm(existence + update)

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch import nn
 
-from mnerqg.model.attention import AttentivePooling, CrossAttention, LabelAttention
+from mnerqg.model.attention import AttentivePooling, CrossAttention, LabelAttention, LoneQueryAttention
 
 WIDTH = 8
 
@@ -33,47 +34,72 @@ def test_attentive_pooling_looks_at_the_mask_only() -> None:
     torch.testing.assert_close(pool(states[0, 0], one), states[0, 0, 2])
 
 
-@pytest.mark.parametrize("heads", [1, 2, 4])
-def test_cross_attention_is_its_formula(heads: int) -> None:
-    attention = CrossAttention(width=WIDTH, heads=heads)
-    states, keys = noise(2, 3, WIDTH), noise(2, 7, WIDTH)
-    mask = torch.ones(2, 7, dtype=torch.bool)
-    mask[0, 4:] = False
-    size = WIDTH // heads
-    expected = torch.zeros(2, 3, WIDTH)
-    for head in range(heads):
-        part = slice(head * size, (head + 1) * size)
-        query, key, value = attention.query(states), attention.key(keys), attention.value(keys)
-        logits = query[..., part] @ key[..., part].transpose(1, 2) / size**0.5
-        weights = logits.masked_fill(~mask[:, None], -torch.inf).softmax(-1)
-        expected[..., part] = weights @ value[..., part]
-    torch.testing.assert_close(attention(states, keys, mask), attention.output(expected))
-    reference = torch.nn.functional.multi_head_attention_forward(
+def multi_head_attention(
+    attention: CrossAttention | LoneQueryAttention,
+    states: torch.Tensor,
+    keys: torch.Tensor,
+    *,
+    heads: int,
+    key: nn.Linear,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """torch's own, with the projections of `attention`, of whose keys is `key`: [P, T, D], [P, S, D], [P, S]."""
+    projections = (attention.query, key, attention.value)
+    found, _ = torch.nn.functional.multi_head_attention_forward(
         states.transpose(0, 1),
         keys.transpose(0, 1),
         keys.transpose(0, 1),
         embed_dim_to_check=WIDTH,
         num_heads=heads,
-        in_proj_weight=torch.cat([p.weight for p in (attention.query, attention.key, attention.value)]),
-        in_proj_bias=torch.cat([p.bias for p in (attention.query, attention.key, attention.value)]),
+        in_proj_weight=torch.cat([part.weight for part in projections]),
+        in_proj_bias=torch.cat([part.bias for part in projections]),
         bias_k=None,
         bias_v=None,
         add_zero_attn=False,
         dropout_p=0.0,
         out_proj_weight=attention.output.weight,
         out_proj_bias=attention.output.bias,
-        key_padding_mask=~mask,
-    )[0].transpose(0, 1)
-    torch.testing.assert_close(attention(states, keys, mask), reference)
+        key_padding_mask=None if mask is None else ~mask,
+    )
+    return found.transpose(0, 1)
 
 
-def test_masked_keys_never_change_results() -> None:
-    attention = CrossAttention(width=WIDTH, heads=2)
-    states, keys = noise(1, 3, WIDTH), noise(1, 5, WIDTH)
-    mask = torch.tensor([[True, True, True, False, False]])
-    torch.testing.assert_close(attention(states, keys, mask), attention(states, keys[:, :3]))
-    keys[:, 3:] = 1e3
-    torch.testing.assert_close(attention(states, keys, mask), attention(states, keys[:, :3]))
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_cross_attention_is_its_formula(heads: int) -> None:
+    attention = CrossAttention(width=WIDTH, heads=heads)
+    states, keys = noise(2, 3, WIDTH), noise(2, 7, WIDTH)
+    size = WIDTH // heads
+    expected = torch.zeros(2, 3, WIDTH)
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        query, key, value = attention.query(states), attention.key(keys), attention.value(keys)
+        logits = query[..., part] @ key[..., part].transpose(1, 2) / size**0.5
+        expected[..., part] = logits.softmax(-1) @ value[..., part]
+    torch.testing.assert_close(attention(states, keys), attention.output(expected))
+    reference = multi_head_attention(attention, states, keys, heads=heads, key=attention.key)
+    torch.testing.assert_close(attention(states, keys), reference)
+
+
+def test_a_lone_query_attends_as_any_other() -> None:
+    """Whatever the bias of its keys' projection is, which it does without."""
+    attention = LoneQueryAttention(width=WIDTH)
+    state, keys = noise(2, 3, WIDTH), (noise(2, 3, 5, WIDTH), noise(2, 3, 5, WIDTH) + 1)
+    mask = torch.ones(2, 3, 5, dtype=torch.bool)
+    mask[0, :, 3:], mask[1, 2, 1:] = False, False
+    key = nn.Linear(WIDTH, WIDTH)
+    key.weight = nn.Parameter(attention.key.weight.T)
+    reference = multi_head_attention(
+        attention,
+        state.flatten(0, 1).unsqueeze(1),
+        torch.cat(keys, -2).flatten(0, 1),
+        heads=1,
+        key=key,
+        mask=torch.cat([mask, mask], -1).flatten(0, 1),
+    )
+    torch.testing.assert_close(attention(state, keys, mask).flatten(0, 1), reference.squeeze(1))
+    for part in keys:
+        part[~mask] = 1e3
+    torch.testing.assert_close(attention(state, keys, mask).flatten(0, 1), reference.squeeze(1))
 
 
 def test_label_attention_is_its_formula() -> None:

@@ -15,7 +15,6 @@ from mnerqg.model.build import Network, build_collator
 from mnerqg.model.finder import Finder
 from mnerqg.model.inference import (
     GeluLinear,
-    PackedLinear,
     _with_gelus_in_products,
     compile_parts,
     padding_by_itself,
@@ -23,6 +22,7 @@ from mnerqg.model.inference import (
 )
 from mnerqg.model.mnerqg import MNERQG
 from mnerqg.model.output import Output
+from mnerqg.model.packing import ACTIVATIONS, PackedConvolution, PackedLinear
 from tests.archives import TEXTS
 from tests.builders import (
     SIDE,
@@ -118,28 +118,20 @@ def test_convolutions_pad_by_themselves_as_tensorflow_does(name: str) -> None:
             torch.testing.assert_close(padding_by_itself(convolution)(seen), convolution(seen))
 
 
-def test_linear_layers_are_packed_and_answer_alike() -> None:
-    answering = ready(trained(small_config()))
-    assert not any(type(part) is nn.Linear for part in answering.modules())
-    layer = nn.Linear(24, 40).requires_grad_(False)
-    packed = PackedLinear(layer)
-    assert (packed.weight.shape, packed.weight.dtype) == (layer.weight.shape, layer.weight.dtype)
-    whole = torch.randn(6, 48, 5)
-    for states in (whole[..., 0][:, :24], whole[:, ::2].mT, whole[:0, :24, 0], whole[0, :24, 0]):
-        torch.testing.assert_close(packed(states), layer(states))
-    for original in (layer, nn.Linear(24, 40, bias=False).requires_grad_(False)):
-        copied = deepcopy(PackedLinear(original))
-        assert type(copied) is nn.Linear
-        assert {name: value.tolist() for name, value in copied.state_dict().items()} == {
-            name: value.tolist() for name, value in original.state_dict().items()
-        }
+@pytest.mark.parametrize("name", BACKBONES)
+def test_layers_are_packed_with_the_activations_behind_them(name: str) -> None:
+    """Nothing is left but the ReLU at the end of a block, which is given a sum."""
+    answering = ready(trained(small_config(backbone=name)))
+    left = [part for part in answering.modules() if isinstance(part, (nn.Linear, nn.Conv2d, *ACTIVATIONS))]
+    assert {type(part) for part in left} <= {nn.ReLU}
+    assert len(left) == {"resnet10t": 4, "regnety_002": 13}.get(name, 0)
 
 
 def test_what_is_to_be_compiled_or_is_bf16_is_not_packed() -> None:
     network = trained(small_config())
     compiled = ready_to_answer(network, device=CPU, compiled=True)
     for other in (compiled, ready(network, torch.bfloat16)):
-        assert not any(isinstance(part, PackedLinear) for part in other.modules())
+        assert not any(isinstance(part, PackedLinear | PackedConvolution) for part in other.modules())
 
 
 class _Shared(nn.Module):

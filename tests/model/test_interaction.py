@@ -72,8 +72,9 @@ def test_existence_aware_is_its_formula() -> None:
     torch.testing.assert_close(end, module.end_norm(h_e + weights @ module.end_value(key)))
     for p in range(2):
         for k in range(3):
-            seen = torch.cat([h_s[p, k][mask[p, k]], h_e[p, k][mask[p, k]]])
-            update = module.existence_attention(labelled[p, k][None, None], seen[None])[0, 0]
+            seen = [part[p, k][mask[p, k]] for part in (h_s, h_e)]
+            everywhere = torch.ones(len(seen[0]), dtype=torch.bool)
+            update = module.existence_attention(labelled[p, k], seen, everywhere)
             torch.testing.assert_close(updated[p, k], module.existence_norm(labelled[p, k] + update))
 
 
