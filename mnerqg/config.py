@@ -172,7 +172,7 @@ class LossConfig(Section):
 class DecodeConfig(Section):
     """How scores become entities and regions.
 
-    Of a trained model the first two are those of `train.fit_span_thresholds`, unless that is false.
+    Of a trained model the thresholds are those of `train.fit_thresholds`, unless that is false.
     """
 
     span_threshold: Probability = 0.5
@@ -234,10 +234,11 @@ class TrainConfig(Section):
     """Train on the first so many posts of the split; null: on all."""
     max_valid_posts: PositiveInt | None = None
     """Choose the best epoch on the first so many posts of the validation split; null: on all."""
-    fit_span_thresholds: bool = True
+    fit_thresholds: bool = True
     """After each epoch `decode.span_threshold` and `match_threshold` become the one of ten values, from 0.05 to 0.5,
-    with the best F1 on the validation posts [chosen]. At 0.5 precision is far above recall: an entity needs start,
-    end and match above it."""
+    with the best F1 on the validation posts, and then `decode.region_threshold` the one of ten, from 0.05 to 0.9, with
+    the best GMNER F1 [chosen]. At 0.5 precision is far above recall: an entity needs start, end and match above it, and
+    a region competes with thousands of others."""
     check_pictures: Literal["never", "last", "always"] = "last"
     """After which epochs the validation posts are scored with the pictures of other posts and with none, too
     (f1_shuffled and f1_none in metrics.jsonl): a model that reads pictures is the worse for it. It takes the time of

@@ -172,8 +172,8 @@ class Tagger:
         ]
 
     def answers_at(self, posts: Sequence[Post], configs: Sequence[DecodeConfig]) -> list[list[TaggedPost]]:
-        """For one batch of posts the answers with each of `configs`; the network runs once, and reads the beginning of
-        a long text alone.
+        """For one batch of posts the answers with each of `configs`, which differ in the thresholds of spans alone; the
+        network runs once, and reads the beginning of a long text alone.
 
         Posts with phrases are asked those, and a second stage looks at each post's best weak box.
         """
@@ -185,7 +185,10 @@ class Tagger:
             example = encode_post(post.text, post.phrases, self.text_encoder)
             examples.append(replace(example, pixels=prepared.pixels, letterbox=prepared.letterbox))
         seen = [Seen(example.text, example.letterbox, example.phrase_ids) for example in examples]
-        return [self._decode(found, seen) for found in self.finder.at_each(examples, configs)]
+        return [
+            Decoder(config=config, types=self.types)(found, seen)
+            for config, found in zip(configs, self.finder.at_each(examples, configs), strict=True)
+        ]
 
     def best_regions(self, posts: Sequence[Post]) -> list[tuple[Region, ...]]:
         """The most confident box of every type for each post, whatever its score; none without a picture."""

@@ -438,7 +438,7 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
 def test_the_paper_recipe_is_the_papers_mode() -> None:
     (path,) = (path for path in RECIPES if path.name == "paper.yaml")
     config = load_file(Config, path)
-    assert (config.decode.overlap, config.train.fit_span_thresholds) == ("across_types", False)
+    assert (config.decode.overlap, config.train.fit_thresholds) == ("across_types", False)
     assert (config.decode.span_threshold, config.decode.match_threshold) == (0.5, 0.5)
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["frozen_backbone_statistics"] is True
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -13,8 +14,9 @@ from mnerqg.scoring.metrics import Counts
 from mnerqg.scoring.score import score_at, with_pictures
 from mnerqg.tagger import Tagger
 
-# What `TrainConfig.fit_span_thresholds` chooses from.
+# What `TrainConfig.fit_thresholds` chooses from.
 _SPAN_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+_REGION_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,28 @@ def validate(tagger: Tagger, posts: ValidationPosts, *, last: bool) -> tuple[dic
         posts: this worker's.
         last: whether the epoch is the last.
     """
-    config = tagger.config
-    fits = config.train.fit_span_thresholds and config.model.answers_spans
-    decodes = [config.decode.at(threshold) for threshold in _SPAN_THRESHOLDS] if fits else [config.decode]
-    scores = _scores(tagger, posts, decodes)
-    best = max(range(len(scores)), key=lambda index: (scores[index]["f1"], index))
-    found, decode = scores[best], decodes[best]
+    config, decode = tagger.config, tagger.config.decode
+    fits = config.train.fit_thresholds and config.model.answers_spans
+    fits_regions = fits and config.answers_boxes
+    scores = _scores(
+        tagger,
+        posts,
+        [decode.at(threshold) for threshold in _SPAN_THRESHOLDS] if fits else [decode],
+        _REGION_THRESHOLDS if fits_regions else [decode.region_threshold],
+    )
+    # Regions do not change F1, and so the thresholds of spans come first; of equals the highest one is taken.
+    span = max(range(len(scores)), key=lambda index: (scores[index][0]["f1"], index))
+    region = max(range(len(scores[span])), key=lambda index: (scores[span][index]["gmner_f1"], index))
+    found = scores[span][region]
     if fits:
+        decode = decode.at(_SPAN_THRESHOLDS[span])
         found["span_threshold"] = decode.span_threshold
+    if fits_regions:
+        decode = decode.model_copy(update={"region_threshold": _REGION_THRESHOLDS[region]})
+        found["region_threshold"] = decode.region_threshold
     if _checks_pictures(config, last=last):
         for pictures in ("shuffled", "none"):
-            (other,) = _scores(tagger, with_pictures(posts, pictures), [decode])
+            ((other,),) = _scores(tagger, with_pictures(posts, pictures), [decode], [decode.region_threshold])
             found[f"f1_{pictures}"] = other["f1"]
     return found, decode
 
@@ -66,11 +79,14 @@ def _checks_pictures(config: Config, *, last: bool) -> bool:
 
 
 def _scores(
-    tagger: Tagger, posts: ValidationPosts | Iterator[Post], decodes: Sequence[DecodeConfig]
-) -> list[dict[str, float]]:
-    """Those of all workers together, with each of the thresholds."""
-    each = []
-    for counts in score_at(tagger, posts, decodes):
-        values = sum_over_workers(torch.from_numpy(counts.to_array()).to(tagger.device))
-        each.append(Counts.from_array(tagger.types, values.cpu().numpy()).scores())
-    return each
+    tagger: Tagger,
+    posts: ValidationPosts | Iterator[Post],
+    decodes: Sequence[DecodeConfig],
+    regions: Sequence[float],
+) -> list[list[dict[str, float]]]:
+    """Those of all workers together, with each of the thresholds; see `score_at`."""
+    mine = np.asarray(
+        [[counts.to_array() for counts in row] for row in score_at(tagger, posts, decodes, regions)]
+    )
+    everywhere = sum_over_workers(torch.from_numpy(mine).to(tagger.device)).cpu().numpy()
+    return [[Counts.from_array(tagger.types, counts).scores() for counts in row] for row in everywhere]

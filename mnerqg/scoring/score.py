@@ -48,19 +48,41 @@ def _with_the_next_picture(posts: Iterable[Post]) -> Iterator[Post]:
 
 def score(tagger: Tagger, posts: Iterable[Post], *, batch_size: int = 16) -> Counts:
     """The counts of all posts together, each scored exactly once."""
-    return score_at(tagger, posts, [tagger.config.decode], batch_size=batch_size)[0]
+    decode = tagger.config.decode
+    ((counts,),) = score_at(tagger, posts, [decode], [decode.region_threshold], batch_size=batch_size)
+    return counts
 
 
 def score_at(
-    tagger: Tagger, posts: Iterable[Post], decodes: Sequence[DecodeConfig], *, batch_size: int = 16
-) -> list[Counts]:
-    """As `score`, with each of several thresholds in the place of the tagger's own; the network runs once."""
-    counts = [Counts(tagger.types) for _ in decodes]
+    tagger: Tagger,
+    posts: Iterable[Post],
+    decodes: Sequence[DecodeConfig],
+    regions: Sequence[float],
+    *,
+    batch_size: int = 16,
+) -> list[list[Counts]]:
+    """As `score`, with several thresholds in the place of the tagger's own; the network runs once.
+
+    Args:
+        tagger: whose answers are scored.
+        posts: annotated.
+        decodes: each has other thresholds of spans.
+        regions: thresholds of regions, with each of which each of `decodes` is scored.
+        batch_size: posts that the network sees at once.
+
+    Returns:
+        Of each of `decodes` the counts with each of `regions`.
+    """
+    counts = [[Counts(tagger.types) for _ in regions] for _ in decodes]
+    # A region is in the way only of less confident ones: at a higher threshold are those of the lowest that reach it.
+    widest = [decode.model_copy(update={"region_threshold": min(regions)}) for decode in decodes]
     rest = iter(posts)
     while batch := list(itertools.islice(rest, batch_size)):
-        for total, answers in zip(counts, tagger.answers_at(batch, decodes), strict=True):
+        for row, answers in zip(counts, tagger.answers_at(batch, widest), strict=True):
             for post, answer in zip(batch, answers, strict=True):
-                _add(total, post, answer)
+                for total, threshold in zip(row, regions, strict=True):
+                    kept = tuple(region for region in answer.regions if region.score >= threshold)
+                    _add(total, post, replace(answer, regions=kept))
     return counts
 
 

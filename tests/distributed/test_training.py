@@ -150,6 +150,7 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
     assert (
         chosen.config.decode.span_threshold == chosen.config.decode.match_threshold == best["span_threshold"]
     )
+    assert chosen.config.decode.region_threshold == best["region_threshold"]
     assert score(chosen, read_posts(data, "valid")).scores()["f1"] == pytest.approx(best["f1"])
 
     # A worker that is lost after its last checkpoint has shown nothing of the epoch; the next start does.

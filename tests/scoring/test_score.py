@@ -13,7 +13,7 @@ from tests.builders import TYPES, photo
 
 def test_no_posts(talkative: Tagger) -> None:
     assert score(talkative, []) == Counts(TYPES)
-    assert score_at(talkative, [], [talkative.config.decode] * 2) == [Counts(TYPES), Counts(TYPES)]
+    assert score_at(talkative, [], [talkative.config.decode] * 2, [0.5]) == [[Counts(TYPES)]] * 2
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
@@ -28,19 +28,27 @@ def test_every_post_is_scored_once(talkative: Tagger, batch_size: int) -> None:
 
 
 def test_scores_at_several_thresholds(talkative: Tagger) -> None:
-    """As those of so many models that have one of the thresholds each."""
-    posts = [Post(str(number), "Ada in Oslo", photo(), (Span(0, 3, "PER"),)) for number in range(3)]
-    decodes = [talkative.config.decode.at(threshold) for threshold in (0.005, 0.012, 0.9)]
-    found = score_at(talkative, posts, decodes)
-    for counts, decode in zip(found, decodes, strict=True):
-        alone = Tagger(
-            model=talkative.model,
-            text_encoder=talkative.text_encoder,
-            config=talkative.config.model_copy(update={"decode": decode}),
-            model_id=talkative.model_id,
-        )
-        assert counts == score(alone, posts)
-    assert found[0] != found[2]
+    """As those of so many models that have one of the thresholds each; a region where there is no box is wrong."""
+    (tagged,) = talkative.tag([Post("x", "Ada in Oslo", photo())])
+    gold = tuple(Span(entity.start, entity.end, entity.type) for entity in tagged.entities)
+    posts = [Post(str(number), "Ada in Oslo", photo(), gold, boxes_annotated=True) for number in range(3)]
+    own = talkative.config.decode
+    decodes = [own.at(threshold) for threshold in (0.005, 0.012, 0.9)]
+    regions = (own.region_threshold, 0.0, 1.0)
+    found = score_at(talkative, posts, decodes, regions)
+    for row, decode in zip(found, decodes, strict=True):
+        for counts, threshold in zip(row, regions, strict=True):
+            alone = Tagger(
+                model=talkative.model,
+                text_encoder=talkative.text_encoder,
+                config=talkative.config.model_copy(
+                    update={"decode": decode.model_copy(update={"region_threshold": threshold})}
+                ),
+                model_id=talkative.model_id,
+            )
+            assert counts == score(alone, posts)
+    assert found[0][0] != found[2][0]
+    assert found[0][1] != found[0][2]
 
 
 def test_scores_agree_with_tags(talkative: Tagger) -> None:
