@@ -172,7 +172,7 @@ class LossConfig(Section):
 class DecodeConfig(Section):
     """How scores become entities and regions.
 
-    Of a trained model the thresholds are those of `train.fit_thresholds`, unless that is false.
+    Of a trained model those thresholds are stored that `train.fit_thresholds` chose.
     """
 
     span_threshold: Probability = 0.5
@@ -236,9 +236,12 @@ class TrainConfig(Section):
     """Choose the best epoch on the first so many posts of the validation split; null: on all."""
     fit_thresholds: bool = True
     """After each epoch `decode.span_threshold` and `match_threshold` become the one of ten values, from 0.05 to 0.5,
-    with the best F1 on the validation posts, and then `decode.region_threshold` the one of ten, from 0.05 to 0.9, with
-    the best GMNER F1 [chosen]. At 0.5 precision is far above recall: an entity needs start, end and match above it, and
-    a region competes with thousands of others."""
+    with the best F1 on the validation posts; and then, of models that answer with boxes, too, `decode.region_threshold`
+    the one of ten, from 0.05 to 0.9, with the best GMNER F1 (the one of all regions with `decode.regions: several`).
+    Where none is better the settings stay, as they do of models without starts and ends (FA-VG, BERT, BERT-CRF).
+    At 0.5 precision is far above recall: an entity needs start, end and match above it, and a model of 1,000 posts had
+    no region above 0.5 although half of its best boxes were right. GMNER counts the regions of right entities: those of
+    types that the text does not name cost it nothing [chosen]."""
     check_pictures: Literal["never", "last", "always"] = "last"
     """After which epochs the validation posts are scored with the pictures of other posts and with none, too
     (f1_shuffled and f1_none in metrics.jsonl): a model that reads pictures is the worse for it. It takes the time of

@@ -97,6 +97,7 @@ ORDER = (
     "model.precision",
     "model.training_step",
     "model.kernels",
+    "model.packing",
     "model.inference",
     "model.files",
     "model.checkpoint",

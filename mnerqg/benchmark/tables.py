@@ -61,7 +61,8 @@ def scale(figures: Figures) -> str:
     nodes = [
         [
             f"{one['nodes']}",
-            *_cells(one["steady_rows_per_second"]),
+            _cells(one["steady_rows_per_second"])[0],
+            *_cells(one["together_rows_per_second"]),
             "-" if one["ratio_to_first"] is None else f"{one['ratio_to_first']:.2f}",
             _share(one["efficiency"]),
             _share(one["device_busy"]),
@@ -79,7 +80,7 @@ def scale(figures: Figures) -> str:
     ]
     return "\n".join(
         [
-            format_table([["nodes: rows a second", *_HEAD, "to first", "efficiency", "busy"], *nodes]),
+            format_table([["nodes: rows a second", "all", *_HEAD, "to first", "efficiency", "busy"], *nodes]),
             format_table([["rows: seconds", *_HEAD, "ms a row", "driver MiB", "actor MiB"], *rows]),
         ]
     )

@@ -105,20 +105,20 @@ class Scale:
                 self.beside,
                 lambda _, tell: LoadSleeping(self.seconds_a_post, tell),
             )
-        pace = done["between_batches_posts_per_second"]
+        pace = done["together_posts_per_second"]
         limit = nodes / self.seconds_a_post
         return done | {"limit_posts_per_second": limit, "efficiency": pace and pace / limit}
 
 
 def _by_nodes(measured: Mapping[str, list[Round]]) -> list[dict[str, Any]]:
-    paces = {count: spread_of(done, "steady_posts_per_second") for count, done in measured.items()}
+    paces = {count: spread_of(done, "together_posts_per_second") for count, done in measured.items()}
     first = next(iter(paces.values()))
     return [
         {
             "nodes": int(count),
             "rows_per_second": spread_of(done, "posts_per_second"),
-            "steady_rows_per_second": paces[count],
-            "between_batches_rows_per_second": spread_of(done, "between_batches_posts_per_second"),
+            "steady_rows_per_second": spread_of(done, "steady_posts_per_second"),
+            "together_rows_per_second": paces[count],
             "ratio_to_first": ratio(paces[count], first),
             "limit_rows_per_second": done[0]["limit_posts_per_second"],
             "efficiency": spread_of(done, "efficiency"),

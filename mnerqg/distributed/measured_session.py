@@ -132,6 +132,15 @@ def read_book(book: Any, posts: int) -> list[tuple[str, Work]]:
     return taken[::-1]
 
 
+def pace_together(work: Sequence[tuple[str, Work]]) -> float | None:
+    """Posts a second from when every model has answered its first batch until one of them has answered its last."""
+    own = [[one.ended for name, one in work if name == actor] for actor in {name for name, _ in work}]
+    start = max((min(ended) for ended in own), default=0.0)
+    stop = min((max(ended) for ended in own), default=0.0)
+    posts = sum(one.posts for _, one in work if start < one.ended <= stop)
+    return posts / (stop - start) if stop > start else None
+
+
 def device_busy(work: Sequence[tuple[str, Work]]) -> float | None:
     """The share of the time that the models' devices worked, between each one's first batch and its last."""
     span = 0.0

@@ -18,6 +18,7 @@ from mnerqg.distributed.measured_session import (
     Tell,
     device_busy,
     open_book,
+    pace_together,
     raylets_here,
     read_book,
     session_faults,
@@ -79,8 +80,8 @@ def tag_once(
         load_tagger: makes the run's hook of its plan and of what is to be told of each batch.
 
     Returns:
-        `posts`, `seconds` from the planning to the manifest, and the pace from the first model's first batch to the
-        end, `steady_posts_per_second`. `failures`: what must not happen.
+        `posts`, `seconds` from the planning to the manifest, the pace from the first model's first batch to the end,
+        `steady_posts_per_second`, and that of `pace_together`. `failures`: what must not happen.
 
     Raises:
         MnerqgError: model, archive or cluster are not as they should be; a run that fails on the way is a failure.
@@ -107,13 +108,11 @@ def tag_once(
             failures.append(f"{rows:,} rows came out for {plan.archive.rows:,} posts")
         failures += faults.in_words()
         began = min((one.began for _, one in work), default=None)
-        first, last = (pick((one.ended for _, one in work), default=0.0) for pick in (min, max))
-        after_first = sum(one.posts for _, one in work if one.ended > first)
         return {
             "posts": rows,
             "seconds": ended - started,
             "steady_posts_per_second": rows / max(ended - began, 1e-9) if began is not None else None,
-            "between_batches_posts_per_second": after_first / (last - first) if last > first else None,
+            "together_posts_per_second": pace_together(work),
             "first_batch_after_s": None if began is None else began - started,
             "device_busy": device_busy(work),
             "model_busy": manifest.get("model_busy"),

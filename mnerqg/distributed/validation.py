@@ -1,7 +1,7 @@
 """The scores of a model in training on the validation posts, of which each worker has a share."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,9 +9,9 @@ import torch.distributed as dist
 
 from mnerqg.config import Config, DecodeConfig
 from mnerqg.datasets.prepared import read_posts
-from mnerqg.schema import Post
+from mnerqg.schema import Post, TaggedPost
 from mnerqg.scoring.metrics import Counts
-from mnerqg.scoring.score import score_at, with_pictures
+from mnerqg.scoring.score import add, answered, with_pictures
 from mnerqg.tagger import Tagger
 
 # What `TrainConfig.fit_thresholds` chooses from.
@@ -40,29 +40,38 @@ def validate(tagger: Tagger, posts: ValidationPosts, *, last: bool) -> tuple[dic
         posts: this worker's.
         last: whether the epoch is the last.
     """
-    config, decode = tagger.config, tagger.config.decode
+    found, decode = _fit(tagger, posts)
+    if _checks_pictures(tagger.config, last=last):
+        for pictures in ("shuffled", "none"):
+            answers = answered(tagger, with_pictures(posts, pictures), [decode])
+            (other,) = _over_workers(tagger, [_counts(tagger, answers)])
+            found[f"f1_{pictures}"] = other["f1"]
+    return found, decode
+
+
+def _fit(tagger: Tagger, posts: ValidationPosts) -> tuple[dict[str, float], DecodeConfig]:
+    """The scores with the best thresholds, and these; see `TrainConfig.fit_thresholds`."""
+    config, own = tagger.config, tagger.config.decode
     fits = config.train.fit_thresholds and config.model.answers_spans
     fits_regions = fits and config.answers_boxes
-    scores = _scores(
-        tagger,
-        posts,
-        [decode.at(threshold) for threshold in _SPAN_THRESHOLDS] if fits else [decode],
-        _REGION_THRESHOLDS if fits_regions else [decode.region_threshold],
-    )
-    # Regions do not change F1, and so the thresholds of spans come first; of equals the highest one is taken.
-    span = max(range(len(scores)), key=lambda index: (scores[index][0]["f1"], index))
-    region = max(range(len(scores[span])), key=lambda index: (scores[span][index]["gmner_f1"], index))
-    found = scores[span][region]
+    # The settings come first: they stay where no other threshold is better, as in a split without boxes.
+    regions = own.region_threshold, *(_REGION_THRESHOLDS if fits_regions else ())
+    # NMS lets a box suppress less confident ones alone: the regions of a higher threshold are those of the lowest one
+    # that reach it.
+    widest = own.model_copy(update={"region_threshold": min(regions)})
+    decodes = [widest, *(widest.at(threshold) for threshold in _SPAN_THRESHOLDS if fits)]
+    answers = [(replace(post, image=None), each) for post, each in answered(tagger, posts, decodes)]
+    # Regions do not change F1, and so the thresholds of spans come first.
+    of_spans = [_counts(tagger, answers, place) for place in range(len(decodes))]
+    span = _best([decode.span_threshold for decode in decodes], _over_workers(tagger, of_spans), "f1")
+    of_regions = _over_workers(tagger, [_counts(tagger, answers, span, threshold) for threshold in regions])
+    region = _best(regions, of_regions, "gmner_f1" if own.regions == "one" else "gmner_all_f1")
+    found = of_regions[region]
+    decode = decodes[span].model_copy(update={"region_threshold": regions[region]})
     if fits:
-        decode = decode.at(_SPAN_THRESHOLDS[span])
         found["span_threshold"] = decode.span_threshold
     if fits_regions:
-        decode = decode.model_copy(update={"region_threshold": _REGION_THRESHOLDS[region]})
         found["region_threshold"] = decode.region_threshold
-    if _checks_pictures(config, last=last):
-        for pictures in ("shuffled", "none"):
-            ((other,),) = _scores(tagger, with_pictures(posts, pictures), [decode], [decode.region_threshold])
-            found[f"f1_{pictures}"] = other["f1"]
     return found, decode
 
 
@@ -78,15 +87,30 @@ def _checks_pictures(config: Config, *, last: bool) -> bool:
     return config.model.inputs == "text_picture" and (check == "always" or (check == "last" and last))
 
 
-def _scores(
-    tagger: Tagger,
-    posts: ValidationPosts | Iterator[Post],
-    decodes: Sequence[DecodeConfig],
-    regions: Sequence[float],
-) -> list[list[dict[str, float]]]:
-    """Those of all workers together, with each of the thresholds; see `score_at`."""
-    mine = np.asarray(
-        [[counts.to_array() for counts in row] for row in score_at(tagger, posts, decodes, regions)]
+def _best(thresholds: Sequence[float], scores: Sequence[dict[str, float]], measure: str) -> int:
+    """Which threshold has the best score; of equals the nearest to the first one, which is the setting."""
+    setting = thresholds[0]
+    return max(
+        range(len(thresholds)),
+        key=lambda place: (scores[place][measure], -abs(thresholds[place] - setting)),
     )
+
+
+def _counts(
+    tagger: Tagger,
+    answers: Iterable[tuple[Post, Sequence[TaggedPost]]],
+    place: int = 0,
+    region_threshold: float = 0.0,
+) -> Counts:
+    """What is counted of the answer at this place of each post."""
+    counts = Counts(tagger.types)
+    for post, each in answers:
+        add(counts, post, each[place], region_threshold)
+    return counts
+
+
+def _over_workers(tagger: Tagger, counts: Sequence[Counts]) -> list[dict[str, float]]:
+    """The scores of each of these counts, summed over all workers."""
+    mine = np.asarray([one.to_array() for one in counts])
     everywhere = sum_over_workers(torch.from_numpy(mine).to(tagger.device)).cpu().numpy()
-    return [[Counts.from_array(tagger.types, counts).scores() for counts in row] for row in everywhere]
+    return [Counts.from_array(tagger.types, one).scores() for one in everywhere]

@@ -48,11 +48,11 @@ class CrossAttention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(-2))
 
 
-class LoneQueryAttention(nn.Module):
-    """Attention(Q, K, V) of one head for one query, whose projections multiply what there is once, never each key.
+class SingleQueryAttention(nn.Module):
+    """Attention(Q, K, V) of one head for a single query: it and the weighted mean are projected, no key and no value.
 
     (W_q h) · (W_k x) is (W_kᵀ W_q h) · x, and Σ w V(x) is V(Σ w x), for the weights add up to 1. The bias of K adds the
-    same to every key, which softmax does not see, and is left out.
+    same to the score of every key, which softmax does not see, and is left out.
     """
 
     def __init__(self, *, width: int) -> None:

@@ -22,7 +22,7 @@ from mnerqg.model.backbone import VisualEncoder
 from mnerqg.model.build import Network
 from mnerqg.model.encoder import encoder_states
 from mnerqg.model.mnerqg import MNERQG
-from mnerqg.model.packing import ACTIVATIONS, PackedConvolution, can_pack, pack
+from mnerqg.model.packing import ACTIVATIONS, PackedConvolution, can_pack, pack, takes
 
 # How far folded maps may be from the others, in shares of their largest value: rounding stays far below it, and a
 # normalisation that was taken into the wrong convolution far above.
@@ -61,7 +61,7 @@ def ready_to_answer(
             if device.type == "cpu":
                 _pad_within_convolutions(ready.visual)
             if packs:
-                ready.visual = _with_acting_convolutions(ready.visual)
+                ready.visual = _with_fused_activations(ready.visual)
         if ready.grounding is not None:
             ready.grounding.head.fold_norms()
             ready.grounding.head.kernel = None  # of a network that was made ready before
@@ -186,12 +186,12 @@ def _with_leaking_convolutions(
     return _with_joined(visual, _maps, nn.Conv2d, (nn.ReLU, nn.LeakyReLU), join)
 
 
-def _with_acting_convolutions(visual: VisualEncoder) -> VisualEncoder:
+def _with_fused_activations(visual: VisualEncoder) -> VisualEncoder:
     """The encoder with every activation that oneDNN knows within the convolution that it is given the output of."""
 
     def join(joined: VisualEncoder, name: str, convolution: str) -> None:
         layer, activation = joined.get_submodule(convolution), joined.get_submodule(name)
-        if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and type(activation) in ACTIVATIONS:
+        if takes(layer) and type(activation) in ACTIVATIONS:
             _replace(joined, convolution, PackedConvolution(layer, activation))
             _replace(joined, name, nn.Identity())
 
@@ -248,13 +248,14 @@ def _with_joined(
     joined = deepcopy(network)
     try:
         pairs, expected = _pairs(joined, lambda: run(joined), layers, kinds)
+        for part, layer in pairs.items():
+            join(joined, part, layer)
+        answers = run(joined)
     except Exception:
         return network
-    for part, layer in pairs.items():
-        join(joined, part, layer)
     close = all(
         torch.allclose(found, one, rtol=0, atol=_CLOSE * float(one.abs().max()))
-        for found, one in zip(run(joined), expected, strict=True)
+        for found, one in zip(answers, expected, strict=True)
     )
     return joined if close else network
 
@@ -283,7 +284,7 @@ def _pairs(
                 if not answers:
                     return
                 answer, version, layer = answers[-1]
-                # Something may have been added to it in its place, as residual blocks do.
+                # Something may have been added to it in place, as residual blocks do.
                 if answer is inputs[0] and answer._version == version:
                     pairs[name] = layer
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mnerqg.model.attention import CrossAttention, LabelAttention, LoneQueryAttention
+from mnerqg.model.attention import CrossAttention, LabelAttention, SingleQueryAttention
 
 
 class CrossModality(nn.Module):
@@ -56,7 +56,7 @@ class ExistenceAware(nn.Module):
         self.end_value = nn.Linear(width, width)
         self.start_norm = nn.LayerNorm(width)
         self.end_norm = nn.LayerNorm(width)
-        self.existence_attention = LoneQueryAttention(width=width)
+        self.existence_attention = SingleQueryAttention(width=width)
         self.existence_norm = nn.LayerNorm(width)
 
     def forward(self, fused: Tensor, existence: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

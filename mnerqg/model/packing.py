@@ -9,7 +9,7 @@ A deep copy of a packed layer is an ordinary one again: a network that answers m
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,18 @@ ACTIVATIONS: Final = tuple(_ACTIVATIONS)
 
 def can_pack() -> bool:
     """Whether this build of torch has the operators."""
-    operators = torch.ops.mkldnn
-    return torch.backends.mkldnn.is_available() and all(
-        hasattr(operators, name) for name in ("_linear_pointwise", "_convolution_pointwise")
+    names = (
+        "_linear_pointwise",
+        "_reorder_linear_weight",
+        "_convolution_pointwise",
+        "_reorder_convolution_weight",
     )
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+def takes(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a layer is a convolution that `PackedConvolution` takes; subclasses may pad or multiply in other ways."""
+    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
 def pack(network: nn.Module) -> None:
@@ -40,7 +48,7 @@ def pack(network: nn.Module) -> None:
         for name, layer in list(holder.named_children()):
             if type(layer) is nn.Linear:
                 setattr(holder, name, PackedLinear(layer))
-            elif type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
+            elif takes(layer):
                 setattr(holder, name, PackedConvolution(layer))
 
 
@@ -75,33 +83,66 @@ class PackedConvolution(nn.Module):
     """A convolution and, in the same pass, the activation behind it; its answers are channels-last.
 
     Args:
-        convolution: pads with zeros.
+        convolution: one that is taken (see `takes`).
         activation: of one of `ACTIVATIONS`, or None.
+
+    Attributes:
+        weight: has the shape and type of the convolution's, and no values.
     """
 
     def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None = None) -> None:
         super().__init__()
-        self._layers = [convolution] if activation is None else [convolution, activation]
-        self.weight, self.bias = convolution.weight, convolution.bias
-        self._places = convolution.padding, convolution.stride, convolution.dilation, convolution.groups
-        bend, numbers = _ACTIVATIONS[type(activation)](activation) if activation is not None else ("none", [])
-        self._bend = bend, numbers, ""
-        # The order that suits a map depends on its shape, and these are the last one's.
-        self._packed: tuple[torch.Size, Tensor] | None = None
+        self.weight, self.bias = convolution.weight.to("meta"), convolution.bias
+        self._geometry: Any = (
+            convolution.padding,
+            convolution.stride,
+            convolution.dilation,
+            convolution.groups,
+        )
+        self._activation = (
+            [activation] if activation is not None else []
+        )  # no part of this module: it is not called
+        name, numbers = _ACTIVATIONS[type(activation)](activation) if activation is not None else ("none", [])
+        self._post_op = name, numbers, ""
+        # The order that suits a map depends on its shape: the values lie in that of the last shape, or as they were.
+        self._laid: tuple[torch.Size | None, Tensor] = None, convolution.weight.detach()
 
     def forward(self, maps: Tensor) -> Tensor:
         """[I, C, H, W] -> [I, C', H', W']."""
-        packed = self._packed
-        if packed is None or packed[0] != maps.shape[1:]:
-            size = [max(len(maps), 1), *maps.shape[1:]]
-            order = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self._places, size)
-            # Several threads may come here at once, each with a copy that is right.
-            self._packed = packed = maps.shape[1:], order
+        shape, weight = self._laid
+        if shape != maps.shape[1:] and len(maps):
+            weight = torch.ops.mkldnn._reorder_convolution_weight(
+                self._plain(weight), *self._geometry, list(maps.shape)
+            )
+            # Of several threads that come here at once the last one's stays, and each has one that is right.
+            self._laid = maps.shape[1:], weight
         answer: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            maps, packed[1], self.bias, *self._places, *self._bend
+            maps, weight, self.bias, *self._geometry, *self._post_op
         )
         return answer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        layers = deepcopy(self._layers, memo)
-        return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+        padding, stride, dilation, groups = self._geometry
+        out_channels, in_channels, height, width = self.weight.shape
+        convolution = nn.Conv2d(
+            in_channels * groups,
+            out_channels,
+            (height, width),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            bias=self.bias is not None,
+            device="meta",
+        )
+        weight = self._plain(self._laid[1]).clone(memory_format=torch.channels_last)
+        convolution.weight = nn.Parameter(weight, requires_grad=False)
+        if self.bias is not None:
+            convolution.bias = nn.Parameter(self.bias.clone(), requires_grad=False)
+        return (
+            nn.Sequential(convolution, *deepcopy(self._activation, memo)) if self._activation else convolution
+        )
+
+    @staticmethod
+    def _plain(weight: Tensor) -> Tensor:
+        return weight.to_dense() if weight.is_mkldnn else weight

@@ -48,42 +48,23 @@ def _with_the_next_picture(posts: Iterable[Post]) -> Iterator[Post]:
 
 def score(tagger: Tagger, posts: Iterable[Post], *, batch_size: int = 16) -> Counts:
     """The counts of all posts together, each scored exactly once."""
-    decode = tagger.config.decode
-    ((counts,),) = score_at(tagger, posts, [decode], [decode.region_threshold], batch_size=batch_size)
+    counts = Counts(tagger.types)
+    for post, (answer,) in answered(tagger, posts, [tagger.config.decode], batch_size=batch_size):
+        add(counts, post, answer)
     return counts
 
 
-def score_at(
-    tagger: Tagger,
-    posts: Iterable[Post],
-    decodes: Sequence[DecodeConfig],
-    regions: Sequence[float],
-    *,
-    batch_size: int = 16,
-) -> list[list[Counts]]:
-    """As `score`, with several thresholds in the place of the tagger's own; the network runs once.
+def answered(
+    tagger: Tagger, posts: Iterable[Post], decodes: Sequence[DecodeConfig], *, batch_size: int = 16
+) -> Iterator[tuple[Post, list[TaggedPost]]]:
+    """Each post and its answer with each of `decodes`, which differ in the thresholds of spans alone.
 
-    Args:
-        tagger: whose answers are scored.
-        posts: annotated.
-        decodes: each has other thresholds of spans.
-        regions: thresholds of regions, with each of which each of `decodes` is scored.
-        batch_size: posts that the network sees at once.
-
-    Returns:
-        Of each of `decodes` the counts with each of `regions`.
+    The network runs once. `batch_size` posts are what it sees at once.
     """
-    counts = [[Counts(tagger.types) for _ in regions] for _ in decodes]
-    # A region is in the way only of less confident ones: at a higher threshold are those of the lowest that reach it.
-    widest = [decode.model_copy(update={"region_threshold": min(regions)}) for decode in decodes]
     rest = iter(posts)
     while batch := list(itertools.islice(rest, batch_size)):
-        for row, answers in zip(counts, tagger.answers_at(batch, widest), strict=True):
-            for post, answer in zip(batch, answers, strict=True):
-                for total, threshold in zip(row, regions, strict=True):
-                    kept = tuple(region for region in answer.regions if region.score >= threshold)
-                    _add(total, post, replace(answer, regions=kept))
-    return counts
+        of_each = tagger.answers_at(batch, decodes)
+        yield from zip(batch, (list(answers) for answers in zip(*of_each, strict=True)), strict=True)
 
 
 def score_each(tagger: Tagger, posts: Sequence[Post], pictures: Pictures = "true") -> list[Counts]:
@@ -91,9 +72,11 @@ def score_each(tagger: Tagger, posts: Sequence[Post], pictures: Pictures = "true
     each = [Counts(tagger.types) for _ in posts]
     (answers,) = tagger.answers_at(list(with_pictures(posts, pictures)), [tagger.config.decode])
     for counts, post, answer in zip(each, posts, answers, strict=True):
-        _add(counts, post, answer)
+        add(counts, post, answer)
     return each
 
 
-def _add(counts: Counts, post: Post, answer: TaggedPost) -> None:
-    counts.add_post(post, answer.entities, answer.best_regions, answer.regions)
+def add(counts: Counts, post: Post, answer: TaggedPost, region_threshold: float = 0.0) -> None:
+    """Score one answer; of its regions those count whose score reaches the threshold."""
+    regions = [region for region in answer.regions if region.score >= region_threshold]
+    counts.add_post(post, answer.entities, answer.best_regions, regions)

@@ -6,7 +6,13 @@ import pytest
 import ray
 
 from mnerqg.benchmark.rounds import Work
-from mnerqg.distributed.measured_session import Faults, device_busy, raylets_here, session_faults
+from mnerqg.distributed.measured_session import (
+    Faults,
+    device_busy,
+    pace_together,
+    raylets_here,
+    session_faults,
+)
 from tests.cluster.heads import wait_until
 
 
@@ -58,3 +64,13 @@ def test_devices_are_busy_between_their_first_batch_and_their_last() -> None:
     ]
     assert device_busy(work) == 8 / 10
     assert device_busy([]) is None
+
+
+def test_the_pace_while_all_models_work() -> None:
+    """The second one starts when the first one has answered twice, and ends before it."""
+    work = [("a", Work(10, 1.0, ended - 1.0, ended)) for ended in (1.0, 2.0, 4.0, 9.0)]
+    work += [("b", Work(10, 1.0, ended - 1.0, ended)) for ended in (3.0, 5.0, 6.0)]
+    assert pace_together(work) == 30 / 3
+    assert pace_together(work[:4]) == 30 / 8
+    assert pace_together(work[:1]) is None
+    assert pace_together([]) is None

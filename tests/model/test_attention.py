@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mnerqg.model.attention import AttentivePooling, CrossAttention, LabelAttention, LoneQueryAttention
+from mnerqg.model.attention import AttentivePooling, CrossAttention, LabelAttention, SingleQueryAttention
 
 WIDTH = 8
 
@@ -35,7 +35,7 @@ def test_attentive_pooling_looks_at_the_mask_only() -> None:
 
 
 def multi_head_attention(
-    attention: CrossAttention | LoneQueryAttention,
+    attention: CrossAttention | SingleQueryAttention,
     states: torch.Tensor,
     keys: torch.Tensor,
     *,
@@ -80,9 +80,9 @@ def test_cross_attention_is_its_formula(heads: int) -> None:
     torch.testing.assert_close(attention(states, keys), reference)
 
 
-def test_a_lone_query_attends_as_any_other() -> None:
+def test_a_single_query_attends_as_any_other() -> None:
     """Whatever the bias of its keys' projection is, which it does without."""
-    attention = LoneQueryAttention(width=WIDTH)
+    attention = SingleQueryAttention(width=WIDTH)
     state, keys = noise(2, 3, WIDTH), (noise(2, 3, 5, WIDTH), noise(2, 3, 5, WIDTH) + 1)
     mask = torch.ones(2, 3, 5, dtype=torch.bool)
     mask[0, :, 3:], mask[1, 2, 1:] = False, False

@@ -1,11 +1,11 @@
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from threading import Thread
 
 import pytest
 import torch
 from torch import nn
 
-from mnerqg.model.packing import ACTIVATIONS, PackedConvolution, PackedLinear
+from mnerqg.model.packing import ACTIVATIONS, PackedConvolution, PackedLinear, pack
 
 
 def values(layer: nn.Module) -> dict[str, list[float]]:
@@ -38,6 +38,17 @@ CONVOLUTIONS = {
 ACTIVATED = (None, nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.1), nn.SiLU(), nn.Hardswish())
 
 
+def test_other_convolutions_stay() -> None:
+    class Own(nn.Conv2d):
+        pass
+
+    others = [nn.Conv2d(2, 2, 3, padding="same"), nn.Conv2d(2, 2, 3, padding_mode="reflect"), Own(2, 2, 3)]
+    network = nn.Sequential(*others, nn.Conv2d(2, 2, 3)).requires_grad_(False)
+    pack(network)
+    assert list(network)[:3] == others
+    assert isinstance(network[3], PackedConvolution)
+
+
 def test_all_activations_are_tried() -> None:
     assert {type(one) for one in ACTIVATED[1:]} == set(ACTIVATIONS)
 
@@ -62,20 +73,23 @@ def test_a_packed_convolution_answers_alike(name: str, activation: nn.Module | N
     )
 
 
+def test_weights_are_laid_anew_for_another_shape_alone() -> None:
+    packed = PackedConvolution(nn.Conv2d(6, 8, 3, padding=1).requires_grad_(False))
+    laid = []
+    for shape in ((2, 6, 8, 8), (1, 6, 8, 8), (0, 6, 4, 4), (2, 6, 4, 4)):
+        packed(torch.randn(shape))
+        laid.append(packed._laid[1])
+    assert laid[0].is_mkldnn
+    assert laid[0] is laid[1] is laid[2]
+    assert laid[3] is not laid[2]
+
+
 def test_several_threads_ask_a_packed_convolution_at_once() -> None:
+    """Each with maps of another shape, so that each lays the weights anew beside the others."""
     layer = nn.Conv2d(6, 8, 3, padding=1).requires_grad_(False)
     packed = PackedConvolution(layer)
     maps = [torch.randn(1, 6, side, side) for side in (4, 8, 12, 16)] * 8
-    answers: dict[int, torch.Tensor] = {}
-
-    def ask(start: int) -> None:
-        for place in range(start, len(maps), 4):
-            answers[place] = packed(maps[place])
-
-    threads = [Thread(target=ask, args=(start,)) for start in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for place, one in enumerate(maps):
-        torch.testing.assert_close(answers[place], layer(one))
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(packed, maps))
+    for seen, answer in zip(maps, answers, strict=True):
+        torch.testing.assert_close(answer, layer(seen))

@@ -1,19 +1,22 @@
 """Scores of the small model, whose thresholds let its random weights say much."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mnerqg.config import DecodeConfig
 from mnerqg.schema import Box, Post, Span
 from mnerqg.scoring.metrics import Counts
-from mnerqg.scoring.score import score, score_at, score_each, with_pictures
+from mnerqg.scoring.score import add, answered, score, score_each, with_pictures
 from mnerqg.tagger import Tagger
 from tests.builders import TYPES, photo
 
 
 def test_no_posts(talkative: Tagger) -> None:
     assert score(talkative, []) == Counts(TYPES)
-    assert score_at(talkative, [], [talkative.config.decode] * 2, [0.5]) == [[Counts(TYPES)]] * 2
+    assert list(answered(talkative, [], [talkative.config.decode] * 2)) == []
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
@@ -27,28 +30,35 @@ def test_every_post_is_scored_once(talkative: Tagger, batch_size: int) -> None:
     assert (scores["posts"], scores["entities"], scores["grounded_queries"]) == (9, 9, 9)
 
 
-def test_scores_at_several_thresholds(talkative: Tagger) -> None:
+@pytest.mark.parametrize("regions", ["one", "several"])
+def test_answers_at_several_thresholds(talkative: Tagger, regions: str) -> None:
     """As those of so many models that have one of the thresholds each; a region where there is no box is wrong."""
+    own = talkative.config.decode.model_copy(update={"regions": regions})
+
+    def at(decode: DecodeConfig) -> Tagger:
+        return Tagger(
+            model=talkative.model,
+            text_encoder=talkative.text_encoder,
+            config=talkative.config.model_copy(update={"decode": decode}),
+            model_id=talkative.model_id,
+        )
+
     (tagged,) = talkative.tag([Post("x", "Ada in Oslo", photo())])
     gold = tuple(Span(entity.start, entity.end, entity.type) for entity in tagged.entities)
     posts = [Post(str(number), "Ada in Oslo", photo(), gold, boxes_annotated=True) for number in range(3)]
-    own = talkative.config.decode
-    decodes = [own.at(threshold) for threshold in (0.005, 0.012, 0.9)]
-    regions = (own.region_threshold, 0.0, 1.0)
-    found = score_at(talkative, posts, decodes, regions)
-    for row, decode in zip(found, decodes, strict=True):
-        for counts, threshold in zip(row, regions, strict=True):
-            alone = Tagger(
-                model=talkative.model,
-                text_encoder=talkative.text_encoder,
-                config=talkative.config.model_copy(
-                    update={"decode": decode.model_copy(update={"region_threshold": threshold})}
-                ),
-                model_id=talkative.model_id,
-            )
-            assert counts == score(alone, posts)
-    assert found[0][0] != found[2][0]
-    assert found[0][1] != found[0][2]
+    lowest = own.model_copy(update={"region_threshold": 0.001})
+    decodes = [lowest.at(threshold) for threshold in (0.005, 0.012, 0.9)]
+    both = list(answered(at(lowest), posts, decodes, batch_size=2))
+    assert [post for post, _ in both] == posts
+    found = {}
+    for place, threshold in itertools.product(range(3), (0.001, own.region_threshold, 1.0)):
+        counts = found[place, threshold] = Counts(TYPES)
+        for post, answers in both:
+            add(counts, post, answers[place], threshold)
+        decode = decodes[place].model_copy(update={"region_threshold": threshold})
+        assert counts == score(at(decode), posts)
+    assert found[0, 0.001] != found[2, 0.001]
+    assert found[0, 0.001] != found[0, 1.0]
 
 
 def test_scores_agree_with_tags(talkative: Tagger) -> None:
