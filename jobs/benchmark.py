@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     scale.add_argument("--us-per-post", type=float, default=300, help="sleep of a post, µs (default: 300)")
     scale.add_argument("--nodes", default="1,2,4", help="nodes, a model actor each (default: 1,2,4)")
     scale.add_argument("--cpus-per-node", type=int, default=4, help="logical ones (default: 4)")
-    scale.add_argument("--posts", type=int, default=20_000, help="made-up posts (default: 20000)")
+    scale.add_argument("--posts", type=int, default=100_000, help="made-up posts (default: 100000)")
     scale.add_argument("--rows", default="1000,10000", help="posts of further runs (default: 1000,10000)")
     scale.add_argument(
         "--here",

@@ -172,7 +172,7 @@ class LossConfig(Section):
 class DecodeConfig(Section):
     """How scores become entities and regions.
 
-    Of a trained model those thresholds are stored that `train.fit_thresholds` chose.
+    With a trained model those thresholds are stored that `train.fit_thresholds` chose; where it chooses none, these.
     """
 
     span_threshold: Probability = 0.5
@@ -238,7 +238,8 @@ class TrainConfig(Section):
     """After each epoch `decode.span_threshold` and `match_threshold` become the one of ten values, from 0.05 to 0.5,
     with the best F1 on the validation posts; and then, of models that answer with boxes, too, `decode.region_threshold`
     the one of ten, from 0.05 to 0.9, with the best GMNER F1 (the one of all regions with `decode.regions: several`).
-    Where none is better the settings stay, as they do of models without starts and ends (FA-VG, BERT, BERT-CRF).
+    Of equals it is the nearest to the setting. Where none is better the settings stay, as they do of models without
+    starts and ends (FA-VG, BERT, BERT-CRF).
     At 0.5 precision is far above recall: an entity needs start, end and match above it, and a model of 1,000 posts had
     no region above 0.5 although half of its best boxes were right. GMNER counts the regions of right entities: those of
     types that the text does not name cost it nothing [chosen]."""

@@ -80,7 +80,9 @@ class Scale:
             made_up = {count: f"{folder}/{count}" for count in {*rows, *([] if archive else [posts])}}
             for count, uri in made_up.items():
                 write_archive(uri, count)
-            by_nodes = {str(count): partial(self._run, archive or made_up[posts], count) for count in nodes}
+            by_nodes = {
+                str(count): partial(self._run_together, archive or made_up[posts], count) for count in nodes
+            }
             by_rows = {str(count): partial(self._run, made_up[count], nodes[0]) for count in rows}
             measured, sized = turn_about(by_nodes, self.rounds), turn_about(by_rows, self.rounds)
         paces(report, {f"{count} rows": done for count, done in sized.items()}, {})
@@ -108,6 +110,17 @@ class Scale:
         pace = done["together_posts_per_second"]
         limit = nodes / self.seconds_a_post
         return done | {"limit_posts_per_second": limit, "efficiency": pace and pace / limit}
+
+    def _run_together(self, archive: str, nodes: int) -> Round:
+        """As `_run`; it fails where it does not say how fast all actors are together."""
+        done = self._run(archive, nodes)
+        if done["model_actors"] < nodes:
+            done["failures"].append(f"of {nodes} model actors {done['model_actors']} answered anything")
+        elif done["together_posts_per_second"] is None and not done["failures"]:
+            done["failures"].append(
+                f"{done['posts']:,} posts are too few for all model actors to work at once; raise --posts"
+            )
+        return done
 
 
 def _by_nodes(measured: Mapping[str, list[Round]]) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ import torch.distributed as dist
 
 from mnerqg.config import Config, DecodeConfig
 from mnerqg.datasets.prepared import read_posts
-from mnerqg.schema import Post, TaggedPost
+from mnerqg.schema import Entity, Post, Region
 from mnerqg.scoring.metrics import Counts
-from mnerqg.scoring.score import add, answered, with_pictures
+from mnerqg.scoring.score import answered, with_pictures
 from mnerqg.tagger import Tagger
 
 # What `TrainConfig.fit_thresholds` chooses from.
@@ -43,7 +43,7 @@ def validate(tagger: Tagger, posts: ValidationPosts, *, last: bool) -> tuple[dic
     found, decode = _fit(tagger, posts)
     if _checks_pictures(tagger.config, last=last):
         for pictures in ("shuffled", "none"):
-            answers = answered(tagger, with_pictures(posts, pictures), [decode])
+            answers = _answers(tagger, with_pictures(posts, pictures), [decode])
             (other,) = _over_workers(tagger, [_counts(tagger, answers)])
             found[f"f1_{pictures}"] = other["f1"]
     return found, decode
@@ -60,7 +60,7 @@ def _fit(tagger: Tagger, posts: ValidationPosts) -> tuple[dict[str, float], Deco
     # that reach it.
     widest = own.model_copy(update={"region_threshold": min(regions)})
     decodes = [widest, *(widest.at(threshold) for threshold in _SPAN_THRESHOLDS if fits)]
-    answers = [(replace(post, image=None), each) for post, each in answered(tagger, posts, decodes)]
+    answers = _answers(tagger, posts, decodes)
     # Regions do not change F1, and so the thresholds of spans come first.
     of_spans = [_counts(tagger, answers, place) for place in range(len(decodes))]
     span = _best([decode.span_threshold for decode in decodes], _over_workers(tagger, of_spans), "f1")
@@ -96,16 +96,36 @@ def _best(thresholds: Sequence[float], scores: Sequence[dict[str, float]], measu
     )
 
 
+@dataclass(frozen=True)
+class _Answers:
+    """Of one post, without its picture; entities: with the spans of each of several configurations."""
+
+    post: Post
+    entities: list[tuple[Entity, ...]]
+    best_regions: tuple[Region, ...]
+    regions: tuple[Region, ...]
+
+
+def _answers(tagger: Tagger, posts: Iterable[Post], decodes: Sequence[DecodeConfig]) -> list[_Answers]:
+    return [
+        _Answers(
+            replace(post, image=None), [one.entities for one in each], each[0].best_regions, each[0].regions
+        )
+        for post, each in answered(tagger, posts, decodes)
+    ]
+
+
 def _counts(
-    tagger: Tagger,
-    answers: Iterable[tuple[Post, Sequence[TaggedPost]]],
-    place: int = 0,
-    region_threshold: float = 0.0,
+    tagger: Tagger, answers: Sequence[_Answers], place: int = 0, region_threshold: float | None = None
 ) -> Counts:
-    """What is counted of the answer at this place of each post."""
+    """What is counted with the spans of the configuration at this place; without a threshold of spans alone."""
     counts = Counts(tagger.types)
-    for post, each in answers:
-        add(counts, post, each[place], region_threshold)
+    for one in answers:
+        if region_threshold is None:
+            counts.add_post(one.post, one.entities[place], (), ())
+        else:
+            kept = [region for region in one.regions if region.score >= region_threshold]
+            counts.add_post(one.post, one.entities[place], one.best_regions, kept)
     return counts
 
 

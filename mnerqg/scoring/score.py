@@ -50,7 +50,7 @@ def score(tagger: Tagger, posts: Iterable[Post], *, batch_size: int = 16) -> Cou
     """The counts of all posts together, each scored exactly once."""
     counts = Counts(tagger.types)
     for post, (answer,) in answered(tagger, posts, [tagger.config.decode], batch_size=batch_size):
-        add(counts, post, answer)
+        _add(counts, post, answer)
     return counts
 
 
@@ -72,11 +72,9 @@ def score_each(tagger: Tagger, posts: Sequence[Post], pictures: Pictures = "true
     each = [Counts(tagger.types) for _ in posts]
     (answers,) = tagger.answers_at(list(with_pictures(posts, pictures)), [tagger.config.decode])
     for counts, post, answer in zip(each, posts, answers, strict=True):
-        add(counts, post, answer)
+        _add(counts, post, answer)
     return each
 
 
-def add(counts: Counts, post: Post, answer: TaggedPost, region_threshold: float = 0.0) -> None:
-    """Score one answer; of its regions those count whose score reaches the threshold."""
-    regions = [region for region in answer.regions if region.score >= region_threshold]
-    counts.add_post(post, answer.entities, answer.best_regions, regions)
+def _add(counts: Counts, post: Post, answer: TaggedPost) -> None:
+    counts.add_post(post, answer.entities, answer.best_regions, answer.regions)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mnerqg.benchmark import tables
 from mnerqg.distributed import measured_tagging
 from mnerqg.io import storage
 from tests.archives import encoded, write_archive, write_cheap_archive
@@ -115,6 +116,10 @@ def test_scale_on_the_running_cluster(tiny_model: Path, tmp_path: Path) -> None:
     assert 0 < nodes["efficiency"]["median"] < 1.5
     assert 0 < nodes["device_busy"]["median"] <= 1
     assert nodes["ratio_to_first"] == 1
+    assert nodes["together_rows_per_second"]["median"] > 0
+    header, row, *_ = tables.scale(record).splitlines()
+    assert header.split()[4:] == ["all", "median", "min", "max", "to", "first", "efficiency", "busy"]
+    assert len(row.split()) == 8
     assert rows["rows"] == 50
     assert set(rows["seconds"]) == SPREAD
     assert rows["memory"]["actors_mib"] > 10

@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from threading import Barrier
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ CONVOLUTIONS = {
     "plain": lambda: nn.Conv2d(6, 8, 3, padding=1),
     "1x1 without bias": lambda: nn.Conv2d(6, 8, 1, bias=False),
     "of each channel, at a stride": lambda: nn.Conv2d(6, 6, 5, stride=2, padding=2, groups=6),
+    "of several channels in a group": lambda: nn.Conv2d(6, 24, 3, padding=1, groups=3),
     "dilated": lambda: nn.Conv2d(6, 8, 3, padding=(2, 4), dilation=(1, 2)),
 }
 ACTIVATED = (None, nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.1), nn.SiLU(), nn.Hardswish())
@@ -89,7 +91,13 @@ def test_several_threads_ask_a_packed_convolution_at_once() -> None:
     layer = nn.Conv2d(6, 8, 3, padding=1).requires_grad_(False)
     packed = PackedConvolution(layer)
     maps = [torch.randn(1, 6, side, side) for side in (4, 8, 12, 16)] * 8
+    together = Barrier(4)
+
+    def ask(seen: torch.Tensor) -> torch.Tensor:
+        together.wait()
+        return packed(seen)
+
     with ThreadPoolExecutor(4) as threads:
-        answers = list(threads.map(packed, maps))
+        answers = list(threads.map(ask, maps))
     for seen, answer in zip(maps, answers, strict=True):
         torch.testing.assert_close(answer, layer(seen))

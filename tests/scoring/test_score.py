@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mnerqg.config import DecodeConfig
 from mnerqg.schema import Box, Post, Span
 from mnerqg.scoring.metrics import Counts
-from mnerqg.scoring.score import add, answered, score, score_each, with_pictures
+from mnerqg.scoring.score import answered, score, score_each, with_pictures
 from mnerqg.tagger import Tagger
 from tests.builders import TYPES, photo
 
@@ -54,7 +54,8 @@ def test_answers_at_several_thresholds(talkative: Tagger, regions: str) -> None:
     for place, threshold in itertools.product(range(3), (0.001, own.region_threshold, 1.0)):
         counts = found[place, threshold] = Counts(TYPES)
         for post, answers in both:
-            add(counts, post, answers[place], threshold)
+            kept = [region for region in answers[place].regions if region.score >= threshold]
+            counts.add_post(post, answers[place].entities, answers[place].best_regions, kept)
         decode = decodes[place].model_copy(update={"region_threshold": threshold})
         assert counts == score(at(decode), posts)
     assert found[0, 0.001] != found[2, 0.001]
