@@ -99,9 +99,8 @@ class PackedConvolution(nn.Module):
             convolution.dilation,
             convolution.groups,
         )
-        self._activation = (
-            [activation] if activation is not None else []
-        )  # no part of this module: it is not called
+        # In a list it is no part of this module, by which others would take it for one that is called.
+        self._activation = [] if activation is None else [activation]
         name, numbers = _ACTIVATIONS[type(activation)](activation) if activation is not None else ("none", [])
         self._post_op = name, numbers, ""
         # The order that suits a map depends on its shape: the values lie in that of the last shape, or as they were.
