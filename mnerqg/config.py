@@ -69,6 +69,10 @@ class ModelConfig(Section):
     query_gradient: Probability = 1.0
     """The share of the grounding's gradient that goes through q into H' and the text encoder; FA-VG's is 0. The whole
     of it drowns the tagger's [chosen]."""
+    query_alone: bool = False
+    """q is of the query read by itself, as it always is for phrases and in FA-VG. In the paper the query has read the
+    sentence behind it, and so q says whether that names one of the type: the confidences then learn from the text what
+    the picture should tell them [chosen]."""
     region_existence: bool = False
     """Tell the existence state H_g, which by eq. 2 reaches start and end, how sure the grounding is of the query's best
     box; the confidences then learn from the existence, too. Part of variants/aligned.yaml, with which a tagger reads

@@ -59,8 +59,10 @@ def anchors(side: int = SIDE) -> Anchors:
     return build_anchors(ModelConfig(image_side=side))
 
 
-def collator(queries: tuple[EntityQuery, ...] = QUERIES) -> Collator:
-    return Collator(text_encoder=text_encoder(queries), anchors=anchors(), ignore_iou=0.5)
+def collator(queries: tuple[EntityQuery, ...] = QUERIES, *, query_alone: bool = False) -> Collator:
+    return Collator(
+        text_encoder=text_encoder(queries), anchors=anchors(), ignore_iou=0.5, query_alone=query_alone
+    )
 
 
 def laid(batch: Batch, name: str) -> Tensor:

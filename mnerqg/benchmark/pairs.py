@@ -22,12 +22,17 @@ def as_pairs(batch: Batch) -> Batch:
     def apart(tensor: Tensor) -> Tensor:
         return tensor.reshape(posts * queries, 1, *tensor.shape[2:])
 
-    sequence = batch.sequence.flatten()
+    texts = [_padded(batch, batch.sequence.flatten(), pieces)]
+    sequence = query_sequence = torch.arange(posts * queries)[:, None]
+    if not torch.equal(batch.query_sequence, batch.sequence):
+        texts.append(_padded(batch, batch.query_sequence.flatten(), pieces))
+        query_sequence = sequence + posts * queries
     return replace(
         batch,
-        texts=(_padded(batch, sequence, pieces),),
-        sequence=torch.arange(posts * queries)[:, None],
+        texts=tuple(texts),
+        sequence=sequence,
         attention_mask=apart(batch.attention_mask),
+        query_sequence=query_sequence,
         query_mask=apart(batch.query_mask),
         begins_word=apart(batch.begins_word),
         ends_word=apart(batch.ends_word),

@@ -57,7 +57,8 @@ class Batch:
     texts: every sequence once, in groups: the encoder does not pad all of them to the longest.
     sequence: [P, K] which of the sequences of all `texts`, counted through, stands there.
     attention_mask: [P, K, L] true on the sequence.
-    query_mask: [P, K, L] true on the query's own pieces.
+    query_sequence: [P, K] in which of the sequences the grounding reads the query; see `ModelConfig.query_alone`.
+    query_mask: [P, K, Q] true on the query's own pieces there; Q is the last of them.
     begins_word, ends_word: [P, K, L] true where an entity may start or end.
     sentence_offset: [P, K] position of the sentence's first piece behind each query.
     pixels: [I, 3, S, S] uint8, every picture once, but for copies of the last one in an even batch (`Collator`); I may
@@ -69,6 +70,7 @@ class Batch:
     texts: tuple[Texts, ...]
     sequence: Tensor
     attention_mask: Tensor
+    query_sequence: Tensor
     query_mask: Tensor
     begins_word: Tensor
     ends_word: Tensor

@@ -36,6 +36,7 @@ class _Sequences:
     frames: what stands around the sentences; frame: [R] which of them it is.
     sentence: [R] which sentence stands in it, or `_NO_SENTENCE`.
     places: [P, K] which sequence stands there.
+    queries: [P, K] in which one the grounding reads the query.
     asked: [P] how many of the K queries are the post's.
     """
 
@@ -43,6 +44,7 @@ class _Sequences:
     frame: IntArray
     sentence: IntArray
     places: IntArray
+    queries: IntArray
     asked: IntArray
 
 
@@ -55,6 +57,7 @@ class Collator:
         ignore_iou: see `boxes.assign`.
         inputs: what of a post is seen; see `ModelConfig.inputs`.
         asks: whether queries are asked; the baselines label the words of the bare sentence.
+        query_alone: whether the grounding reads queries without a sentence; see `ModelConfig.query_alone`.
         box_targets: see `LossConfig.box_targets`.
         pinned: whether pictures are laid into memory from which a GPU fetches them while other work goes on.
         step: lengths are padded to multiples of it; 8, so that matrices suit a GPU's kernels and few lengths occur.
@@ -74,6 +77,7 @@ class Collator:
         ignore_iou: float,
         inputs: str = "text_picture",
         asks: bool = True,
+        query_alone: bool = False,
         box_targets: str = "largest",
         pinned: bool = False,
         step: int = 8,
@@ -85,6 +89,7 @@ class Collator:
         self._sees_text = inputs != "picture"
         self._sees_picture = inputs != "text"
         self._asks = asks
+        self._query_alone = query_alone
         self._pinned = pinned
         self._step = step
         self._groups = groups
@@ -119,19 +124,27 @@ class Collator:
         queries = self._text.query_ids if self._asks else ([],)
         return [self._text.frame(query, sentence=self._sees_text) for query in queries]
 
+    @cached_property
+    def _frames_alone(self) -> list[Frame]:
+        return [self._text.frame(query, sentence=False) for query in self._text.query_ids]
+
     def _own(self, posts: int) -> _Sequences:
-        """Queries without a sentence behind them, as FA-VG asks them, are the same for all posts."""
+        """Queries without a sentence behind them are the same for all posts."""
         queries = len(self._frames)
-        asked = np.full(posts, queries)
+        each, none = np.arange(queries), np.full(queries, _NO_SENTENCE)
+        alone, asked = np.broadcast_to(each, (posts, queries)), np.full(posts, queries)
         if not self._sees_text:
-            alone = np.arange(queries)
-            places = np.broadcast_to(alone, (posts, queries))
-            return _Sequences(self._frames, alone, np.full(queries, _NO_SENTENCE), places, asked)
+            return _Sequences(self._frames, each, none, alone, alone, asked)
+        frame, sentence = np.tile(each, posts), np.repeat(np.arange(posts), queries)
+        places = np.arange(posts * queries).reshape(posts, queries)
+        if not self._query_alone:
+            return _Sequences(self._frames, frame, sentence, places, places, asked)
         return _Sequences(
-            self._frames,
-            np.tile(np.arange(queries), posts),
-            np.repeat(np.arange(posts), queries),
-            np.arange(posts * queries).reshape(posts, queries),
+            [*self._frames, *self._frames_alone],
+            np.append(frame, queries + each),
+            np.append(sentence, none),
+            places,
+            posts * queries + alone,
             asked,
         )
 
@@ -145,30 +158,34 @@ class Collator:
         known: dict[tuple[int, ...], int] = {}
         rows: list[tuple[int, int]] = []
         asked = np.asarray([len(example.phrases or self._frames) for example in examples])
-        places = np.zeros((len(examples), asked.max()), np.int64)
+        places, queries = np.zeros((2, len(examples), asked.max()), np.int64)
+
+        def alone(query: list[int]) -> int:
+            if tuple(query) not in known:
+                known[tuple(query)] = len(rows)
+                rows.append((len(frames), _NO_SENTENCE))
+                frames.append(self._text.frame(query, sentence=False))
+            return known[tuple(query)]
+
         for p, example in enumerate(examples):
             reads = self._sees_text and not example.phrases
             for k, query in enumerate(example.phrases or self._text.query_ids):
-                if not reads and tuple(query) in known:
-                    places[p, k] = known[tuple(query)]
-                    continue
-                places[p, k] = len(rows)
                 if reads:
+                    places[p, k] = len(rows)
                     rows.append((k, p))
                 else:
-                    known[tuple(query)] = len(rows)
-                    rows.append((len(frames), _NO_SENTENCE))
-                    frames.append(self._text.frame(query, sentence=False))
-            places[p, asked[p] :] = places[p, 0]
+                    places[p, k] = alone(query)
+                queries[p, k] = alone(query) if self._query_alone else places[p, k]
+            for laid in (places, queries):
+                laid[p, asked[p] :] = laid[p, 0]
         frame, sentence = np.asarray(rows).T
-        return _Sequences(frames, frame, sentence, places, asked)
+        return _Sequences(frames, frame, sentence, places, queries, asked)
 
     def _lay(self, sequences: _Sequences, sentences: Sentences, shown: Shown) -> Batch:
         around = np.asarray([len(frame.before) + len(frame.behind) for frame in sequences.frames])
         of_sentences = np.append(sentences.lengths, 0)  # the last one is that of no sentence
         lengths = around[sequences.frame] + of_sentences[sequences.sentence]
         texts, order = self._texts(sequences, sentences, lengths, around)
-        frame = sequences.frame[sequences.places]  # [P, K]
         # Of a query without a piece it is the first piece of all: a mean over nothing is no number.
         queries = np.asarray(
             [
@@ -176,16 +193,20 @@ class Collator:
                 for one in sequences.frames
             ]
         )
-        first, last = queries[frame][..., None, :].transpose(3, 0, 1, 2)  # each [P, K, 1]
-        offsets = np.asarray([one.place for one in sequences.frames])[frame]
+        first, last = queries[sequences.frame[sequences.queries]][..., None, :].transpose(
+            3, 0, 1, 2
+        )  # each [P, K, 1]
+        offsets = np.asarray([one.place for one in sequences.frames])[sequences.frame[sequences.places]]
         place = np.arange(int(self._padded(lengths.max())))  # [L]
+        in_query = place[: last.max()]  # [Q]
         begins, ends = _word_borders(sequences, sentences, offsets, len(place))
         shown = shown if self._sees_picture else NOTHING_SHOWN
         return Batch(
             texts=texts,
             sequence=torch.from_numpy(order[sequences.places]),
             attention_mask=torch.from_numpy(place < lengths[sequences.places][..., None]),
-            query_mask=torch.from_numpy((first <= place) & (place < last)),
+            query_sequence=torch.from_numpy(order[sequences.queries]),
+            query_mask=torch.from_numpy((first <= in_query) & (in_query < last)),
             begins_word=torch.from_numpy(begins),
             ends_word=torch.from_numpy(ends),
             sentence_offset=torch.from_numpy(offsets),

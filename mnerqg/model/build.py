@@ -36,6 +36,7 @@ def build_collator(config: Config, text_encoder: TextEncoder, **options: Any) ->
         ignore_iou=config.loss.ignore_iou,
         inputs=config.model.inputs,
         asks=config.model.tagger == "mrc",
+        query_alone=config.model.query_alone and config.model.grounding,
         box_targets=config.loss.box_targets,
         **options,
     )

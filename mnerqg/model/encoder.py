@@ -108,7 +108,7 @@ def lay_states(states: Sequence[Tensor], sequence: Tensor, pieces: int) -> Tenso
         pieces: L.
 
     Returns:
-        [*sequence.shape, L, D], zeros behind the longest sequence of a group.
+        [*sequence.shape, L, D], zeros behind the longest sequence of a group; what is longer is cut.
     """
     return torch.cat([F.pad(some, (0, 0, 0, pieces - some.shape[1])) for some in states])[sequence]
 

@@ -28,19 +28,16 @@ class TextFeatures(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(encoder_width, width)
 
-    def forward(self, texts: tuple[Texts, ...], sequence: Tensor, pieces: int) -> Tensor:
+    def forward(self, texts: tuple[Texts, ...]) -> list[Tensor]:
         """Each sequence is encoded once, beside those of about its length.
 
         Args:
             texts: all sequences.
-            sequence: [P, K] which of them stands where.
-            pieces: L.
 
         Returns:
-            [P, K, L, D].
+            Of each group [N, L', D]; see `lay_states`.
         """
-        states = [self.project(self.dropout(encoder_states(self.encoder, group))) for group in texts]
-        return lay_states(states, sequence, pieces)
+        return [self.project(self.dropout(encoder_states(self.encoder, group))) for group in texts]
 
 
 class SpanHeads(nn.Module):
@@ -111,8 +108,8 @@ class Grounding(nn.Module):
         """The box logits that `GroundingHead` answers for q, [P, K, C, 5].
 
         Args:
-            text: H' [P, K, L, D].
-            query_mask: [P, K, L] the queries' own pieces.
+            text: H' where the queries are read, [P, K, Q, D].
+            query_mask: [P, K, Q] the queries' own pieces.
             maps: U_1 to U_3.
             shown: [I] the post of each of them.
         """
@@ -190,16 +187,21 @@ class MNERQG(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Answer every query of every post; targets of the batch are not looked at."""
         pieces = batch.attention_mask.shape[-1]
-        text = self.text(batch.texts, batch.sequence, pieces)  # H' [P, K, L, D]
+        states = self.text(batch.texts)
+        text = lay_states(states, batch.sequence, pieces)  # H' [P, K, L, D]
         maps = self.visual(batch.pixels) if self.visual else ()  # U_1, U_2, U_3, each [I, D, R, R]
         if len(batch.pixels) < len(batch.shown):  # the windows of a long text share a picture
             maps = tuple(grid.index_select(0, batch.picture) for grid in maps)
         fused = self.cross_modality(text, maps, batch.shown) if self.cross_modality else text  # H_u
         # The query grounding; beside it existence-aware interaction, then existence, start, end and match.
-        boxes = self.grounding(text, batch.query_mask, maps, batch.shown) if self.grounding else None
+        boxes = None
+        if self.grounding:
+            queries = lay_states(states, batch.query_sequence, batch.query_mask.shape[-1])
+            boxes = self.grounding(queries, batch.query_mask, maps, batch.shown)
         if self.spans is None:
             return Output(box_logits=boxes)
         told = boxes is not None and self.spans.told is not None
-        confidence = boxes[..., 4].amax(-1) if boxes is not None and told else None
+        # Told and not taught: from a name that the picture does not show the confidences would learn a box.
+        confidence = boxes[..., 4].amax(-1).detach() if boxes is not None and told else None
         spans = self.spans(text, fused, batch.attention_mask, confidence)
         return Output(spans=spans, box_logits=boxes)

@@ -10,14 +10,16 @@ from tests.builders import annotated_examples, collator, small_config, small_net
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("model", [{}, {"inputs": "text", "grounding": False}, {"inputs": "picture"}])
+@pytest.mark.parametrize(
+    "model", [{}, {"query_alone": True}, {"inputs": "text", "grounding": False}, {"inputs": "picture"}]
+)
 def test_pairs_answer_as_posts_do(model: dict[str, Any]) -> None:
     """Query by query, with a picture each: the same logits, and the same losses, as of the dense layout."""
     config = small_config(**model)
     network = small_network(config).eval()
-    batch = collator()(annotated_examples(), with_targets=True)
+    batch = collator(query_alone=config.model.query_alone)(annotated_examples(), with_targets=True)
     pairs = as_pairs(batch)
-    assert len(pairs.texts) == 1
+    assert len(pairs.texts) == 1 + config.model.query_alone
     assert pairs.sequence.shape == (16, 1)
     assert len(pairs.pixels) == 4 * len(batch.pixels)
     with torch.no_grad():

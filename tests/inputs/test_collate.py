@@ -46,8 +46,9 @@ def test_rows_are_what_the_tokenizer_makes_of_query_and_text() -> None:
             assert types[p, k, :size].tolist() == pair["token_type_ids"]
             assert batch.attention_mask[p, k].tolist() == [True] * size + [False] * (length - size)
             sequence = pair.sequence_ids()
-            asked = [part == 0 for part in sequence]
-            assert batch.query_mask[p, k].tolist() == asked + [False] * (length - size)
+            assert torch.equal(batch.query_sequence, batch.sequence)
+            asked = [place for place, part in enumerate(sequence) if part == 0]
+            assert batch.query_mask[p, k].nonzero().flatten().tolist() == asked
             said = [index for index, part in enumerate(sequence) if part == 1]
             assert not said or said[0] == batch.sentence_offset[p, k]
             encoded = text_encoder().encode(text)
@@ -238,6 +239,24 @@ def test_a_model_of_the_text_gets_no_picture_and_one_of_the_picture_no_text() ->
     assert (picture.sequence == picture.sequence[0]).all()
     assert picture.attention_mask.sum(-1).tolist() == [[len(ids) + 2 for ids in text_encoder().query_ids]] * 4
     assert not picture.begins_word.any()
+
+
+@pytest.mark.parametrize("phrases", [(), ("a man", "an orange hat")])
+def test_queries_that_are_read_alone_are_there_once(phrases: tuple[str, ...]) -> None:
+    """One more sequence of each, whatever the posts are, and none for phrases, which are alone already."""
+    own = replace(example("", picture=0), phrases=tuple(map(text_encoder().encode_query, phrases)))
+    posts = [example("Ada visits London"), example("Ada"), *[own] * bool(phrases)]
+    batch = collator(query_alone=True)(posts, with_targets=False)
+    assert sum(len(texts.input_ids) for texts in batch.texts) == 2 * len(QUERIES) + len(QUERIES) + len(
+        phrases
+    )
+    assert torch.equal(batch.query_sequence[0], batch.query_sequence[1])
+    ids = laid(replace(batch, sequence=batch.query_sequence), "input_ids")
+    for p, texts in enumerate([[one.query for one in QUERIES]] * 2 + [list(phrases)] * bool(phrases)):
+        for k, text in enumerate(texts):
+            row = tokenizer()(text)["input_ids"]
+            assert ids[p, k, : len(row)].tolist() == row
+            assert batch.query_mask[p, k].nonzero().flatten().tolist() == list(range(1, len(row) - 1))
 
 
 def test_a_baseline_is_asked_nothing_and_labels_words() -> None:

@@ -74,7 +74,7 @@ def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tupl
     for p in range(posts):
         for k in range(queries):
             add("existence", cross_entropy(spans.existence_logits[p, k], int(targets.existence[p, k])))
-            background_seen = False
+            background: list[float] = []
             for c in range(anchors().candidates):
                 kind, logit = int(targets.objectness[p, k, c]), float(output.box_logits[p, k, c, 4])
                 if kind == 1:
@@ -82,8 +82,10 @@ def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tupl
                 elif kind == 0:
                     score = 1 / (1 + math.exp(-logit))
                     sums["object_negative"] += score**2 * math.log1p(math.exp(logit))
-                    background_seen = True
-            counts["object_negative"] += background_seen
+                    background.append(logit)
+            if background and not (targets.objectness[p, k] == 1).any():
+                sums["object_negative"] += math.log1p(math.exp(max(background)))
+            counts["object_negative"] += bool(background)
             for i in range(pieces):
                 if batch.begins_word[p, k, i]:
                     add("start", cross_entropy(spans.start_logits[p, k, i], int(targets.starts[p, k, i])))

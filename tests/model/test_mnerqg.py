@@ -162,9 +162,20 @@ def test_the_existence_is_told_how_sure_the_grounding_is(told: bool) -> None:
     )
     assert torch.equal(one, other) is not told
     assert torch.equal(one, none) is not told
-    # And the confidences learn from it whether a type is there at all.
+    # The confidences learn from boxes alone: a name may be one that the picture does not show.
     model(collator()([example("Ada")], with_targets=False)).spans.existence_logits[..., 0].sum().backward()
-    assert any(part.grad is not None and part.grad.any() for part in model.grounding.parameters()) is told
+    assert all(part.grad is None for part in model.grounding.parameters())
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_where_boxes_are_asked_for_by_a_query_that_was_read_alone(model: MNERQG, alone: bool) -> None:
+    """It does not know the sentence; what answers with spans knows it either way."""
+    ada, paris = (
+        run(model, collator(query_alone=alone)([example(text)], with_targets=False))
+        for text in ("Ada visits London", "nothing of the kind in Paris this year")
+    )
+    assert torch.allclose(ada.box_logits, paris.box_logits, atol=1e-5) is alone
+    assert not torch.allclose(ada.spans.existence_logits, paris.spans.existence_logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
