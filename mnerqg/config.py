@@ -145,6 +145,9 @@ class LossConfig(Section):
     span_mean: Literal["words", "queries"] = "words"
     """Over what L_start and L_end are means: over all words, or over the queries of the posts. Over words they hardly
     weigh, for a batch has some thirty times more of these [chosen]."""
+    positive_weight: PositiveFloat = 1.0
+    """Of the words where an entity starts or ends, and of the pairs that are one, against all others in L_ESP. They are
+    the rarer the surer must scores of 1 be: at thresholds of 0.5 precision was far above recall [chosen]."""
     match_weight: NonNegativeFloat = 1.0
     """Of L_match inside L_ESP. The released code of Li et al. 2019 has 0.1 where start and end have 1."""
     match_candidates: Probability = 0.5

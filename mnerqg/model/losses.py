@@ -90,29 +90,36 @@ def _spans(
     spans: SpanLogits, batch: Batch, targets: Targets, config: LossConfig
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """L_ED, and the three parts of L_ESP."""
-    start, words = _cross_entropy(spans.start_logits, targets.starts, batch.begins_word)
-    end, ends = _cross_entropy(spans.end_logits, targets.ends, batch.ends_word)
+    weight = config.positive_weight
+    start, words = _cross_entropy(spans.start_logits, targets.starts, batch.begins_word, weight)
+    end, ends = _cross_entropy(spans.end_logits, targets.ends, batch.ends_word, weight)
     if config.span_mean == "queries":
         words = ends = batch.begins_word.any(-1).sum()
     return {
         "existence": _cross_entropy(spans.existence_logits, targets.existence, targets.existence >= 0),
         "start": (start, words),
         "end": (end, ends),
-        "match": _match(spans, batch, targets, config.match_candidates),
+        "match": _match(spans, batch, targets, config),
     }
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, counted: Tensor, positive_weight: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """[..., 2], [...] and where to look, as a sum and its count; the device is not asked how many there are."""
     known = labels.masked_fill(~counted, -100).flatten()
-    total = F.cross_entropy(logits.float().flatten(0, -2), known, ignore_index=-100, reduction="sum")
-    return total, counted.sum()
+    losses = F.cross_entropy(logits.float().flatten(0, -2), known, ignore_index=-100, reduction="none")
+    return (losses * _weights(known, positive_weight)).sum(), counted.sum()
 
 
-def _match(spans: SpanLogits, batch: Batch, targets: Targets, threshold: float) -> tuple[Tensor, Tensor]:
+def _weights(labels: Tensor, of_positives: float) -> Tensor:
+    return (labels == 1) * (of_positives - 1) + 1
+
+
+def _match(spans: SpanLogits, batch: Batch, targets: Targets, config: LossConfig) -> tuple[Tensor, Tensor]:
     """BCE over gold starts x gold ends and predicted starts x predicted ends, start ≤ end."""
-    starts = (spans.start_logits.softmax(-1)[..., 1] > threshold) & batch.begins_word
-    ends = (spans.end_logits.softmax(-1)[..., 1] > threshold) & batch.ends_word
+    starts = (spans.start_logits.softmax(-1)[..., 1] > config.match_candidates) & batch.begins_word
+    ends = (spans.end_logits.softmax(-1)[..., 1] > config.match_candidates) & batch.ends_word
     predicted = (starts[..., :, None] & ends[..., None, :]).triu()  # [P, K, L, L]
     # A gold span begins at a gold start and ends at a gold end: what is left is wrong.
     predicted = predicted.index_put(targets.pairs.unbind(-1), predicted.new_zeros(()))
@@ -122,7 +129,7 @@ def _match(spans: SpanLogits, batch: Batch, targets: Targets, threshold: float) 
     labels = torch.cat([targets.matches, torch.zeros_like(others[:, 0], dtype=targets.matches.dtype)])
     logits = spans.match.at(torch.cat([targets.pairs, others.clamp(min=0)])).float()
     losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return (losses * is_pair).sum(), is_pair.sum()
+    return (losses * is_pair * _weights(labels, config.positive_weight)).sum(), is_pair.sum()
 
 
 @dataclass(frozen=True)

@@ -398,6 +398,18 @@ def test_start_and_end_as_means_over_queries() -> None:
         assert int(by_query.counts[index]) == expected, term
 
 
+def test_what_is_there_can_weigh_more_in_the_span_losses() -> None:
+    """With twice the weight their own loss is there once more, and nothing else."""
+    output, batch, targets = case()
+    once, twice = (loss_terms(output, batch, LossConfig(positive_weight=weight)) for weight in (1.0, 2.0))
+    torch.testing.assert_close(twice.counts, once.counts)
+    more = dict(zip(TERMS, (twice.sums - once.sums).tolist(), strict=True))
+    assert {term for term, added in more.items() if added} == {"start", "end", "match"}
+    starts = targets.starts.bool() & batch.begins_word
+    of_starts = sum(cross_entropy(logits, 1) for logits in output.spans.start_logits[starts])
+    assert more["start"] == pytest.approx(of_starts, rel=1e-4)
+
+
 def test_unlikely_pairs_are_candidates_where_that_is_asked() -> None:
     output, batch, targets = case()
     at = TERMS.index("match")
