@@ -5,7 +5,7 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -85,9 +85,17 @@ def train_worker(settings: dict[str, Any]) -> None:
         worker.run_epoch(epoch)
 
 
-def best_metric(config: ModelConfig) -> str:
-    """By which score the best epoch is chosen: a network that finds no entities is chosen by its boxes."""
-    return "f1" if config.answers_entities else "accuracy_50"
+def best_measures(config: ModelConfig) -> tuple[str, str]:
+    """By which scores the best epoch is chosen, by the second of those that are level in the first.
+
+    A network that finds no entities is chosen by its boxes.
+    """
+    return ("f1", "accuracy_50") if config.answers_entities else ("accuracy_50", "f1")
+
+
+def scores_in(record: Mapping[str, float], measures: Sequence[str]) -> tuple[float, ...]:
+    """An epoch's scores, to be compared with another's."""
+    return tuple(record[measure] for measure in measures)
 
 
 class _Worker:
@@ -335,11 +343,12 @@ class _Worker:
         storage.write_text(storage.join(output, "metrics.jsonl"), lines)
         if self.config.train.tensorboard:
             write_scalars(self.history, output)
-        bests = {BEST_FOLDER: best_metric(self.config.model)}
+        bests = {BEST_FOLDER: best_measures(self.config.model)}
         if self.config.answers_boxes:
-            bests["best_grounding"] = "accuracy_50"
-        for name, metric in bests.items():
-            if all(record[metric] < self.history[-1][metric] for record in self.history[:-1]):
+            bests["best_grounding"] = ("accuracy_50", "f1")
+        for name, measures in bests.items():
+            *before, last = (scores_in(record, measures) for record in self.history)
+            if all(other < last for other in before):
                 publish_model(directory, storage.join(output, name))
         if len(self.history) == self.config.train.epochs:
             publish_model(directory, storage.join(output, "last"))

@@ -7,7 +7,7 @@ its output:
     metrics.jsonl   one line an epoch
     tensorboard/    the same for TensorBoard, where train.tensorboard is true
     best/ last/ best_grounding/    model directories by validation F1 (FA-VG: Accu@0.5), of the last epoch, by Accu@0.5
-                                   (the third only of models that answer boxes)
+                                   (the third only of models that answer boxes); of level epochs by the other score
     checkpoints-<hash>/            Ray Train's own: models with their training state
 """
 
@@ -30,7 +30,7 @@ from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.scalars import check_tensorboard
 from mnerqg.distributed.session import connect
 from mnerqg.distributed.sources import read_split
-from mnerqg.distributed.train_worker import TrainingJob, best_metric, train_worker
+from mnerqg.distributed.train_worker import TrainingJob, best_measures, scores_in, train_worker
 from mnerqg.errors import ConfigError, ModelError, RunError
 from mnerqg.inputs.annotations import choose_annotations
 from mnerqg.inputs.text import load_text_encoder
@@ -266,5 +266,5 @@ def _order_seed(settings: TrainConfig, checkpoints: str) -> int:
 
 def _best(config: Config, output: str) -> dict[str, float]:
     lines = storage.read_text(storage.join(output, "metrics.jsonl")).splitlines()
-    metric = best_metric(config.model)
-    return max((json.loads(line) for line in lines), key=lambda record: record[metric])
+    measures = best_measures(config.model)
+    return max((json.loads(line) for line in lines), key=lambda record: scores_in(record, measures))

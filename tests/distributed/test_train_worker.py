@@ -1,10 +1,13 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from mnerqg.config import Config
-from mnerqg.distributed.train_worker import _Worker
+from mnerqg.distributed import train_worker
+from mnerqg.distributed.train_worker import TrainingJob, _Worker
+from mnerqg.distributed.training import _best
 from mnerqg.inputs.batch import Batch
 from mnerqg.model.build import build_collator
 from mnerqg.model.losses import LossBalance
@@ -71,8 +74,10 @@ def test_no_step_synchronises_a_gpu(name: str) -> None:
 
 # match_hidden, ω_f L_QG + L_ED + 2 L_ESP, ω_f, the gradient's length. They were 5.983194828, 0.244913643 and 349.219757
 # (7.147310257, 0.292565050 and 416.346344) before steps were freed of reads, and still were afterwards; since the
-# existence's attention has no bias of keys, other weights are drawn, with the old ones of which they are the same.
-RECORDED = [(None, 7.159484863, 0.293063402, 418.283997), (8, 6.794442177, 0.278120905, 395.811462)]
+# existence's attention has no bias of keys, other weights are drawn, with the old ones of which they are the same. Without
+# the best candidates of what shows nothing in L_object, ω_f is 0.293063402 and 0.278120905 as before, and the length
+# 418.283997 and 395.811462.
+RECORDED = [(None, 7.159484863, 0.291985273, 416.671265), (8, 6.794442177, 0.277097762, 394.277710)]
 
 
 @pytest.mark.parametrize(("hidden", "loss", "balance", "norm"), RECORDED)
@@ -99,3 +104,38 @@ def test_a_batch_for_the_cpu_is_not_pinned() -> None:
     batch = worker_of(small_config())._batch(annotated_examples())
     assert isinstance(batch, Batch)
     assert not batch.pixels.is_pinned()
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "grounds_best"),
+    [
+        # of each epoch F1 and Accu@0.5
+        ([(0.5, 0.9), (0.6, 0.8)], 1, 0),
+        ([(0.6, 0.8), (0.6, 0.9)], 1, 1),  # level names: the better boxes
+        ([(0.6, 0.9), (0.6, 0.8)], 0, 0),
+        ([(0.5, 0.9), (0.6, 0.9)], 1, 1),  # level boxes: the better names
+        ([(0.6, 0.9), (0.6, 0.9)], 0, 0),
+    ],
+)
+def test_which_epoch_is_the_best(
+    scores: list[tuple[float, float]],
+    best: int,
+    grounds_best: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    published: dict[str, int] = {}
+
+    def publish(directory: Path, uri: str) -> None:
+        published[Path(uri).name] = int(directory.name)
+
+    monkeypatch.setattr(train_worker, "publish_model", publish)
+    worker = _Worker.__new__(_Worker)
+    worker.config = small_config()
+    worker.job = TrainingJob("", "", "", str(tmp_path), 1)
+    worker.history = []
+    for epoch, (f1, accuracy) in enumerate(scores):
+        worker.history.append({"epoch": epoch, "f1": f1, "accuracy_50": accuracy})
+        worker._publish(Path(str(epoch)))
+    assert published == {"best": best, "best_grounding": grounds_best}
+    assert _best(worker.config, str(tmp_path))["epoch"] == best
