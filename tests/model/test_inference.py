@@ -166,7 +166,13 @@ def test_a_convolution_that_is_wanted_elsewhere_keeps_its_norm() -> None:
 VARIANTS: dict[str, dict[str, Any]] = {
     "the paper's": {},
     "hidden match layer": {"match_hidden": 8},
-    "aligned": {"match_hidden": 8, "query_map": True, "query_gradient": 0.1, "region_existence": True},
+    "aligned": {
+        "match_hidden": 8,
+        "query_alone": True,
+        "query_map": True,
+        "query_gradient": 0.1,
+        "region_existence": True,
+    },
     "text": {"inputs": "text", "grounding": False},
     "without grounding": {"grounding": False},
     "grounding alone": {"inputs": "picture"},

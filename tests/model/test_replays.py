@@ -121,8 +121,9 @@ def test_a_shape_is_recorded_when_it_comes_again_and_forgotten_when_that_is_aske
     assert computed[9:] == [1, 1, 1]
 
 
-def test_even_batches_have_few_shapes() -> None:
-    collate = build_collator(small_config(), text_encoder(), groups=False, even=True)
+@pytest.mark.parametrize("query_alone", [False, True])
+def test_even_batches_have_few_shapes(query_alone: bool) -> None:
+    collate = build_collator(small_config(query_alone=query_alone), text_encoder(), groups=False, even=True)
 
     def shape(posts: int, pictures: int) -> tuple[int, int, int, int]:
         sentences = Sentences.of([example("Ada").text] * posts)
