@@ -75,8 +75,8 @@ class ModelConfig(Section):
     the picture should tell them [chosen]."""
     region_existence: bool = False
     """Tell the existence state H_g, which by eq. 2 reaches start and end, how sure the grounding is of the query's best
-    box; the confidences then learn from the existence, too. Part of variants/aligned.yaml, with which a tagger reads
-    pictures (docs/model.md) [chosen]."""
+    box. The confidences do not learn from it. Part of variants/aligned.yaml, with which a tagger reads pictures
+    (docs/model.md) [chosen]."""
     inputs: Literal["text_picture", "text", "picture"] = "text_picture"
     """What of a post is looked at: text alone is the paper's -Text, and picture, which leaves only the queries
     to be read and only their boxes to be answered, is FA-VG in our tables (`model.heads` says how far it is so)."""
@@ -146,8 +146,8 @@ class LossConfig(Section):
     """Over what L_start and L_end are means: over all words, or over the queries of the posts. Over words they hardly
     weigh, for a batch has some thirty times more of these [chosen]."""
     positive_weight: PositiveFloat = 1.0
-    """Of the words where an entity starts or ends, and of the pairs that are one, against all others in L_ESP. They are
-    the rarer the surer must scores of 1 be: at thresholds of 0.5 precision was far above recall [chosen]."""
+    """Weight of the words where an entity starts or ends, and of the pairs that are an entity, against all others in
+    L_ESP. They are rare, and so their scores stay low: at thresholds of 0.5 precision was far above recall [chosen]."""
     match_weight: NonNegativeFloat = 1.0
     """Of L_match inside L_ESP. The released code of Li et al. 2019 has 0.1 where start and end have 1."""
     match_candidates: Probability = 0.5
@@ -161,6 +161,9 @@ class LossConfig(Section):
     """ω_f is never below this [chosen]."""
     balance_max: PositiveFloat = 10.0
     """ω_f is never above this [chosen]."""
+    best_background: bool = False
+    """Add to L_object the plain BCE of the most confident candidate of each pair that shows nothing, by which that pair
+    is answered. Other negatives are weighted by the square of their score, which hardly lowers one of 0.2 [chosen]."""
     ignore_iou: Probability = 0.5
     """Anchors of the assigned cell with a centred IoU above this are neither positive nor negative [chosen]."""
     box_targets: Literal["largest", "all"] = "largest"

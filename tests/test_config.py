@@ -367,6 +367,12 @@ def test_every_variant_goes_over_every_recipe(recipe: Path, variant: Path) -> No
     assert load_files(Config, [recipe, variant]).model_dump() == expected
 
 
+def test_the_demo_is_the_aligned_model() -> None:
+    (aligned,) = (path for path in VARIANTS if path.stem == "aligned")
+    demo = aligned.parents[1] / "demo.yaml"
+    assert load_files(Config, [demo, aligned]) == load_file(Config, demo)
+
+
 def test_there_are_variants() -> None:
     assert len(VARIANTS) == 18
 

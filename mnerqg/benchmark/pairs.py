@@ -25,7 +25,9 @@ def as_pairs(batch: Batch) -> Batch:
     texts = [_padded(batch, batch.sequence.flatten(), pieces)]
     sequence = query_sequence = torch.arange(posts * queries)[:, None]
     if not torch.equal(batch.query_sequence, batch.sequence):
-        texts.append(_padded(batch, batch.query_sequence.flatten(), pieces))
+        lengths = torch.cat([some.attention_mask.sum(-1) for some in batch.texts])
+        longest = int(lengths[batch.query_sequence].max())
+        texts.append(_padded(batch, batch.query_sequence.flatten(), longest))
         query_sequence = sequence + posts * queries
     return replace(
         batch,
@@ -45,7 +47,7 @@ def as_pairs(batch: Batch) -> Batch:
 
 
 def _padded(batch: Batch, sequence: Tensor, pieces: int) -> Texts:
-    """All sequences as one group. What stands behind a sequence is masked, so that it may be any piece."""
+    """These sequences as one group. What stands behind a sequence is masked, so that it may be any piece."""
 
     def laid(name: str) -> Tensor:
         groups = [getattr(texts, name)[..., None] for texts in batch.texts]

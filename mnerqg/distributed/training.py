@@ -7,7 +7,7 @@ its output:
     metrics.jsonl   one line an epoch
     tensorboard/    the same for TensorBoard, where train.tensorboard is true
     best/ last/ best_grounding/    model directories by validation F1 (FA-VG: Accu@0.5), of the last epoch, by Accu@0.5
-                                   (the third only of models that answer boxes); of level epochs by the other score
+                                   (the third only of models that answer boxes); the other score decides ties
     checkpoints-<hash>/            Ray Train's own: models with their training state
 """
 

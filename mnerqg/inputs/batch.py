@@ -58,7 +58,7 @@ class Batch:
     sequence: [P, K] which of the sequences of all `texts`, counted through, stands there.
     attention_mask: [P, K, L] true on the sequence.
     query_sequence: [P, K] in which of the sequences the grounding reads the query; see `ModelConfig.query_alone`.
-    query_mask: [P, K, Q] true on the query's own pieces there; Q is the last of them.
+    query_mask: [P, K, M] true on the query's own pieces there; M is where the longest query ends.
     begins_word, ends_word: [P, K, L] true where an entity may start or end.
     sentence_offset: [P, K] position of the sentence's first piece behind each query.
     pixels: [I, 3, S, S] uint8, every picture once, but for copies of the last one in an even batch (`Collator`); I may

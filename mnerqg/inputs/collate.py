@@ -193,12 +193,11 @@ class Collator:
                 for one in sequences.frames
             ]
         )
-        first, last = queries[sequences.frame[sequences.queries]][..., None, :].transpose(
-            3, 0, 1, 2
-        )  # each [P, K, 1]
+        of_query = queries[sequences.frame[sequences.queries]]  # [P, K, 2]
+        first, last = of_query[..., :1], of_query[..., 1:]
         offsets = np.asarray([one.place for one in sequences.frames])[sequences.frame[sequences.places]]
         place = np.arange(int(self._padded(lengths.max())))  # [L]
-        in_query = place[: last.max()]  # [Q]
+        in_query = place[: last.max()]  # [M]
         begins, ends = _word_borders(sequences, sentences, offsets, len(place))
         shown = shown if self._sees_picture else NOTHING_SHOWN
         return Batch(

@@ -108,8 +108,8 @@ class Grounding(nn.Module):
         """The box logits that `GroundingHead` answers for q, [P, K, C, 5].
 
         Args:
-            text: H' where the queries are read, [P, K, Q, D].
-            query_mask: [P, K, Q] the queries' own pieces.
+            text: H' where the queries are read, [P, K, M, D].
+            query_mask: [P, K, M] the queries' own pieces.
             maps: U_1 to U_3.
             shown: [I] the post of each of them.
         """
@@ -201,7 +201,8 @@ class MNERQG(nn.Module):
         if self.spans is None:
             return Output(box_logits=boxes)
         told = boxes is not None and self.spans.told is not None
-        # Told and not taught: from a name that the picture does not show the confidences would learn a box.
+        # The existence is told the confidence and does not teach it: it would learn a box for a name that the picture
+        # does not show.
         confidence = boxes[..., 4].amax(-1).detach() if boxes is not None and told else None
         spans = self.spans(text, fused, batch.attention_mask, confidence)
         return Output(spans=spans, box_logits=boxes)

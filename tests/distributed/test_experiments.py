@@ -62,6 +62,18 @@ def test_every_run_is_recipe_variant_settings_and_seed() -> None:
     assert set(networks.values()) == {networks["weak"]}
 
 
+def test_nothing_is_told_of_a_grounding_that_does_not_learn() -> None:
+    runs = planned("table3", DEMO)
+    told = {system: run.config.model.region_existence for system, run in runs.items()}
+    assert told == {
+        "weak": True,
+        "no_qg_loss": False,
+        "no_ed_loss": True,
+        "no_qg_ed_loss": False,
+        "no_grounding": False,
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "weak"),
     [

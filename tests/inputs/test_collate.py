@@ -251,6 +251,8 @@ def test_queries_that_are_read_alone_are_there_once(phrases: tuple[str, ...]) ->
         phrases
     )
     assert torch.equal(batch.query_sequence[0], batch.query_sequence[1])
+    for row in batch.query_sequence[2:, len(phrases) :]:  # a post with fewer queries asks its first one again
+        assert (row == batch.query_sequence[2, 0]).all()
     ids = laid(replace(batch, sequence=batch.query_sequence), "input_ids")
     for p, texts in enumerate([[one.query for one in QUERIES]] * 2 + [list(phrases)] * bool(phrases)):
         for k, text in enumerate(texts):

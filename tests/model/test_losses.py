@@ -55,7 +55,9 @@ def cross_entropy(logits: Tensor, label: int) -> float:
     return float((logits.logsumexp(-1) - logits[label]).detach())
 
 
-def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tuple[float, int]]:
+def slow_terms(
+    output: Output, batch: Batch, targets: Targets, *, best_background: bool
+) -> dict[str, tuple[float, int]]:
     """Every term by its definition, element by element."""
     sums = dict.fromkeys(TERMS, 0.0)
     counts = dict.fromkeys(TERMS, 0)
@@ -83,7 +85,7 @@ def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tupl
                     score = 1 / (1 + math.exp(-logit))
                     sums["object_negative"] += score**2 * math.log1p(math.exp(logit))
                     background.append(logit)
-            if background and not (targets.objectness[p, k] == 1).any():
+            if best_background and background and not (targets.objectness[p, k] == 1).any():
                 sums["object_negative"] += math.log1p(math.exp(max(background)))
             counts["object_negative"] += bool(background)
             for i in range(pieces):
@@ -103,11 +105,12 @@ def slow_terms(output: Output, batch: Batch, targets: Targets) -> dict[str, tupl
     return {term: (sums[term], counts[term]) for term in TERMS}
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_terms_are_their_definitions(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "best_background"), [(0, False), (1, False), (1, True)])
+def test_terms_are_their_definitions(seed: int, best_background: bool) -> None:
     output, batch, targets = case(seed=seed)
-    terms = loss_terms(output, batch, LossConfig())
-    for index, (term, (total, count)) in enumerate(slow_terms(output, batch, targets).items()):
+    terms = loss_terms(output, batch, LossConfig(best_background=best_background))
+    expected = slow_terms(output, batch, targets, best_background=best_background)
+    for index, (term, (total, count)) in enumerate(expected.items()):
         assert int(terms.counts[index]) == count, term
         assert count > 0 or term == "words"
         assert float(terms.sums[index].detach()) == pytest.approx(total, rel=1e-4), term
@@ -405,9 +408,14 @@ def test_what_is_there_can_weigh_more_in_the_span_losses() -> None:
     torch.testing.assert_close(twice.counts, once.counts)
     more = dict(zip(TERMS, (twice.sums - once.sums).tolist(), strict=True))
     assert {term for term, added in more.items() if added} == {"start", "end", "match"}
-    starts = targets.starts.bool() & batch.begins_word
-    of_starts = sum(cross_entropy(logits, 1) for logits in output.spans.start_logits[starts])
-    assert more["start"] == pytest.approx(of_starts, rel=1e-4)
+    for term, labels, counted, logits in (
+        ("start", targets.starts, batch.begins_word, output.spans.start_logits),
+        ("end", targets.ends, batch.ends_word, output.spans.end_logits),
+    ):
+        there = logits[labels.bool() & counted]
+        assert more[term] == pytest.approx(sum(cross_entropy(one, 1) for one in there), rel=1e-4)
+    gold = output.spans.match.at(targets.pairs[targets.matches == 1]).tolist()
+    assert more["match"] == pytest.approx(sum(math.log1p(math.exp(-logit)) for logit in gold), rel=1e-4)
 
 
 def test_unlikely_pairs_are_candidates_where_that_is_asked() -> None:
