@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-RECIPE = ("--config=demo", "--train.epochs=4", "--train.check_pictures=never")
+RECIPE = ("--config=demo", "--train.epochs=5", "--train.check_pictures=never")
 
 
 def job(name: str, *arguments: str | Path) -> None:
