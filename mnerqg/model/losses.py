@@ -110,6 +110,7 @@ def _cross_entropy(
 
 
 def _weights(labels: Tensor, of_positives: float) -> Tensor:
+    # torch's own weights of classes are a tensor, for whose copy to the device the host would wait in each step.
     return (labels == 1) * (of_positives - 1) + 1
 
 
