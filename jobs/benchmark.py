@@ -6,8 +6,9 @@ S3 or elsewhere. scale: the pipeline around a model that sleeps, on fake nodes. 
 post beside its network.
 
 Variants take turns, three rounds or more, and F.json has each round, medians and spreads, the settings and the
-machine. A wrong number of rows, a process killed or spilling ends it with exit code 1. Settings of tag, fetch and
-scale are those of jobs/tag.py, those of train are those of jobs/train.py.
+machine. It is written after each turn, so that a run that is cut short leaves what it has measured. A wrong number
+of rows, a process killed or spilling ends it with exit code 1. Settings of tag, fetch and scale are those of
+jobs/tag.py, those of train are those of jobs/train.py.
 """
 
 import argparse
@@ -98,11 +99,11 @@ def measure_host(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """A model actor beside its network."""
     if overrides:
         raise ConfigError(f"unexpected argument {overrides[0]!r}; see jobs/benchmark.py host --help")
-    report = Report("host", _settings(arguments))
+    report = _report("host", arguments)
 
     from mnerqg.distributed.measured_host import measure
 
-    with written(report, arguments.output):
+    with written(report):
         measure(report, arguments.model, arguments.batch_posts, arguments.rounds)
         print(tables.host(report.figures))
 
@@ -110,14 +111,14 @@ def measure_host(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def measure_tag(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """Ways to tag one archive."""
     config = load_file(TagConfig, arguments.config, overrides)
-    report = Report("tag", _settings(arguments) | {"tag": config.model_dump(mode="json")})
+    report = _report("tag", arguments, tag=config.model_dump(mode="json"))
 
     from mnerqg.distributed.measured_ways import measure
     from mnerqg.distributed.session import hush
 
     if not arguments.verbose:
         hush(workers_speak=False)
-    with written(report, arguments.output):
+    with written(report):
         beside = arguments.output.parent
         measure(report, config, arguments.model, arguments.input, arguments.posts, arguments.rounds, beside)
         print(tables.tag(report.figures))
@@ -128,11 +129,11 @@ def measure_train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     paths = [find_recipe(path, CONFIGS) for path in arguments.config or ()]
     # Of a model directory the recipe is in it, and the command line changes that.
     config = load_files(Config, paths, overrides) if paths else None
-    report = Report("train", _settings(arguments) | {"overrides": overrides})
+    report = _report("train", arguments, overrides=overrides)
 
     from mnerqg.benchmark.training import measure
 
-    with written(report, arguments.output):
+    with written(report):
         source = config or (arguments.model, overrides)
         measure(report, source, arguments.data, arguments.posts, arguments.steps, arguments.rounds)
         print(tables.train(report.figures))
@@ -142,11 +143,11 @@ def measure_fetch(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """Pictures a second at several numbers of requests in flight."""
     config = load_file(TagConfig, arguments.config, overrides)
     concurrency = counts("concurrency", arguments.concurrency)
-    report = Report("fetch", _settings(arguments) | {"tag": config.model_dump(mode="json")})
+    report = _report("fetch", arguments, tag=config.model_dump(mode="json"))
 
     from mnerqg.benchmark.fetching import measure
 
-    with written(report, arguments.output):
+    with written(report):
         measure(report, config, arguments.input, arguments.pictures, concurrency, arguments.rounds)
         print(tables.fetch(report.figures))
 
@@ -155,14 +156,15 @@ def measure_scale(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """The pipeline around a model that sleeps."""
     config = load_file(TagConfig, arguments.config, overrides)
     nodes, rows = counts("nodes", arguments.nodes), counts("rows", arguments.rows)
-    report = Report("scale", _settings(arguments) | {"tag": config.model_dump(mode="json")}, "sleeps")
+    report = _report("scale", arguments, tag=config.model_dump(mode="json"))
+    report.device = "sleeps"
 
     from mnerqg.distributed.measured_scale import Scale
     from mnerqg.distributed.session import hush
 
     if not arguments.verbose:
         hush(workers_speak=False)
-    with written(report, arguments.output):
+    with written(report):
         scale = Scale(
             config,
             arguments.model,
@@ -175,13 +177,14 @@ def measure_scale(arguments: argparse.Namespace, overrides: list[str]) -> None:
         print(tables.scale(report.figures))
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+def _report(benchmark: str, arguments: argparse.Namespace, **settings: Any) -> Report:
     left_out = ("measure", "command", "verbose")
     given = {name: value for name, value in vars(arguments).items() if name not in left_out}
-    return {name: value if isinstance(value, int | float) else str(value) for name, value in given.items()}
+    plain = {name: value if isinstance(value, int | float) else str(value) for name, value in given.items()}
+    return Report(benchmark, plain | settings, arguments.output)
 
 
-command = partial(run, main, interrupted="nothing is written before the end: run it again")
+command = partial(run, main, interrupted="the rounds that were measured are in its JSON")
 
 if __name__ == "__main__":
     command()

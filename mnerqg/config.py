@@ -31,7 +31,7 @@ class ModelConfig(Section):
     """Overrides the encoder's own hidden and attention dropout; null keeps what its config says."""
     encoder_attention: Literal["sdpa", "eager"] = "sdpa"
     """The encoder's attention kernel; one that does not have it runs with the other one, and the log says so. On a CPU
-    in bf16 eager takes half the time of sdpa, in fp32 as much."""
+    in bf16 eager takes half the time of sdpa, in fp32 as much. To answer on a GPU sdpa is taken where there is one."""
     max_length: Annotated[int, Field(ge=32, le=512)] = 128
     """Pieces of query, sentence and the tokenizer's own around and between them; only the sentence is cut [chosen]."""
     backbone: str = "darknet53"

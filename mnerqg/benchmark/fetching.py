@@ -29,7 +29,7 @@ def measure(
     uris = spread_uris(opened, config.columns, pictures)
     settings = with_absolute_roots(config.pictures, opened.folders)
     variants = {str(count): partial(fetch, uris, settings, count) for count in concurrency}
-    measured = turn_about(variants, rounds)
+    measured = turn_about(variants, rounds, report)
     paces(report, measured, dict.fromkeys(variants, len(uris)))
     report.figures["pictures_per_second"] = report.figures.pop("posts_per_second")
     report.figures["mib_per_second"] = {

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,19 +28,29 @@ class Work:
     ended: float
 
 
-def turn_about(variants: Mapping[str, Callable[[], Round]], rounds: int) -> dict[str, list[Round]]:
+def turn_about(
+    variants: Mapping[str, Callable[[], Round]], rounds: int, report: "Report"
+) -> dict[str, list[Round]]:
     """Each variant once a round, each round beginning with another one, so that none always has the same before it.
 
-    `posts_per_second` is added where a variant does not say it itself.
+    `posts_per_second` is added where a variant does not say it itself. After each turn the report is written: machines
+    are lent for minutes, and what was measured until then must not be lost.
     """
     names = list(variants)
     measured: dict[str, list[Round]] = {name: [] for name in names}
+    report.figures.setdefault("rounds", {}).update(measured)
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             done = variants[name]()
             done.setdefault("posts_per_second", done["posts"] / max(done["seconds"], 1e-9))
             measured[name].append(done)
+            report.write()
+            print(
+                f"round {number + 1} of {rounds}: {name} {done['posts_per_second']:,.4g} posts/s",
+                file=sys.stderr,
+                flush=True,
+            )
     return measured
 
 
@@ -79,22 +90,27 @@ class Report:
     Attributes:
         benchmark: which one it is.
         settings: all that it was told.
+        file: where it is written.
         figures: what was measured, by name.
         failures: why it has failed; empty where all is as it should be.
+        ended: whether all that was asked for has been measured; until then it is not ok.
     """
 
     benchmark: str
     settings: Mapping[str, Any]
+    file: Path
     device: str = "cpu"
     figures: dict[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    ended: bool = False
     load_before: tuple[float, ...] = field(default_factory=os.getloadavg)
 
-    def write(self, file: Path) -> None:
+    def write(self) -> None:
         """Write it as JSON."""
         record = {
             "benchmark": self.benchmark,
-            "ok": not self.failures,
+            "ok": self.ended and not self.failures,
+            "ended": self.ended,
             "failures": self.failures,
             **self.figures,
             "machine": machine(self.device)
@@ -104,26 +120,23 @@ class Report:
             },
             "settings": dict(self.settings),
         }
-        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        self.file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def paces(report: Report, rounds: Mapping[str, list[Round]], expected: Mapping[str, int]) -> None:
-    """Put rounds and posts a second into a report, with a failure for each variant that lost posts or has failed."""
+    """Put posts a second into a report, with a failure for each variant that lost posts or has failed."""
     for name, done in rounds.items():
         for one in done:
             if name in expected and one["posts"] != expected[name]:
                 report.failures.append(f"{name}: {one['posts']:,} posts came out for {expected[name]:,}")
             report.failures += [f"{name}: {failure}" for failure in one.get("failures", ())]
-    report.figures |= {
-        "posts_per_second": {
-            name: spread(one["posts_per_second"] for one in done) for name, done in rounds.items()
-        },
-        "rounds": dict(rounds),
+    report.figures["posts_per_second"] = {
+        name: spread(one["posts_per_second"] for one in done) for name, done in rounds.items()
     }
 
 
 @contextmanager
-def written(report: Report, file: Path) -> Iterator[Report]:
+def written(report: Report) -> Iterator[Report]:
     """The report, which is written at the end of the `with` block, whatever has become of it.
 
     Raises:
@@ -132,17 +145,18 @@ def written(report: Report, file: Path) -> Iterator[Report]:
     """
     try:
         yield report
+        report.ended = True
     except MnerqgError as error:
         if error.exit_code != RunError.exit_code:
             raise
         report.failures.append(str(error))
     except Exception as error:
         report.failures.append(f"{type(error).__name__}: {one_line(error)}")
-        report.write(file)
+        report.write()
         raise
-    report.write(file)
+    report.write()
     if report.failures:
-        raise RunError(f"{report.failures[0]}; all that was measured is in {file}")
+        raise RunError(f"{report.failures[0]}; all that was measured is in {report.file}")
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def measure(
     trainings = Trainings(network.requires_grad_(True), config, text_encoder, examples, device, steps)
     report.device = device_name(device)
     variants = {"pairwise": trainings.pairwise, "bare": trainings.bare, "joint": trainings.joint}
-    measured = turn_about(variants, rounds)
+    measured = turn_about(variants, rounds, report)
     paces(report, measured, dict.fromkeys(variants, steps * trainings.batch_posts))
     pace = report.figures["posts_per_second"]
     report.figures |= {

@@ -31,7 +31,7 @@ def measure(report: Report, model: str, batch_posts: int, rounds: int) -> None:
     posts = made_up_posts(_BATCHES * batch_posts)
     host = HostPart(model, files, posts, batch_posts)
     report.device = "recorded, 1 thread"
-    measured = turn_about({"host": host.measure}, rounds)
+    measured = turn_about({"host": host.measure}, rounds, report)
     paces(report, measured, {"host": len(posts)})
     spreads = {
         key: spread_of(measured["host"], key) or {} for key in ("host_us_per_post", "wall_us_per_post")

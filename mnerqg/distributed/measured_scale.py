@@ -83,15 +83,14 @@ class Scale:
             by_nodes = {
                 str(count): partial(self._run_together, archive or made_up[posts], count) for count in nodes
             }
-            by_rows = {str(count): partial(self._run, made_up[count], nodes[0]) for count in rows}
-            measured, sized = turn_about(by_nodes, self.rounds), turn_about(by_rows, self.rounds)
-        paces(report, {f"{count} rows": done for count, done in sized.items()}, {})
-        of_sizes = report.figures.pop("rounds")
+            by_rows = {f"{count} rows": partial(self._run, made_up[count], nodes[0]) for count in rows}
+            measured = turn_about(by_nodes, self.rounds, report)
+            sized = turn_about(by_rows, self.rounds, report)
+        paces(report, sized, {})
         paces(report, measured, {})
         report.figures |= {
-            "rounds": report.figures["rounds"] | of_sizes,
             "nodes": _by_nodes(measured),
-            "rows": _by_rows(sized),
+            "rows": _by_rows(dict(zip(rows, sized.values(), strict=True))),
         }
 
     def _run(self, archive: str, nodes: int) -> Round:
@@ -141,10 +140,10 @@ def _by_nodes(measured: Mapping[str, list[Round]]) -> list[dict[str, Any]]:
     ]
 
 
-def _by_rows(measured: Mapping[str, list[Round]]) -> list[dict[str, Any]]:
+def _by_rows(measured: Mapping[int, list[Round]]) -> list[dict[str, Any]]:
     return [
         {
-            "rows": int(count),
+            "rows": count,
             "seconds": spread_of(done, "seconds"),
             "ms_per_row": spread(1000 * one["seconds"] / max(one["posts"], 1) for one in done),
             "memory": {name: max(one["memory"][name] for one in done) for name in done[0]["memory"]},

@@ -67,7 +67,7 @@ def measure(
         "tagger_with_decoding": ways.tagger_with_decoding,
         "job": job,
     }
-    measured = turn_about(variants, rounds)
+    measured = turn_about(variants, rounds, report)
     expected = {name: len(chosen) for name in variants if name != "job"}
     paces(report, measured, expected | {"job": plan.archive.rows})
     jobs = measured["job"]

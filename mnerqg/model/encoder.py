@@ -113,6 +113,18 @@ def lay_states(states: Sequence[Tensor], sequence: Tensor, pieces: int) -> Tenso
     return torch.cat([F.pad(some, (0, 0, 0, pieces - some.shape[1])) for some in states])[sequence]
 
 
+def take_sdpa(encoder: nn.Module) -> None:
+    """Let an encoder that was trained with eager attention answer with sdpa's, where its family has that.
+
+    On a GPU that is faster, and some releases of transformers make the mask of eager attention on the host, which no
+    CUDA graph can have. A family without sdpa (MPNet) stays as it is.
+    """
+    known: Any = encoder
+    if known.config._attn_implementation == "eager" and getattr(known, "_supports_sdpa", False):
+        known.set_attn_implementation("sdpa")
+    mask_always(encoder)
+
+
 def mask_always(encoder: nn.Module) -> None:
     """Keep the encoder's sdpa attention from asking the device whether anything is padded.
 

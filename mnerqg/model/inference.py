@@ -20,7 +20,7 @@ from transformers.activations import GELUActivation
 from mnerqg.inputs.batch import Texts
 from mnerqg.model.backbone import VisualEncoder
 from mnerqg.model.build import Network
-from mnerqg.model.encoder import encoder_states
+from mnerqg.model.encoder import encoder_states, take_sdpa
 from mnerqg.model.mnerqg import MNERQG
 from mnerqg.model.packing import ACTIVATIONS, PackedConvolution, can_pack, pack, takes
 
@@ -67,9 +67,11 @@ def ready_to_answer(
             ready.grounding.head.kernel = None  # of a network that was made ready before
         if device.type == "cuda" and not compiled:
             _take_kernels(ready, device)
-    if device.type == "cuda" and dtype == torch.bfloat16 and not compiled:
+    if device.type == "cuda":
         holder = ready.text if isinstance(ready, MNERQG) else ready
-        holder.encoder = _with_gelus_in_products(holder.encoder)
+        take_sdpa(holder.encoder)
+        if dtype == torch.bfloat16 and not compiled:
+            holder.encoder = _with_gelus_in_products(holder.encoder)
     _cast(ready, dtype)
     ready = ready.to(device)
     if packs:

@@ -7,7 +7,11 @@ from mnerqg.benchmark.rounds import Report, counts, paces, ratio, spread, turn_a
 from mnerqg.errors import ConfigError, RunError
 
 
-def test_variants_take_turns_and_none_is_always_first() -> None:
+def report_of(tmp_path: Path) -> Report:
+    return Report("tag", {"posts": 3}, tmp_path / "f.json")
+
+
+def test_variants_take_turns_and_none_is_always_first(tmp_path: Path) -> None:
     order: list[str] = []
 
     def variant(name: str) -> dict[str, float]:
@@ -15,9 +19,27 @@ def test_variants_take_turns_and_none_is_always_first() -> None:
         return {"posts": 10, "seconds": 2.0}
 
     names = ("a", "b", "c")
-    rounds = turn_about({name: lambda name=name: variant(name) for name in names}, 3)  # type: ignore[misc]
+    variants = {name: lambda name=name: variant(name) for name in names}  # type: ignore[misc]
+    rounds = turn_about(variants, 3, report_of(tmp_path))
     assert "".join(order) == "abcbcacab"
     assert [one["posts_per_second"] for one in rounds["b"]] == [5.0] * 3
+
+
+def test_what_was_measured_before_a_kill_is_written_and_not_ok(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def variant() -> dict[str, float]:
+        done.append(1)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return {"posts": 10, "seconds": 2.0}
+
+    report = report_of(tmp_path)
+    with pytest.raises(KeyboardInterrupt), written(report):
+        turn_about({"job": variant}, 5, report)
+    record = json.loads(report.file.read_text())
+    assert [one["posts"] for one in record["rounds"]["job"]] == [10, 10]
+    assert (record["ok"], record["ended"], record["failures"]) == (False, False, [])
 
 
 def test_median_and_spread() -> None:
@@ -27,10 +49,10 @@ def test_median_and_spread() -> None:
 
 
 def test_a_lost_post_fails_and_is_written(tmp_path: Path) -> None:
-    report, file = Report("tag", {"posts": 3}), tmp_path / "f.json"
-    with pytest.raises(RunError, match=r"job: 2 posts came out for 3; .*f\.json"), written(report, file):
+    report = report_of(tmp_path)
+    with pytest.raises(RunError, match=r"job: 2 posts came out for 3; .*f\.json"), written(report):
         paces(report, {"job": [{"posts": 2, "posts_per_second": 1.0}]}, {"job": 3})
-    record = json.loads(file.read_text())
+    record = json.loads(report.file.read_text())
     assert record["ok"] is False
     assert record["failures"] == ["job: 2 posts came out for 3"]
     assert record["settings"] == {"posts": 3}
@@ -38,16 +60,17 @@ def test_a_lost_post_fails_and_is_written(tmp_path: Path) -> None:
 
 
 def test_what_is_unforeseen_is_written_too(tmp_path: Path) -> None:
-    file = tmp_path / "f.json"
-    with pytest.raises(ZeroDivisionError), written(Report("tag", {}), file):
+    report = report_of(tmp_path)
+    with pytest.raises(ZeroDivisionError), written(report):
         _ = 1 / 0
-    assert json.loads(file.read_text())["failures"] == ["ZeroDivisionError: division by zero"]
+    assert json.loads(report.file.read_text())["failures"] == ["ZeroDivisionError: division by zero"]
 
 
 def test_wrong_settings_write_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError), written(Report("tag", {}), tmp_path / "f.json"):
+    report = report_of(tmp_path)
+    with pytest.raises(ConfigError), written(report):
         raise ConfigError("wrong")
-    assert not (tmp_path / "f.json").exists()
+    assert not report.file.exists()
 
 
 @pytest.mark.parametrize("text", ["", "a", "0", "1,-2"])

@@ -16,7 +16,7 @@ from mnerqg.inputs.examples import make_example
 from mnerqg.inputs.text import load_text_encoder
 from mnerqg.model.build import Network, build_collator, build_pretrained, try_out
 from mnerqg.model.checkpoint import save_model
-from mnerqg.model.encoder import encoder_states
+from mnerqg.model.encoder import encoder_states, take_sdpa
 from mnerqg.model.losses import LossBalance, loss_terms
 from mnerqg.model.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from mnerqg.schema import Post, Span
@@ -181,6 +181,28 @@ def test_a_row_is_what_the_tokenizer_makes_of_a_pair(family: str, folders: Any) 
         asked = [place for place, part in enumerate(parts) if part == 0]
         assert batch.query_mask[0, k].nonzero().flatten().tolist() == asked
         assert batch.sentence_offset[0, k] == parts.index(1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_has_learned_with_eager_answers_alike_with_sdpa(family: str, folders: Any) -> None:
+    """As `ready_to_answer` has it on a GPU; MPNet has eager attention alone."""
+    encoder = build_pretrained(
+        _config(folders(family), encoder_attention="eager").model, len(QUERIES)
+    ).encoder
+    encoder.eval()
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    mask[1, 5:] = False
+    pieces = torch.arange(5, 29).view(2, 12)
+    texts = Texts(pieces, torch.zeros_like(pieces), mask)
+    config: Any = encoder.config
+    assert config._attn_implementation == "eager"
+    with torch.inference_mode():
+        eager = encoder_states(encoder, texts)[mask]
+        take_sdpa(encoder)
+        sdpa = encoder_states(encoder, texts)[mask]
+    torch.testing.assert_close(sdpa, eager, rtol=0, atol=1e-5)
+    with_eager_alone = ("mpnet", "deberta-v2")
+    assert (config._attn_implementation == "eager") == (family in with_eager_alone), family
 
 
 def test_half_precision_is_loaded_as_float32(tmp_path: Path) -> None:
