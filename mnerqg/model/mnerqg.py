@@ -122,7 +122,9 @@ class Grounding(nn.Module):
 
 
 def _two_layers(width: int) -> nn.Sequential:
-    layers = [(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()) for _ in range(2)]
+    # FA-VG's are batch norms. Where queries are read alone a batch has K different ones, of which with a single query
+    # nothing would be left.
+    layers = [(nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU()) for _ in range(2)]
     return nn.Sequential(*(part for layer in layers for part in layer))
 
 

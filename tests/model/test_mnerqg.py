@@ -191,6 +191,22 @@ def test_the_share_of_the_groundings_gradient_that_the_text_gets(share: float) -
     assert norms[0] == pytest.approx(share * norms[1], rel=1e-4)
 
 
+def test_a_single_query_is_mapped_as_it_was_in_training() -> None:
+    """With batch norms, which FA-VG has, q was 0 in training, for the only query is its own mean, and 700 in use: its
+    variance there is that of nothing."""
+    model = small_model(small_config(query_alone=True, query_map=True, dropout=0.3)).train()
+    assert model.grounding is not None
+    assert model.grounding.query_map is not None
+    mapped: list[torch.Tensor] = []
+    model.grounding.query_map.register_forward_hook(lambda _module, _given, q: mapped.append(q.abs().max()))
+    batch = collator(QUERIES[:1], query_alone=True)([example(), example("Bob")], with_targets=False)
+    for _ in range(100):
+        run(model, batch)
+    learned = float(mapped[-1])
+    run(model.eval(), batch)
+    assert 0.3 * learned < mapped[-1] < 3 * learned
+
+
 def test_a_mapped_query_is_still_a_query_of_each_post() -> None:
     model = small_model(small_config(query_map=True)).eval()
     batch = collator()(examples(), with_targets=False)
