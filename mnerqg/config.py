@@ -64,8 +64,8 @@ class ModelConfig(Section):
     match_hidden: PositiveInt | None = None
     """Width of the hidden layer of the match head (Li et al. 2019); null is eq. 5 as printed."""
     query_map: bool = False
-    """Map q through two layers before it meets the picture, as FA-VG does; they are Linear, LayerNorm (FA-VG's is
-    BatchNorm) and ReLU. The paper does not mention them [chosen]."""
+    """Map q through two layers of Linear, BatchNorm and ReLU before it meets the picture, as FA-VG does. The paper does
+    not mention them."""
     query_gradient: Probability = 1.0
     """The share of the grounding's gradient that goes through q into H' and the text encoder; FA-VG's is 0. The whole
     of it drowns the tagger's [chosen]."""

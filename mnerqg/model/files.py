@@ -27,7 +27,7 @@ from mnerqg.io import storage
 from mnerqg.io.downloads import download_directory
 from mnerqg.queries import EntityQuery, dump_queries, parse_queries
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 5
 MANIFEST_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"

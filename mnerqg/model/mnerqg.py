@@ -4,6 +4,7 @@ Shapes: P posts, K queries a post, L pieces, D width, I pictures, R grid side, C
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnerqg.inputs.batch import Batch, Texts
@@ -117,14 +118,29 @@ class Grounding(nn.Module):
             text = text.detach().lerp(text, self.query_gradient)
         query = self.query_summary(text, query_mask)  # q [P, K, D]
         if self.query_map is not None:
-            query = self.query_map(query.flatten(0, 1)).unflatten(0, query.shape[:2])
+            query = _mapped(self.query_map, query)
         return self.head(maps, query, shown)
 
 
+def _mapped(layers: nn.Sequential, query: Tensor) -> Tensor:
+    """q [P, K, D] through the layers of `_two_layers`.
+
+    A single query that is read alone is its own mean in every batch: by the batch's statistics nothing would be left
+    of it in training, and in use it would be divided by a variance of nothing. It is normalised by the stored ones
+    throughout.
+    """
+    states = query.flatten(0, 1)
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm1d) and query.shape[1] == 1:
+            mean, variance = layer.running_mean, layer.running_var
+            states = F.batch_norm(states, mean, variance, layer.weight, layer.bias, eps=layer.eps)
+        else:
+            states = layer(states)
+    return states.unflatten(0, query.shape[:2])
+
+
 def _two_layers(width: int) -> nn.Sequential:
-    # FA-VG's are batch norms. Where queries are read alone a batch has K different ones, of which with a single query
-    # nothing would be left.
-    layers = [(nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU()) for _ in range(2)]
+    layers = [(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()) for _ in range(2)]
     return nn.Sequential(*(part for layer in layers for part in layer))
 
 

@@ -192,13 +192,13 @@ def test_the_share_of_the_groundings_gradient_that_the_text_gets(share: float) -
 
 
 def test_a_single_query_is_mapped_as_it_was_in_training() -> None:
-    """With batch norms, which FA-VG has, q was 0 in training, for the only query is its own mean, and 700 in use: its
-    variance there is that of nothing."""
+    """Before, q was 0 in training, for the only query of a batch is its own mean, and 700 in use: its stored variance
+    was that of nothing."""
     model = small_model(small_config(query_alone=True, query_map=True, dropout=0.3)).train()
     assert model.grounding is not None
     assert model.grounding.query_map is not None
     mapped: list[torch.Tensor] = []
-    model.grounding.query_map.register_forward_hook(lambda _module, _given, q: mapped.append(q.abs().max()))
+    model.grounding.query_map[-1].register_forward_hook(lambda _module, _given, q: mapped.append(q.abs().max()))
     batch = collator(QUERIES[:1], query_alone=True)([example(), example("Bob")], with_targets=False)
     for _ in range(100):
         run(model, batch)
