@@ -198,7 +198,9 @@ def test_a_single_query_is_mapped_as_it_was_in_training() -> None:
     assert model.grounding is not None
     assert model.grounding.query_map is not None
     mapped: list[torch.Tensor] = []
-    model.grounding.query_map[-1].register_forward_hook(lambda _module, _given, q: mapped.append(q.abs().max()))
+    model.grounding.query_map[-1].register_forward_hook(
+        lambda _module, _given, q: mapped.append(q.abs().max())
+    )
     batch = collator(QUERIES[:1], query_alone=True)([example(), example("Bob")], with_targets=False)
     for _ in range(100):
         run(model, batch)
