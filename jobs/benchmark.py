@@ -184,7 +184,7 @@ def _report(benchmark: str, arguments: argparse.Namespace, **settings: Any) -> R
     return Report(benchmark, plain | settings, arguments.output)
 
 
-command = partial(run, main, interrupted="the rounds that were measured are in its JSON")
+command = partial(run, main, interrupted="what turns it has measured are in its JSON")
 
 if __name__ == "__main__":
     command()

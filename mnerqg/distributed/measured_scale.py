@@ -90,7 +90,7 @@ class Scale:
         paces(report, measured, {})
         report.figures |= {
             "nodes": _by_nodes(measured),
-            "rows": _by_rows(dict(zip(rows, sized.values(), strict=True))),
+            "rows": _by_rows({count: sized[f"{count} rows"] for count in rows}),
         }
 
     def _run(self, archive: str, nodes: int) -> Round:

@@ -116,8 +116,8 @@ def lay_states(states: Sequence[Tensor], sequence: Tensor, pieces: int) -> Tenso
 def take_sdpa(encoder: nn.Module) -> None:
     """Let an encoder that was trained with eager attention answer with sdpa's, where its family has that.
 
-    On a GPU that is faster, and some releases of transformers make the mask of eager attention on the host, which no
-    CUDA graph can have. A family without sdpa (MPNet) stays as it is.
+    Some releases of transformers make the mask of eager attention on the host, which no CUDA graph can have. A family
+    without sdpa (MPNet) stays as it is.
     """
     known: Any = encoder
     if known.config._attn_implementation == "eager" and getattr(known, "_supports_sdpa", False):
