@@ -38,7 +38,7 @@ class SynchronizedBatchNorm1d(nn.BatchNorm1d):
 
     def forward(self, states: Tensor) -> Tensor:
         """[N, C] or [N, C, L] -> the same; N may differ between workers and be zero."""
-        if _is_shared(self):
+        if is_shared(self):
             return _normalise(self, states)
         if self.training and states.numel() == self.num_features:  # one value has no variance
             return F.batch_norm(
@@ -52,7 +52,7 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, states: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]; N may differ between workers and be zero."""
-        return _normalise(self, states) if _is_shared(self) else super().forward(states)
+        return _normalise(self, states) if is_shared(self) else super().forward(states)
 
 
 class SynchronizedBatchNormAct2d(BatchNormAct2d):
@@ -60,7 +60,7 @@ class SynchronizedBatchNormAct2d(BatchNormAct2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]; N may differ between workers and be zero."""
-        if not _is_shared(self):
+        if not is_shared(self):
             return super().forward(x)
         activated: Tensor = self.act(self.drop(_normalise(self, x)))
         return activated
@@ -80,7 +80,7 @@ def synchronize_batch_norms(module: nn.Module) -> None:
         child.__class__ = _SYNCHRONIZED.get(type(child), type(child))
 
 
-def _is_shared(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:
+def is_shared(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:
     """Whether the statistics are to be the batch's, of which other workers have parts."""
     return norm.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
