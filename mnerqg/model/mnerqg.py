@@ -4,7 +4,6 @@ Shapes: P posts, K queries a post, L pieces, D width, I pictures, R grid side, C
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnerqg.inputs.batch import Batch, Texts
@@ -13,7 +12,7 @@ from mnerqg.model.backbone import VisualEncoder
 from mnerqg.model.encoder import encoder_states, lay_states
 from mnerqg.model.heads import RARE, BinaryHead, GroundingHead, MatchHead
 from mnerqg.model.interaction import CrossModality, ExistenceAware
-from mnerqg.model.norm import is_shared, synchronize_batch_norms
+from mnerqg.model.norm import normalise_by_stored, synchronize_batch_norms
 from mnerqg.model.output import Output, SpanLogits
 
 # The logit of a box's confidence is told over this, squashed [chosen].
@@ -127,16 +126,16 @@ def _mapped(layers: nn.Sequential, query: Tensor) -> Tensor:
 
     A single query that is read alone is its own mean in every batch: by the batch's statistics nothing would be left
     of it in training, and in use it would be divided by a variance of nothing. It is normalised by the stored ones
-    throughout. Not so with several workers: one whose posts have a phrase each must not leave out the sums over workers
-    in which the others, with more phrases, take part.
+    throughout.
     """
+    single = query.shape[1] == 1
     states = query.flatten(0, 1)
     for layer in layers:
-        if isinstance(layer, nn.BatchNorm1d) and query.shape[1] == 1 and not is_shared(layer):
-            mean, variance = layer.running_mean, layer.running_var
-            states = F.batch_norm(states, mean, variance, layer.weight, layer.bias, eps=layer.eps)
-        else:
-            states = layer(states)
+        states = (
+            normalise_by_stored(layer, states)
+            if single and isinstance(layer, nn.BatchNorm1d)
+            else layer(states)
+        )
     return states.unflatten(0, query.shape[:2])
 
 

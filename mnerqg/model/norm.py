@@ -38,13 +38,7 @@ class SynchronizedBatchNorm1d(nn.BatchNorm1d):
 
     def forward(self, states: Tensor) -> Tensor:
         """[N, C] or [N, C, L] -> the same; N may differ between workers and be zero."""
-        if is_shared(self):
-            return _normalise(self, states)
-        if self.training and states.numel() == self.num_features:  # one value has no variance
-            return F.batch_norm(
-                states, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(states)
+        return _normalise(self, states) if is_shared(self) else super().forward(states)
 
 
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
@@ -78,6 +72,19 @@ def synchronize_batch_norms(module: nn.Module) -> None:
     """Turn every batch normalisation inside `module` into its synchronised kind, all that it holds kept."""
     for child in module.modules():
         child.__class__ = _SYNCHRONIZED.get(type(child), type(child))
+
+
+def normalise_by_stored(norm: nn.BatchNorm1d, states: Tensor) -> Tensor:
+    """[N, C] by the stored statistics, which are left as they are, in training too.
+
+    Other workers may have a batch in this step by which they normalise: in their sums this one takes part with nothing.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    # Copies: the others' batch changes them before the backward pass needs them.
+    mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+    normalised = F.batch_norm(states, mean, variance, norm.weight, norm.bias, eps=norm.eps)
+    return torch.cat([normalised, norm(states[:0])]) if is_shared(norm) else normalised
 
 
 def is_shared(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:

@@ -1,5 +1,6 @@
 """Two workers see the statistics of one worker on the whole batch."""
 
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -13,6 +14,7 @@ from timm.layers import BatchNormAct2d
 from mnerqg.model.norm import (
     SynchronizedBatchNorm1d,
     SynchronizedBatchNormAct2d,
+    normalise_by_stored,
     synchronize_batch_norms,
 )
 
@@ -53,12 +55,19 @@ def norm(kind: str = "BatchNorm2d") -> torch.nn.Module:
     return module
 
 
-def run(module: torch.nn.Module, states: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+def run(
+    module: torch.nn.Module,
+    states: torch.Tensor,
+    weights: torch.Tensor,
+    normalise: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] = lambda module, states: module(
+        states
+    ),
+) -> dict[str, torch.Tensor]:
     """Two training steps; outputs, gradients and statistics after the second."""
     for _ in range(2):
         module.zero_grad()
         leaf = states.clone().requires_grad_()
-        output = module(leaf)
+        output = normalise(module, leaf)
         (output.square() * weights).sum().backward()
     assert leaf.grad is not None
     return {
@@ -82,6 +91,13 @@ def worker(rank: int, folder: str) -> None:
         module = torch.nn.Sequential(norm(kind))
         synchronize_batch_norms(module)
         results[f"{name} {kind}"] = run(module[0], states[mine], weights[mine])
+    states, weights, shares = inputs("unequal", "BatchNorm1d")
+    mine = slice(0, shares[0]) if rank == 0 else slice(shares[0], None)
+    for name, who in {"by stored, of one": (1,), "by stored, of all": (0, 1)}.items():
+        module = torch.nn.Sequential(norm("BatchNorm1d"))
+        synchronize_batch_norms(module)
+        way = {"normalise": normalise_by_stored} if rank in who else {}
+        results[name] = run(module[0], states[mine], weights[mine], **way)
     torch.save(results, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -159,11 +175,26 @@ def test_only_batch_norms_are_turned_and_their_state_is_kept() -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
 
 
-def test_a_single_row_has_no_variance_and_is_normalised_by_what_is_stored() -> None:
-    """As of the one query of a last batch of one post; torch's own raises."""
-    norm = torch.nn.Sequential(torch.nn.BatchNorm1d(CHANNELS)).train()
-    synchronize_batch_norms(norm)
-    norm[0].running_mean.fill_(2.0)
-    row = torch.randn(1, CHANNELS)
-    torch.testing.assert_close(norm(row), (row - 2) / (1 + norm[0].eps) ** 0.5)
-    assert torch.equal(norm[0].running_mean, torch.full((CHANNELS,), 2.0))
+def test_one_worker_normalises_by_what_is_stored_and_another_by_its_batch(
+    found: list[dict[str, dict[str, torch.Tensor]]],
+) -> None:
+    """As where one worker's posts have a phrase each and another's have several; both are in the same sums."""
+    states, weights, (first, _) = inputs("unequal", "BatchNorm1d")
+    by_batch, by_stored = (results["by stored, of one"] for results in found)
+    expected = run(norm("BatchNorm1d"), states[:first], weights[:first])
+    torch.testing.assert_close(by_batch, expected, atol=1e-5, rtol=1e-5)
+    after_one_step = norm("BatchNorm1d")
+    after_one_step(states[:first])
+    torch.testing.assert_close(by_stored["output"], after_one_step.eval()(states[first:]))
+    for key in ("mean", "variance"):
+        torch.testing.assert_close(by_stored[key], expected[key], atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_stored_stays_where_all_normalise_by_it(
+    found: list[dict[str, dict[str, torch.Tensor]]],
+) -> None:
+    states, weights, (first, _) = inputs("unequal", "BatchNorm1d")
+    parts = [(states[:first], weights[:first]), (states[first:], weights[first:])]
+    for results, (some, their_weights) in zip(found, parts, strict=True):
+        expected = run(norm("BatchNorm1d").eval(), some, their_weights)
+        torch.testing.assert_close(results["by stored, of all"], expected)
