@@ -367,10 +367,11 @@ def test_every_variant_goes_over_every_recipe(recipe: Path, variant: Path) -> No
     assert load_files(Config, [recipe, variant]).model_dump() == expected
 
 
-def test_the_demo_is_the_aligned_model() -> None:
+@pytest.mark.parametrize("name", ["demo", "offline", "mpnet"])
+def test_all_recipes_but_the_paper_s_are_the_aligned_model(name: str) -> None:
     (aligned,) = (path for path in VARIANTS if path.stem == "aligned")
-    demo = aligned.parents[1] / "demo.yaml"
-    assert load_files(Config, [demo, aligned]) == load_file(Config, demo)
+    (recipe,) = (path for path in RECIPES if path.stem == name)
+    assert load_files(Config, [recipe, aligned]) == load_file(Config, recipe)
 
 
 def test_there_are_variants() -> None:
