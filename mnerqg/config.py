@@ -261,8 +261,9 @@ class TrainConfig(Section):
     """URI of a model directory of the same network, whose weights training begins with (transfer)."""
     boxes: Literal["manual", "weak", "manual_where_present"] = "manual"
     """Whose boxes are learned. Weak ones are written by jobs/label.py."""
-    min_weak_score: Probability = 0.5
-    """Weak boxes below this score are not learned from, nor is their absence [chosen]."""
+    min_weak_score: Probability = 0.2
+    """Weak boxes below this score are not learned from, nor is their absence. Of a labeller that had learned 400
+    posts 76 % of the boxes from 0.2 on were right, and 95 % of less than half as many from 0.5 on [chosen]."""
     boxed_share: Probability = 1.0
     """Share of the posts with manual boxes whose boxes are used, drawn by their id."""
     phrases_per_post: PositiveInt = 8

@@ -164,7 +164,7 @@ def test_the_summary_scores_weak_boxes_against_manual_ones() -> None:
         Post("1", "a", entities=(Span(0, 1, "PER"),), boxes=(manual, good), boxes_annotated=True),
         Post("2", "b", boxes=(manual, bad), boxes_annotated=True),
         Post("3", "c", boxes=(good,)),
-        Post("4", "d", entities=(Span(0, 1, "PER"),), boxes=(replace(bad, score=0.4),)),
+        Post("4", "d", entities=(Span(0, 1, "PER"),), boxes=(replace(bad, score=0.1),)),
     ]
     found = summarise(iter(boxed), ["PER", "LOC"])
     assert (found["posts"], found["weak_boxes"], found["grounded_queries"]) == (4, {"PER": 4}, 2)

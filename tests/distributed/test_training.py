@@ -240,19 +240,19 @@ def test_what_training_cannot_start_from_is_refused_at_once(
 
 
 def test_a_grounding_that_no_box_would_teach_is_refused(recipe: Path, tmp_path: Path) -> None:
-    unsure, of_none = Box("PER", 1, 1, 9, 9, "weak", 0.4), Box("LOC", 1, 1, 9, 9, "weak", 0.9)
+    unsure, of_none = Box("PER", 1, 1, 9, 9, "weak", 0.1), Box("LOC", 1, 1, 9, 9, "weak", 0.9)
     post = Post("1", "Ada", entities=(Span(0, 3, "PER"),), boxes=(unsure, of_none))
     write_split([post], str(tmp_path / "train"))
     for settings, message in (
         (
             ["--train.boxes=weak"],
-            r"of a type that the text names has a score of train\.min_weak_score \(0\.5\)",
+            r"of a type that the text names has a score of train\.min_weak_score \(0\.2\)",
         ),
         (["--train.boxes=manual"], r"with train\.boxes manual; label them"),
     ):
         with pytest.raises(ConfigError, match=message):
             check_boxes(_config(recipe, *settings), str(tmp_path))
-    check_boxes(_config(recipe, "--train.boxes=weak", "--train.min_weak_score=0.4"), str(tmp_path))
+    check_boxes(_config(recipe, "--train.boxes=weak", "--train.min_weak_score=0.1"), str(tmp_path))
     for setting in ("--model.grounding=false", "--loss.grounding_weight=0"):
         check_boxes(_config(recipe, setting), str(tmp_path))
 

@@ -17,7 +17,7 @@ from tests.builders import image_bytes
 MANUAL = Box("PER", 0, 0, 5, 5)
 SURE, UNSURE, UNNAMED = (
     Box("LOC", 0, 0, 9, 9, "weak", 0.9),
-    Box("PER", 1, 1, 9, 9, "weak", 0.2),
+    Box("PER", 1, 1, 9, 9, "weak", 0.1),
     Box("ORG", 2, 2, 9, 9, "weak", 0.95),
 )
 NAMED = (Span(0, 3, "PER"), Span(4, 8, "LOC"))
