@@ -20,7 +20,7 @@ from mnerqg.scoring.metrics import Counts
 from mnerqg.scoring.tables import TABLES
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
-DEMO, OFFLINE = CONFIGS / "demo.yaml", CONFIGS / "offline.yaml"
+DEMO, OFFLINE, PAPER = (CONFIGS / f"{name}.yaml" for name in ("demo", "offline", "paper"))
 
 
 def experiment(name: str, recipe: Path, settings: Sequence[str] = (), **changes: Any) -> Experiment:
@@ -42,7 +42,7 @@ def planned(name: str, recipe: Path, *settings: str) -> dict[str, SystemRun]:
 
 
 def test_every_run_is_recipe_variant_settings_and_seed() -> None:
-    runs = planned("table3", OFFLINE, "--train.epochs", "1")
+    runs = planned("table3", PAPER, "--train.epochs", "1")
     assert {(run.config.train.epochs, run.config.train.seed) for run in runs.values()} == {(1, 3)}
     assert runs["no_ed_loss"].folder == "/out/runs/no_ed_loss-seed3"
     losses = {
