@@ -121,9 +121,8 @@ def without_overlap(candidates: Iterable[Entity]) -> list[Entity]:
     """
     ordered = sorted(candidates, key=lambda entity: (entity.end, entity.start, entity.type))
     ends = [entity.end for entity in ordered]
-    before = [
-        bisect_right(ends, entity.start) for entity in ordered
-    ]  # how many end where it starts, or earlier
+    # Of each candidate how many end where it starts, or earlier.
+    before = [bisect_right(ends, entity.start) for entity in ordered]
     sums = [0.0]  # of the best among the first 0, 1, 2, … candidates
     for number, entity in enumerate(ordered):
         sums.append(max(sums[number], sums[before[number]] + entity.score))
