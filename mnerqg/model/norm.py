@@ -38,7 +38,7 @@ class SynchronizedBatchNorm1d(nn.BatchNorm1d):
 
     def forward(self, states: Tensor) -> Tensor:
         """[N, C] or [N, C, L] -> the same; N may differ between workers and be zero."""
-        return _normalise(self, states) if is_shared(self) else super().forward(states)
+        return _normalise(self, states) if _is_shared(self) else super().forward(states)
 
 
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
@@ -46,7 +46,7 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, states: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]; N may differ between workers and be zero."""
-        return _normalise(self, states) if is_shared(self) else super().forward(states)
+        return _normalise(self, states) if _is_shared(self) else super().forward(states)
 
 
 class SynchronizedBatchNormAct2d(BatchNormAct2d):
@@ -54,7 +54,7 @@ class SynchronizedBatchNormAct2d(BatchNormAct2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]; N may differ between workers and be zero."""
-        if not is_shared(self):
+        if not _is_shared(self):
             return super().forward(x)
         activated: Tensor = self.act(self.drop(_normalise(self, x)))
         return activated
@@ -84,10 +84,10 @@ def normalise_by_stored(norm: nn.BatchNorm1d, states: Tensor) -> Tensor:
     # Copies: the others' batch changes them before the backward pass needs them.
     mean, variance = norm.running_mean.clone(), norm.running_var.clone()
     normalised = F.batch_norm(states, mean, variance, norm.weight, norm.bias, eps=norm.eps)
-    return torch.cat([normalised, norm(states[:0])]) if is_shared(norm) else normalised
+    return torch.cat([normalised, norm(states[:0])]) if _is_shared(norm) else normalised
 
 
-def is_shared(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:
+def _is_shared(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:
     """Whether the statistics are to be the batch's, of which other workers have parts."""
     return norm.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 

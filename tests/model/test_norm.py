@@ -59,9 +59,7 @@ def run(
     module: torch.nn.Module,
     states: torch.Tensor,
     weights: torch.Tensor,
-    normalise: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] = lambda module, states: module(
-        states
-    ),
+    normalise: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] = torch.nn.Module.__call__,
 ) -> dict[str, torch.Tensor]:
     """Two training steps; outputs, gradients and statistics after the second."""
     for _ in range(2):
