@@ -29,8 +29,9 @@ class SpanAnswers:
     existence_scores: [P, K].
     start_scores, end_scores: [P, K, L], 0 where no word begins or ends.
     start_shares, end_shares: [P, K, L] whose sum is the logit of a pair (eq. 5); empty below a hidden layer.
-    pairs, pair_logits: [M, 4] (post, query, start, end) and [M] of a hidden layer: what pairs are above the lowest
-        threshold; else empty.
+    pairs, pair_logits: [M, 4] (post, query, start, end) and [M] of a hidden layer: the pairs that are above the lowest
+        threshold, and -1 behind them; else empty.
+    room: [] for so many pairs there has to be room; where M is less, some are missing. Empty as they are.
     """
 
     existence_scores: Floats
@@ -40,6 +41,7 @@ class SpanAnswers:
     end_shares: Floats
     pairs: Floats
     pair_logits: Floats
+    room: Floats
 
     def above(self, span_threshold: float, match_threshold: float) -> tuple[IntArray, Floats]:
         """[M, 4] post, query, first and last piece, and [M] scores, of all that is above the thresholds."""
@@ -53,6 +55,7 @@ class SpanAnswers:
             above = (self.start_scores[post, query, first] > span_threshold) & (
                 self.end_scores[post, query, last] > span_threshold
             )
+            above &= post >= 0
             pairs, logits = pairs[above], self.pair_logits[above]
             post, query, first, last = pairs.T
         match = 1 / (1 + np.exp(-logits))
@@ -75,7 +78,7 @@ class Reduced:
     @classmethod
     @torch.no_grad()
     def of(
-        cls, output: Output, batch: Batch, *, table: Tensor | None, most_boxes: int, lowest: float
+        cls, output: Output, batch: Batch, *, table: Tensor | None, most_boxes: int, lowest: float, room: int
     ) -> Self:
         """Reduce an output.
 
@@ -85,11 +88,12 @@ class Reduced:
             table: `Anchors.table` on the output's device; None leaves the boxes out.
             most_boxes: N.
             lowest: the lowest threshold for starts and ends that will be asked for.
+            room: for so many pairs of a hidden layer (`Answers.room`).
         """
         parts: dict[str, Tensor] = {}
         if output.spans is not None:
             names = (entry.name for entry in fields(SpanAnswers))
-            parts |= zip(names, _spans(output.spans, batch, lowest), strict=True)
+            parts |= zip(names, _spans(output.spans, batch, lowest, room), strict=True)
         if output.box_logits is not None and table is not None:
             parts |= zip(
                 ("boxes_canvas", "box_scores"), _boxes(output.box_logits, table, most_boxes), strict=True
@@ -130,13 +134,19 @@ class Answers:
         spans = {entry.name: arrays.pop(entry.name) for entry in fields(SpanAnswers) if entry.name in arrays}
         return cls(spans=SpanAnswers(**spans) if spans else None, **arrays)
 
+    @property
+    def room(self) -> int | None:
+        """For how many pairs there would have to be room; None where none is missing."""
+        if self.spans is None or not self.spans.room.size or self.spans.room <= len(self.spans.pairs):
+            return None
+        return int(self.spans.room)
+
     def of_first(self, posts: int) -> Self:
         """Of so many posts alone: behind them an even batch has posts in which nothing is found."""
         spans = self.spans
         if spans is not None:
-            parts = (
-                entry.name for entry in fields(SpanAnswers) if entry.name not in ("pairs", "pair_logits")
-            )
+            of_pairs = ("pairs", "pair_logits", "room")
+            parts = (entry.name for entry in fields(SpanAnswers) if entry.name not in of_pairs)
             spans = replace(spans, **{name: getattr(spans, name)[:posts] for name in parts})
         arrays = ("boxes_canvas", "box_scores", "word_labels", "word_scores")
         known = {name: getattr(self, name) for name in arrays if getattr(self, name) is not None}
@@ -217,7 +227,7 @@ def _kept_boxes(boxes_canvas: Floats, scores: Floats, config: DecodeConfig) -> N
     return kept
 
 
-def _spans(spans: SpanLogits, batch: Batch, lowest: float) -> list[Tensor]:
+def _spans(spans: SpanLogits, batch: Batch, lowest: float, room: int) -> list[Tensor]:
     """The fields of `SpanAnswers`."""
     pieces = batch.begins_word.shape[-1]
     place = batch.sentence_offset[..., None] + torch.arange(pieces, device=batch.begins_word.device)
@@ -229,16 +239,30 @@ def _spans(spans: SpanLogits, batch: Batch, lowest: float) -> list[Tensor]:
 
     starts, ends = score(spans.start_logits, batch.begins_word), score(spans.end_logits, batch.ends_word)
     nothing = starts.new_zeros(0)
-    shares, pairs, logits = [nothing, nothing], starts.new_zeros(0, 4), nothing
+    shares, pairs, logits, needed = [nothing, nothing], starts.new_zeros(0, 4), nothing, nothing
     if spans.match.hidden is None:
         both = spans.match.start_share, spans.match.end_share
         shares = [share.squeeze(-1).float().gather(-1, place) for share in both]
-    else:  # few pairs can be, and how many they are is for the device to say
-        found = torch.from_numpy(_pairs((starts > lowest).cpu().numpy(), (ends > lowest).cpu().numpy()))
-        pairs = found.to(starts.device)
-        offset = batch.sentence_offset[pairs[:, 0], pairs[:, 1]][:, None]
-        logits = spans.match.at(torch.cat([pairs[:, :2], pairs[:, 2:] + offset], 1))
-    return [_yes(spans.existence_logits), starts, ends, *shares, pairs, logits]
+    else:
+        pairs, needed = _pairs_on_device(starts > lowest, ends > lowest, room)
+        post, query, start, end = pairs.clamp(min=0).unbind(1)
+        offset = batch.sentence_offset[post, query]
+        logits = spans.match.at(torch.stack([post, query, start + offset, end + offset], 1))
+    return [_yes(spans.existence_logits), starts, ends, *shares, pairs, logits, needed]
+
+
+def _pairs_on_device(starts: Tensor, ends: Tensor, room: int) -> tuple[Tensor, Tensor]:
+    """`_pairs` of which the host need not know how many there are: filled up with -1 to [room, 4], and for how many
+    there has to be room, at the least."""
+    begin = starts.nonzero_static(size=room, fill_value=-1)  # [room, 3]
+    post, query, start = begin.unbind(1)
+    places = torch.arange(ends.shape[-1], device=ends.device)
+    # Where nothing is left, -1 reads some query's ends, which do not count.
+    behind = ends[post, query] & (places >= start[:, None]) & (post >= 0)[:, None]  # [room, L]
+    row, end = behind.nonzero_static(size=room, fill_value=-1).unbind(1)
+    found = torch.cat([begin[row], end[:, None]], 1)
+    needed = torch.maximum(starts.sum(), behind.sum())
+    return found.where((row >= 0)[:, None], -1), needed
 
 
 def _yes(logits: Tensor) -> Tensor:

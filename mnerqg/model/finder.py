@@ -23,6 +23,8 @@ from mnerqg.model.replays import Replays
 
 # Of a query are looked at where it may have several regions, the most confident ones [chosen].
 _MOST_BOXES = 100
+# For so many start-end pairs a post there is room in a batch. Where there are more, it is asked again [chosen].
+_PAIRS = 32
 
 
 class Finder:
@@ -112,22 +114,36 @@ class Finder:
         if self._gpu is not None:
             return self._gpu(batch, lowest)
         started = time.monotonic()
-        reduced = self._reduced(self.network(batch), batch, lowest)
-        return Answers.of_values(reduced.values, reduced), (time.monotonic() - started) / self.lanes
+        output = self.network(batch)
+
+        def answers(room: int) -> Answers:
+            reduced = self._reduced(output, batch, lowest, room)
+            return Answers.of_values(reduced.values, reduced)
+
+        return _with_room(answers, batch), (time.monotonic() - started) / self.lanes
 
     def forget_shapes(self) -> None:
         """Give the memory back that is kept for batches like those that were asked."""
         if self._gpu is not None:
             self._gpu.forget()
 
-    def _reduced(self, output: Output, batch: Batch, lowest: float) -> Reduced:
+    def _reduced(self, output: Output, batch: Batch, lowest: float, room: int) -> Reduced:
         return Reduced.of(
             output,
             batch,
             table=self._table if self._config.answers_boxes else None,
             most_boxes=1 if self._config.decode.regions == "one" else _MOST_BOXES,
             lowest=lowest,
+            room=room,
         )
+
+
+def _with_room(answers: Callable[[int], Answers], batch: Batch) -> Answers:
+    """The answers to a batch, given those for which there is room for so many pairs."""
+    found = answers(_PAIRS * len(batch.attention_mask))
+    while (room := found.room) is not None:
+        found = answers(room)
+    return found
 
 
 class _Gpu:
@@ -135,7 +151,7 @@ class _Gpu:
 
     Args:
         network: ready to answer.
-        reduce: of its output, the batch and the lowest threshold.
+        reduce: of its output, the batch, the lowest threshold and the room for pairs.
         device: the GPU.
         replays: see `Finder`.
     """
@@ -143,34 +159,51 @@ class _Gpu:
     def __init__(
         self,
         network: Network,
-        reduce: Callable[[Output, Batch, float], Reduced],
+        reduce: Callable[[Output, Batch, float, int], Reduced],
         device: torch.device,
         replays: bool,
     ) -> None:
         self._device = device
         self._reduce = reduce
-        # What the reduction waits for cannot be in a recording.
-        self._waits = _waits(network)
-        self._replays: Replays[Any] = Replays(
-            network if self._waits else lambda batch: reduce(network(batch), batch, 1.0), records=replays
-        )
+        # What the host has to know on the way cannot be in a recording: a CRF's labels.
+        self._waits = not isinstance(network, MNERQG) and network.crf is not None
+
+        def compute(batch: Batch, lowest: float, room: int) -> Output | Reduced:
+            output = network(batch)
+            return output if self._waits else reduce(output, batch, lowest, room)
+
+        self._replays: Replays[Any] = Replays(compute, records=replays)
         self._uploads, self._work = torch.cuda.Stream(device), torch.cuda.Stream(device)
         self._queue = Lock()
 
     def __call__(self, batch: Batch, lowest: float) -> tuple[Answers, float]:
-        start, end = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2))
         self._uploads.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._uploads):
             given = batch.to(self._device)
             there = self._uploads.record_event()
+        seconds = 0.0
+
+        def answers(room: int) -> Answers:
+            nonlocal seconds
+            found, took = self._asked(given, there, lowest, room)
+            seconds += took
+            return found
+
+        return _with_room(answers, batch), seconds
+
+    def _asked(
+        self, given: Batch, there: torch.cuda.Event, lowest: float, room: int
+    ) -> tuple[Answers, float]:
+        """The answers to a batch that is on the device after `there`, and the seconds that it worked."""
+        start, end = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2))
         # Held until all is in the queue, not until it is done, but for what the reduction waits for.
         with self._queue, torch.cuda.stream(self._work):
             self._work.wait_event(there)
             start.record()
             try:
-                reduced = self._replays(given)
+                reduced = self._replays(given, lowest, room)
                 if self._waits:
-                    reduced = self._reduce(reduced, given, lowest)
+                    reduced = self._reduce(reduced, given, lowest, room)
                 # A place of its own, which the device fills while the host does other things.
                 values = torch.empty(reduced.values.shape, pin_memory=True)
                 values.copy_(reduced.values, non_blocking=True)
@@ -187,10 +220,3 @@ class _Gpu:
             self._work.synchronize()
             self._replays.forget()
             torch.cuda.empty_cache()
-
-
-def _waits(network: Network) -> bool:
-    """Whether the host has to know what is on the device before the output is reduced."""
-    if isinstance(network, MNERQG):
-        return network.spans is not None and network.spans.match.hidden is not None
-    return network.crf is not None

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from mnerqg import boxes
 from mnerqg.config import DecodeConfig
@@ -19,7 +21,7 @@ from mnerqg.inputs.images import Letterbox
 from mnerqg.inputs.posts import attach_regions
 from mnerqg.inputs.sentences import Sentences
 from mnerqg.inputs.text import TextEncoder
-from mnerqg.model.answers import Answers, Reduced
+from mnerqg.model.answers import Answers, Reduced, _pairs, _pairs_on_device
 from mnerqg.model.build import build_collator
 from mnerqg.model.decode import Decoder, Seen, without_overlap
 from mnerqg.model.heads import MatchLogits
@@ -54,6 +56,7 @@ def decoded(
         table=torch.from_numpy(anchors().table()),
         most_boxes=1 if configs[0].regions == "one" else 100,
         lowest=min(config.span_threshold for config in configs),
+        room=8,
     )
     answers = Answers.of_values(reduced.values, reduced)
     sentences = Sentences.of([example.text for example in examples])
@@ -173,12 +176,32 @@ def test_a_hidden_layer_is_asked_for_the_pairs_above_the_lowest_threshold() -> N
     assert found[0][0].entities[0].score == pytest.approx(sigmoid(3.0) ** 2 * sigmoid(logit))
 
 
+@given(
+    hnp.arrays(bool, st.tuples(*[st.integers(1, 4)] * 3).map(lambda shape: (2, *shape))),
+    st.integers(0, 40),
+)
+@settings(max_examples=200, deadline=None)
+def test_pairs_that_a_device_finds_are_those_the_host_finds(masks: NDArray[np.bool_], room: int) -> None:
+    """Whatever the room was at first; as often as there is more to find, it says for how many."""
+    starts, ends = masks
+    expected = _pairs(starts, ends)
+    while True:
+        pairs, needed = _pairs_on_device(torch.from_numpy(starts), torch.from_numpy(ends), room)
+        assert pairs.shape == (room, 4)
+        if needed <= room:
+            break
+        room = int(needed)
+    found = pairs[pairs[:, 0] >= 0]
+    np.testing.assert_array_equal(found, expected)
+    assert (pairs[len(found) :] == -1).all()
+
+
 def test_what_is_left_of_an_output_is_small() -> None:
     """No candidate, no state and no tensor is among it."""
     sheet = with_box((16, 24, 48, 40), 2.0)
     sheet.answer(0, 0, 1, 2.0)
     table = torch.from_numpy(anchors().table())
-    reduced = Reduced.of(sheet.output, sheet.batch, table=table, most_boxes=1, lowest=0.5)
+    reduced = Reduced.of(sheet.output, sheet.batch, table=table, most_boxes=1, lowest=0.5, room=0)
     answers = Answers.of_values(reduced.values, reduced)
     arrays = [value for value in vars(answers).values() if isinstance(value, np.ndarray)]
     arrays += list(vars(answers.spans).values())

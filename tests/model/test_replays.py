@@ -11,6 +11,7 @@ from mnerqg.config import Config
 from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example
 from mnerqg.inputs.sentences import Sentences, Shown
+from mnerqg.model.answers import Reduced
 from mnerqg.model.build import Network, build_collator
 from mnerqg.model.finder import Finder
 from mnerqg.model.found import Found
@@ -72,6 +73,32 @@ def test_batches_of_few_shapes_find_what_others_find(name: str, device: str) -> 
         )
 
 
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_a_batch_with_more_pairs_than_there_is_room_for_is_asked_again(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(**VARIANTS["aligned"])
+    network = trained(config)
+    posts = POSTS["some with one"]
+    expected = asked(finder_on(network, config, "cpu"), posts)
+    assert len(expected.spans) > len(posts)
+    monkeypatch.setattr("mnerqg.model.finder._PAIRS", 1)
+    tight = finder_on(network, config, device)
+    for _ in range(3):
+        assert_alike(asked(tight, posts), expected, 1e-5 if device == "cpu" else 1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["the paper's", "aligned"])
+def test_all_that_a_network_answers_is_one_recording(name: str) -> None:
+    config = small_config(**VARIANTS[name])
+    finder = finder_on(trained(config), config, "cuda")
+    for _ in range(2):
+        asked(finder, POSTS["each with a picture"])
+    (recording,) = finder._gpu._replays._recordings.values()  # type: ignore[union-attr]
+    assert isinstance(recording.answer, Reduced)
+
+
 @pytest.mark.gpu
 def test_a_network_that_asks_the_device_is_not_recorded_and_answers_all_the_same() -> None:
     config = small_config(inputs="text", grounding=False)
@@ -88,8 +115,8 @@ def test_a_network_that_asks_the_device_is_not_recorded_and_answers_all_the_same
 class Recorded(Replays[int]):
     """Records without a GPU: what was computed for the first batch of a shape is its answer from then on."""
 
-    def _recorded(self, batch: Batch, shape: Any) -> Any:
-        answer = self._compute(batch)
+    def _recorded(self, shape: Any, batch: Batch, *others: Any) -> Any:
+        answer = self._compute(batch, *others)
         self._recordings[shape] = SimpleNamespace(
             batch=batch, graph=SimpleNamespace(replay=lambda: None), answer=answer
         )
@@ -103,8 +130,8 @@ def test_a_shape_is_recorded_when_it_comes_again_and_forgotten_when_that_is_aske
     one, other, third = (collate([example("Ada")] * posts, with_targets=False) for posts in (1, 2, 3))
     computed: list[int] = []
 
-    def compute(batch: Batch) -> int:
-        computed.append(len(batch.attention_mask))
+    def compute(batch: Batch, more: int = 0) -> int:
+        computed.append(len(batch.attention_mask) + more)
         return computed[-1]
 
     monkeypatch.setattr("mnerqg.model.replays._MOST", 2)
@@ -116,9 +143,11 @@ def test_a_shape_is_recorded_when_it_comes_again_and_forgotten_when_that_is_aske
     replays.forget()
     assert [replays(one) for _ in range(3)] == [1, 1, 1]
     assert computed[7:] == [1, 1]
+    assert [replays(one, 10) for _ in range(3)] == [11, 11, 11]
+    assert computed[9:] == [11, 11]
     never = Recorded(compute, records=False)
     assert [never(one) for _ in range(3)] == [1, 1, 1]
-    assert computed[9:] == [1, 1, 1]
+    assert computed[11:] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("query_alone", [False, True])
