@@ -1,10 +1,10 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from mnerqg.config import Config
+from mnerqg.config_files import load_file
 from mnerqg.distributed import train_worker
 from mnerqg.distributed.train_worker import TrainingJob, _Worker
 from mnerqg.distributed.training import _best
@@ -18,13 +18,16 @@ from tests.device_waits import NoWaits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "the paper's": {},
-    "hidden match layer": {"match_hidden": 8},
-    "aligned": {"query_alone": True, "query_map": True, "query_gradient": 0.1, "region_existence": True},
-    "text": {"inputs": "text", "grounding": False},
-    "grounding alone": {"inputs": "picture"},
-    "bio": {"tagger": "bio", "inputs": "text", "grounding": False},
+ALIGNED = load_file(Config, Path(__file__).resolve().parents[2] / "jobs/configs/variants/aligned.yaml")
+VARIANTS = {
+    "the paper's": small_config(),
+    "hidden match layer": small_config(match_hidden=8),
+    "aligned": small_config(
+        **{name: getattr(ALIGNED.model, name) for name in ALIGNED.model.model_fields_set}
+    ).model_copy(update={"loss": ALIGNED.loss}),
+    "text": small_config(inputs="text", grounding=False),
+    "grounding alone": small_config(inputs="picture"),
+    "bio": small_config(tagger="bio", inputs="text", grounding=False),
 }
 
 
@@ -48,7 +51,7 @@ def worker_of(config: Config, device: str = "cpu") -> _Worker:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_host_never_waits_for_the_device_in_a_step(name: str) -> None:
     """Before, gold spans, counts, losses, balance and the gradient's norm were read in each."""
-    worker = worker_of(small_config(**VARIANTS[name]))
+    worker = worker_of(VARIANTS[name])
     batch = worker._batch(annotated_examples())
     with NoWaits():
         figures = worker._step(batch)
@@ -60,7 +63,7 @@ def test_the_host_never_waits_for_the_device_in_a_step(name: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_step_synchronises_a_gpu(name: str) -> None:
-    worker = worker_of(small_config(**VARIANTS[name]), "cuda")
+    worker = worker_of(VARIANTS[name], "cuda")
     batches = [worker._batch(annotated_examples()) for _ in range(3)]
     worker._step(batches[0].to("cuda"))  # the first makes the optimizer's state and loads kernels
     torch.cuda.synchronize()
