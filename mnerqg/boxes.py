@@ -80,7 +80,7 @@ class Assignment:
 
 
 def assign(xyxy_canvas: Floats, anchors: Anchors, ignore_iou: float) -> Assignment | None:
-    """Encode one gold box (DESIGN §4 "Boxes"): best of nine anchors by centred IoU, the cell of its centre.
+    """Encode one gold box: best of nine anchors by centred IoU, the cell of its centre.
 
     Returns None for a box of which less than a pixel lies on the canvas.
     """

@@ -128,7 +128,7 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of the joint loss, eq. 6 (DESIGN §4 "Losses").
+    """Weights of the joint loss, eq. 6.
 
     A weight of 0 takes the loss away and leaves the module where it is, so that it learns nothing: the paper's
     ablations "w/o QG loss" and "w/o ED loss". What such a module says is not an answer and is not shown as one.

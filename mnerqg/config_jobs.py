@@ -129,7 +129,8 @@ class TagConfig(Section):
     compiled: bool = False
     """Compile the model with torch.compile when an actor starts, which takes minutes the first time on a machine."""
     actors: CountOrRange | None = None
-    """Model actors, or a (min, max) range; null: one a GPU of the cluster, or on CPUs half as many as CPUs."""
+    """Model actors, or a (min, max) range; null: from 1 to one a GPU of the cluster; without GPUs to half as many
+    as CPUs, and 1 on up to 4 CPUs."""
     gpus_per_actor: NonNegativeFloat | None = None
     """null: 1 where the cluster has GPUs, else 0."""
     cpus_per_actor: PositiveFloat | None = None

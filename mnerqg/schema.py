@@ -1,4 +1,4 @@
-"""The records of the project and the Arrow schema of every file it reads or writes (DESIGN §3).
+"""The records of the project and the Arrow schema of every file it reads or writes.
 
 Text offsets are Unicode code points, end exclusive. Box corners are pixels of the upright picture
 (EXIF orientation applied), x to the right, y down, floats, with `x_min < x_max` and `y_min < y_max`.

@@ -160,6 +160,29 @@ def test_the_commands_are_seen() -> None:
     assert programs["ray"] == 4
 
 
+def proofs() -> dict[str, tuple[list[Path], list[str]]]:
+    """Each `pytest` that a page names: its files and folders, and the names that it asks for."""
+    pages = [*PAGES.values(), (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")]
+    found = {}
+    for command in {" ".join(one.split()) for page in pages for one in re.findall(r"`pytest ([^`]+)`", page)}:
+        words = shlex.split(command)
+        names = words[words.index("-k") + 1].split(" or ") if "-k" in words else []
+        found[command] = [ROOT / word for word in words if word.startswith("tests")], names
+    return found
+
+
+PROOFS = dict(sorted(proofs().items()))
+
+
+@pytest.mark.parametrize(("paths", "names"), PROOFS.values(), ids=PROOFS)
+def test_what_is_said_to_be_tested_is(paths: list[Path], names: list[str]) -> None:
+    assert paths
+    files = [file for path in paths for file in ([path] if path.suffix else path.rglob("test_*.py"))]
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    for name in names:
+        assert any(name in text for text in texts), f"none of {', '.join(map(str, paths))} has {name}"
+
+
 def test_links_and_pictures_lead_somewhere() -> None:
     for name, text in PAGES.items():
         folder = ROOT if name == "README.md" else ROOT / "docs"

@@ -1,4 +1,4 @@
-"""How Arrow types of one column fit together over the files of an archive (DESIGN §3 "Archive").
+"""How Arrow types of one column fit together over the files of an archive.
 
 Writers lay the same values out in different ways: pandas writes categories, DuckDB and polars other kinds of text, and
 an hour without a language a column of nulls. Here these are one type; numbers, times and nested values are widened as

@@ -1,4 +1,4 @@
-"""Reading tags back (DESIGN §3 "Tags"): what a run wrote, counted."""
+"""Reading tags back: what a run wrote, counted."""
 
 import re
 from collections import Counter

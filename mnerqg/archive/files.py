@@ -1,4 +1,4 @@
-"""Which files are an archive, and what their folders say of them (DESIGN §3 "Archive")."""
+"""Which files are an archive, and what their folders say of them."""
 
 import re
 import urllib.parse

@@ -1,4 +1,4 @@
-"""What the values of a JSON post become in the columns of an archive (DESIGN §3)."""
+"""What the values of a JSON post become in the columns of an archive."""
 
 import json
 import re

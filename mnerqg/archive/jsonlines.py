@@ -1,4 +1,4 @@
-"""JSON Lines archives: one post a line, and one row for every line, whatever is wrong with it (DESIGN §3).
+"""JSON Lines archives: one post a line, and one row for every line, whatever is wrong with it.
 
 A file is read twice: before the run by `scan`, which counts the posts and finds their keys, and by `read_tables`,
 which makes rows of them. Both see the same lines: those between line feeds that are not blank.

@@ -1,4 +1,4 @@
-"""Posts of an archive that somebody asks for by name: the texts and pictures of a few rows of tags (DESIGN §3)."""
+"""Posts of an archive that somebody asks for by name: the texts and pictures of a few rows of tags."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

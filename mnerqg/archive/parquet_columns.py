@@ -1,4 +1,4 @@
-"""The one type of every used column of a Parquet archive, over all its files (DESIGN §3 "Archive")."""
+"""The one type of every used column of a Parquet archive, over all its files."""
 
 from collections.abc import Callable, Sequence
 

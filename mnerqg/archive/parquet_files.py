@@ -1,4 +1,4 @@
-"""Parquet archives: one row for every row of a file, in columns of one type whatever file they come from (DESIGN §3).
+"""Parquet archives: one row for every row of a file, in columns of one type whatever file they come from.
 
 Only the columns that are used are looked at, before the run (`look_at`) and in it (`read_tables`).
 """

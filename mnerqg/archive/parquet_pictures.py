@@ -1,4 +1,4 @@
-"""Pictures that lie in Parquet themselves: as bytes, as text, or as Hugging Face's structs (DESIGN §3 "Archive")."""
+"""Pictures that lie in Parquet themselves: as bytes, as text, or as Hugging Face's structs."""
 
 from collections.abc import Iterable
 

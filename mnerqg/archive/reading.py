@@ -1,4 +1,4 @@
-"""The archive of posts that is to be tagged (DESIGN §3 "Archive"): its files, rows and columns."""
+"""The archive of posts that is to be tagged: its files, rows and columns."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""The folder of a tagging run: which rows of the archive are done, and when the run is finished (DESIGN §6).
+"""The folder of a tagging run: which rows of the archive are done, and when the run is finished.
 
     tags/            *.parquet and nothing else, so that every reader takes the folder as it is: polars does not skip
                      names that begin with _ or a dot; in Hive folders where the run is partitioned

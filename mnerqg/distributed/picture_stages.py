@@ -1,4 +1,4 @@
-"""The picture stages of bulk tagging: fetch and decode, in Ray Data tasks (DESIGN §6).
+"""The picture stages of bulk tagging: fetch and decode, in Ray Data tasks.
 
 Each maps an Arrow table to an Arrow table with the same rows. Between the stages travel the archive's columns
 and `PICTURES`, a list for every post, whose name keeps it apart from whatever an archive's columns are called.

@@ -1,4 +1,4 @@
-"""What Ray Data reads: the splits of a prepared dataset and the posts of an archive (DESIGN §5, §6).
+"""What Ray Data reads: the splits of a prepared dataset and the posts of an archive.
 
 Both formats of an archive get the column `row_hash`, by which a continued run leaves out what is done.
 """

@@ -1,4 +1,4 @@
-"""Bulk tagging of an archive of posts on Ray Data (DESIGN §6).
+"""Bulk tagging of an archive of posts on Ray Data.
 
     read -> (LeaveOut) -> FetchPictures -> EncodeTexts, DecodePictures (tasks) -> TagPosts (actors)
         -> FinishRows, write_parquet (tasks)

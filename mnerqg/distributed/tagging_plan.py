@@ -1,4 +1,4 @@
-"""What a tagging run is to do, checked before it begins; nothing is written (DESIGN §6).
+"""What a tagging run is to do, checked before it begins; nothing is written.
 
 A cluster is asked for only where much of the archive has to be read through (`sources.work_in_tasks`).
 """

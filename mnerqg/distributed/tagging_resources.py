@@ -1,4 +1,4 @@
-"""What the stages of bulk tagging take of a cluster, and whether it has that (DESIGN §6)."""
+"""What the stages of bulk tagging take of a cluster, and whether it has that."""
 
 from dataclasses import dataclass
 

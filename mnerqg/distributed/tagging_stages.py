@@ -1,4 +1,4 @@
-"""The model stage of bulk tagging: prepared rows to what is found in them, in Ray Data actors (DESIGN §6).
+"""The model stage of bulk tagging: prepared rows to what is found in them, in Ray Data actors.
 
 The driver imports this module only to pass the stage on. torch, seconds of it, is imported by the actors.
 """

@@ -1,4 +1,4 @@
-"""The text stage of bulk tagging: sentences to pieces, in Ray Data tasks (DESIGN §6)."""
+"""The text stage of bulk tagging: sentences to pieces, in Ray Data tasks."""
 
 from functools import cache
 from threading import Lock

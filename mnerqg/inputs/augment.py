@@ -1,4 +1,4 @@
-"""Augmentation of letterboxed training pictures; boxes move alike (DESIGN §4 "Training", chosen)."""
+"""Augmentation of letterboxed training pictures; boxes move alike (chosen)."""
 
 import torch
 from torchvision import tv_tensors

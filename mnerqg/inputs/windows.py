@@ -21,8 +21,8 @@ def merge_windows(
     - An entity that several windows find is there once, with its highest score. One that touches the edge of its
       window may go on behind it: it is left to the neighbour, if that one has all of it. What overlaps then is
       resolved as within a window.
-    - A type's regions are those of the window that is surest of the type's best box: a query is grounded by what the
-      encoder reads beside it.
+    - A type's regions are those of the window that is surest of the type's best box: unless it is read alone, a query
+      is grounded by what the encoder reads beside it.
     - The existence of a type is its highest: the text names one if a part of it does.
 
     Args:

@@ -1,4 +1,4 @@
-"""Which places a URI from a stranger's post may mean, and whether they may be read (DESIGN §6).
+"""Which places a URI from a stranger's post may mean, and whether they may be read.
 
 A URI is read as it is written and then as a browser or curl would: trimmed, percent-decoded, with slashes for
 backslashes. Every reading has to lie under a configured root.

@@ -1,4 +1,4 @@
-"""Pictures whose URIs stand in somebody's posts (DESIGN §6).
+"""Pictures whose URIs stand in somebody's posts.
 
 They are read under the configured roots only, and every failure is a value.
 """

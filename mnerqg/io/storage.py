@@ -1,4 +1,4 @@
-"""The one place that turns a URI into a filesystem, a client or bytes (DESIGN §7).
+"""The one place that turns a URI into a filesystem, a client or bytes.
 
 A URI is a plain local path, `file://` (percent-encoded, as `pathlib.Path.as_uri` writes it) or
 `s3://bucket/key` (the key as it is, nothing decoded). Endpoint, region and credentials come from the ambient

@@ -1,4 +1,4 @@
-"""From what was found to answers: entities with character offsets and boxes in pixels (DESIGN §4 "Decoding").
+"""From what was found to answers: entities with character offsets and boxes in pixels.
 
 Nothing here imports torch.
 """

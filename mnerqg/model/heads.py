@@ -75,10 +75,10 @@ class GroundingHead(nn.Module):
 
     The paper follows FA-VG (Yang et al. 2019). As there, U and q are L2-normalised over channels, boxes are those of
     YOLOv3 with nine anchors, and the most confident one is the answer. FA-VG has more, which the paper does not
-    mention and we do not have: its query is a mean of [CLS] states (here it is eq. 1 of H'), detached from the text
-    encoder, and passes two Linear + BN + ReLU before it is normalised (both are settings of `Grounding` here); the
-    place of each location is concatenated, too; its fusion has three convolutions, its output two; one softmax goes
-    over the confidences of all candidates (here each is a sigmoid, for the BCE of the paper).
+    mention. Its query is detached from the text encoder, and passes two Linear + BN + ReLU before it is normalised:
+    these are settings of `Grounding`. The rest we do not have: its query is a mean of [CLS] states (here it is eq. 1 of
+    H'); the place of each location is concatenated, too; its fusion has three convolutions, its output two; one softmax
+    goes over the confidences of all candidates (here each is a sigmoid, for the BCE of the paper).
     """
 
     def __init__(self, *, width: int, anchors_per_scale: int, scales: int = 3) -> None:

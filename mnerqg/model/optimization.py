@@ -1,4 +1,4 @@
-"""AdamW with a learning rate for each part, warm-up and linear decay (DESIGN §4 "Training")."""
+"""AdamW with a learning rate for each part, warm-up and linear decay."""
 
 import torch
 from torch import nn

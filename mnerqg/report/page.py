@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs no network and runs no script but its own (DESIGN §2).
+"""The page: one HTML file that needs no network and runs no script but its own.
 
 What posts say is data. In the HTML it is escaped by Jinja; for the script it is JSON in which no `<` stands; the script
 makes text nodes of it. Should any of it become markup all the same, the Content-Security-Policy allows no script, style

@@ -93,7 +93,8 @@ TABLES = {
         PaperTable(
             "table3",
             "Table 3. Ablation",
-            f"{_WEAK}. Without a loss its module is there and learns nothing from it; in the last row, which is ours "
+            f"{_WEAK}. Without a loss its module is there and learns nothing from it, and without the grounding's the "
+            "existence is not told how sure that is; in the last row, which is ours "
             "and not the paper's, the grounding module is gone as well.",
             (
                 Row("MNER-QG", "weak"),
