@@ -52,8 +52,12 @@ def connect(*, dashboard: bool = False) -> None:
         log_to_driver=_manner.workers_speak or not _manner.hushed,
         include_dashboard=dashboard,
     )
+    context = ray.data.DataContext.get_current()
     # Bars of every stage, or tables where there is no terminal.
-    ray.data.DataContext.get_current().enable_progress_bars = not _manner.hushed
+    context.enable_progress_bars = not _manner.hushed
+    if _manner.hushed:
+        # It would warn every 30 s of actors that take more memory than Ray reserves, as each with a model does.
+        context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
 
 
 def hush(*, workers_speak: bool = True) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import ray
+import ray.data
 from ray.exceptions import ActorDiedError
 
+from mnerqg.distributed import session
 from mnerqg.distributed.failures import first_cause
 from mnerqg.distributed.session import Causes, _Briefly, _is_worth_a_line, connect
 
@@ -95,3 +97,17 @@ def test_a_cluster_of_its_own_has_the_dashboard_where_ray_train_asks_it(
     connect()
     connect(dashboard=True)
     assert asked == [False, True]
+
+
+@pytest.mark.parametrize("hushed", [True, False])
+def test_memory_of_which_nobody_can_reserve_more_is_no_warning(
+    hushed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(session._manner, "hushed", hushed)
+    context = ray.data.DataContext()
+    with ray.data.DataContext.current(context):
+        connect()
+        every_s = context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s
+    assert (every_s == -1) is hushed
