@@ -9,8 +9,7 @@ from mnerqg.model.attention import CrossAttention, LabelAttention, SingleQueryAt
 class CrossModality(nn.Module):
     """Multi-scale cross-modality interaction: H_i = Attention(H', U_i, U_i), H_a = mean, H_u = H' + FFN([H_a; H']).
 
-    The residual and the zero start of the FFN's last layer are chosen: training begins
-    from the text alone.
+    The residual and the zero start of the FFN's last layer are chosen: training begins from the text alone.
     """
 
     def __init__(self, *, width: int, heads: int, scales: int = 3) -> None:

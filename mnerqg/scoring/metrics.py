@@ -103,8 +103,8 @@ class Counts:
         """P, R, F1 over all types and F1 a type, Accu@0.5, Accu@0.75, mean IoU, GMNER F1, all in [0, 1].
 
         GMNER asks of an entity that its region, the best one of its type, hits one of the gold boxes or that there is
-        neither. In `gmner_all_f1` each region of its type makes a triple of its own, and so does each
-        gold box: there several regions can gain, and lose, something.
+        neither. In `gmner_all_f1` each region of its type makes a triple of its own, and so does each gold box: there
+        several regions can gain, and lose, something.
         """
         total = self.values.sum(0)
         precision, recall, f1 = _precision_recall_f1(*total[:3])
