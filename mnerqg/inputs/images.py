@@ -8,6 +8,7 @@ picture, `_canvas` in the letterbox.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,11 +167,16 @@ def _stored(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def _paste(image: Image.Image, place: Letterbox) -> Pixels:
-    padding = np.rint(CANVAS_PADDING_RGB).astype(np.uint8)
-    canvas = np.empty((place.side, place.side, 3), np.uint8)
-    canvas[:] = padding
+    canvas = _blank_canvas(place.side).copy()
     top, left = place.offset_y, place.offset_x
     canvas[top : top + image.height, left : left + image.width] = np.asarray(image)
+    return canvas
+
+
+@lru_cache(maxsize=1)  # to fill one takes three times as long as to copy it
+def _blank_canvas(side: int) -> Pixels:
+    canvas = np.empty((side, side, 3), np.uint8)
+    canvas[:] = np.rint(CANVAS_PADDING_RGB)
     return canvas
 
 
