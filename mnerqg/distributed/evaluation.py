@@ -36,6 +36,7 @@ PER_POST_SCHEMA = pa.schema(
 )
 """Counts of what was scored, one row for every post and type; their sums give the scores."""
 
+_BATCHES_A_BLOCK = 4  # that an actor is given at once [chosen]
 _GROUNDING = ("accuracy_50", "accuracy_75", "mean_iou")
 _GMNER = ("gmner_f1", "gmner_all_f1")
 _ENTITIES = ("precision", "recall", "f1")
@@ -72,10 +73,7 @@ def evaluate(
             f"write a dataset that has them: jobs/label.py --data {data}"
         )
     connect()
-    dataset = read_split(data, split)
-    # Else other posts would share a batch in every run.
-    dataset.context.execution_options.preserve_order = True
-    scored = dataset.map_batches(
+    scored = _split_in_blocks(data, split, _BATCHES_A_BLOCK * config.batch_posts).map_batches(
         _Scorer,
         fn_constructor_args=(model, config, files_of_model.queries, tuple(pictures)),
         batch_format="pyarrow",
@@ -100,6 +98,17 @@ def evaluate(
         found = answered(total.scores(), files_of_model.config)
         others[name] = {key: found[key] for key in (*_ENTITIES, *(f"f1_{kind}" for kind in types))}
     return {**facts, "types": types, **scores, **others}, per_post_table(posts)
+
+
+def _split_in_blocks(data: str, split: str, rows: int) -> ray.data.Dataset:
+    """The rows of a split, so many in each block.
+
+    As they are read, thousands of posts are one block, which a single actor would score while the others wait.
+    """
+    dataset = read_split(data, split)
+    # Else other posts would share a batch in every run.
+    dataset.context.execution_options.preserve_order = True
+    return dataset.repartition(target_num_rows_per_block=rows, strict=True)
 
 
 def answered(scores: dict[str, float], config: Config) -> dict[str, float | None]:

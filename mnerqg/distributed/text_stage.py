@@ -1,6 +1,5 @@
 """The text stage of bulk tagging: sentences to pieces, in Ray Data tasks."""
 
-from functools import cache
 from threading import Lock
 
 import pyarrow as pa
@@ -10,7 +9,7 @@ from mnerqg.archive.jsonlines import LINE_ERROR
 from mnerqg.archive.reading import text_values
 from mnerqg.config_jobs import ColumnsConfig
 from mnerqg.inputs.prepared import ROW_ERROR, TEXTS, texts_to_arrow
-from mnerqg.inputs.text import EncodedText, TextEncoder, TextEncoderSource
+from mnerqg.inputs.text import EncodedText, TextEncoder, TextEncoderSource, shared_text_encoder
 
 _BROKEN = "the text is not valid UTF-8"
 
@@ -32,7 +31,7 @@ class EncodeTexts:
     def __call__(self, rows: pa.Table) -> pa.Table:
         texts, broken = text_values(rows[self._columns.text])
         with _ONE_AT_A_TIME:
-            encoder = _made(self._source)
+            encoder = shared_text_encoder(self._source)
             read = [self._read(encoder, text or "") for text in texts]
         lines = rows[LINE_ERROR].to_pylist() if LINE_ERROR in rows.column_names else [None] * rows.num_rows
         errors = [
@@ -53,9 +52,3 @@ class EncodeTexts:
 # Where Ray fuses this stage into the model's actor, two of its threads call it at the same time. Tokenizers are for one
 # thread each.
 _ONE_AT_A_TIME = Lock()
-
-
-@cache
-def _made(source: TextEncoderSource) -> TextEncoder:
-    """Once a process, whose tasks are many."""
-    return source.make()

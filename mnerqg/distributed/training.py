@@ -33,13 +33,14 @@ from mnerqg.distributed.sources import read_split
 from mnerqg.distributed.train_worker import TrainingJob, best_measures, scores_in, train_worker
 from mnerqg.errors import ConfigError, ModelError, RunError
 from mnerqg.inputs.annotations import choose_annotations
-from mnerqg.inputs.text import load_text_encoder
+from mnerqg.inputs.text import TextEncoderSource, load_text_encoder
 from mnerqg.io import storage
 from mnerqg.io.run_folder import RunFolder
 from mnerqg.model.build import build_pretrained, try_out
 from mnerqg.model.files import BEST_FOLDER, MANIFEST_FILE, check_model, is_model
 from mnerqg.queries import EntityQuery, dump_queries, load_queries
 
+_BLOCK_POSTS = 128  # that one task decodes, about a second of work [chosen]
 # What decides the shapes of the weights, beside the encoder.
 _SHAPE = (
     *("backbone", "pyramid_width", "pyramid_depth", "width", "heads", "match_hidden"),
@@ -96,7 +97,7 @@ def train(config: Config, data: str, output: str) -> dict[str, float]:
         if not _is_finished(output):  # by a job that held the lock until now
             job = TrainingJob(dump_config(config), dump_queries(queries), data, output, posts)
             try:
-                _trainer(config, queries, job, _run_name(asked)).fit()
+                _trainer(config, text_encoder.source, job, _run_name(asked)).fit()
             except ray.train.TrainingFailedError as error:
                 raise RunError(
                     f"training failed: {_reason(error)}; the same command resumes from the last checkpoint"
@@ -204,7 +205,7 @@ def _check_cluster(settings: TrainConfig) -> None:
 
 
 def _trainer(
-    config: Config, queries: tuple[EntityQuery, ...], job: TrainingJob, name: str
+    config: Config, source: TextEncoderSource, job: TrainingJob, name: str
 ) -> ray.train.torch.TorchTrainer:
     settings = config.train
     filesystem, path = storage.filesystem(job.output)
@@ -229,13 +230,13 @@ def _trainer(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
         # Called whenever workers start.
-        datasets={"train": partial(_train_dataset, config, queries, job, name)},
+        datasets={"train": partial(_train_dataset, config, source, job, name)},
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=in_order),
     )
 
 
 def _train_dataset(
-    config: Config, queries: tuple[EntityQuery, ...], job: TrainingJob, name: str
+    config: Config, source: TextEncoderSource, job: TrainingJob, name: str
 ) -> ray.data.Dataset:
     """Shuffled, augmented, tokenised examples; another order and other augmentations each epoch and each start."""
     dataset = read_split(job.data, "train")
@@ -246,8 +247,10 @@ def _train_dataset(
     seed = ray.data.RandomSeedConfig(
         seed=_order_seed(config.train, storage.join(job.output, name)), reseed_after_execution=True
     )
-    return dataset.random_shuffle(seed=seed).map_batches(
-        EncodePosts(config, queries), batch_format="pyarrow", batch_size=32, zero_copy_batch=True
+    # As they are read, thousands of posts are one block, whose pictures a single CPU would decode while GPUs wait.
+    posts = dataset.random_shuffle(seed=seed).repartition(target_num_rows_per_block=_BLOCK_POSTS, strict=True)
+    return posts.map_batches(
+        EncodePosts(config, source), batch_format="pyarrow", batch_size=32, zero_copy_batch=True
     )
 
 

@@ -7,7 +7,7 @@ pairs (`inputs.pairs`). Offsets are code points of the original text.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,11 @@ class TextEncoder:
         """What the encoder reads around a sentence; see `PairTemplate.frame`."""
         return self._template.frame(query, sentence=sentence)
 
+    @property
+    def source(self) -> "TextEncoderSource":
+        """What it is made of, to be sent to tasks."""
+        return TextEncoderSource(self._backend.to_str(), self.queries, self.max_length)
+
     def save(self, directory: Path) -> None:
         """Write the tokenizer files."""
         self._tokenizer.save_pretrained(directory)
@@ -289,7 +294,7 @@ def load_tokenizer(name: str) -> Any:
 
 @dataclass(frozen=True)
 class TextEncoderSource:
-    """All that a text encoder of a model directory is made of, small enough to send to every task.
+    """All that a text encoder is made of, small enough to send to every task.
 
     tokenizer: the text of its tokenizer.json. queries, max_length: see `TextEncoder`.
     """
@@ -304,6 +309,12 @@ class TextEncoderSource:
         return TextEncoder(
             tokenizer=Tokenizer.from_str(self.tokenizer), queries=self.queries, max_length=self.max_length
         )
+
+
+@cache
+def shared_text_encoder(source: TextEncoderSource) -> TextEncoder:
+    """That of this process, whose tasks are many; for one thread at a time, as its tokenizer is."""
+    return source.make()
 
 
 def _within(tokenizer: Any) -> Tokenizer:

@@ -1,14 +1,23 @@
 """What is made of the counts of scored posts; that each post is scored once stands in tests/jobs/test_evaluate.py."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from mnerqg.config import Config
-from mnerqg.distributed.evaluation import PER_POST_SCHEMA, answered, per_post_table, write_per_post
+from mnerqg.datasets.prepared import write_split
+from mnerqg.distributed.evaluation import (
+    PER_POST_SCHEMA,
+    _split_in_blocks,
+    answered,
+    per_post_table,
+    write_per_post,
+)
 from mnerqg.schema import Box, Entity, Post, Region, Span
 from mnerqg.scoring.metrics import MICRO, Counts
 
@@ -62,6 +71,18 @@ def test_no_posts_are_a_table_too(tmp_path: object) -> None:
     assert per_post_table([]).schema == PER_POST_SCHEMA
     write_per_post(f"{tmp_path}/posts.parquet", per_post_table([]))
     assert pq.read_schema(f"{tmp_path}/posts.parquet") == PER_POST_SCHEMA
+
+
+def test_the_posts_of_one_file_are_blocks_for_several_actors_in_their_order(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    posts = [Post(str(number), f"post {number}") for number in range(20)]
+    write_split(posts, str(tmp_path / "valid"), rows_per_file=20)
+    blocks = ray.get(_split_in_blocks(str(tmp_path), "valid", 8).to_arrow_refs())
+    assert [block.num_rows for block in blocks] == [8, 8, 4]
+    assert [name for block in blocks for name in block["post_id"].to_pylist()] == [
+        post.post_id for post in posts
+    ]
 
 
 @pytest.mark.parametrize(

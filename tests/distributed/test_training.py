@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnerqg.config import Config, TrainConfig
 from mnerqg.config_files import dump_config, load_config
 from mnerqg.datasets.prepared import read_posts, write_split
 from mnerqg.distributed.train_worker import TrainingJob
-from mnerqg.distributed.training import _order_seed, _trainer, check_boxes, train
+from mnerqg.distributed.training import _order_seed, _train_dataset, _trainer, check_boxes, train
 from mnerqg.errors import ConfigError, DataError, ModelError, RunError, StorageError
 from mnerqg.inputs.examples import table_to_examples
 from mnerqg.inputs.text import load_text_encoder
@@ -94,7 +95,8 @@ def test_max_posts_are_the_first_ones_in_another_order_after_each_start(
     config = _config(recipe, "--train.max_posts=40", "--augment.drop_picture=0")
     queries = load_queries(config.queries)
     job = TrainingJob(dump_config(config), dump_queries(queries), str(tmp_path), str(tmp_path / "run"), 40)
-    trainer = _trainer(config, queries, job, "checkpoints")
+    encoder = load_text_encoder(config.model, queries)
+    trainer = _trainer(config, encoder.source, job, "checkpoints")
     side = config.model.image_side
 
     def order() -> list[list[int]]:
@@ -107,7 +109,6 @@ def test_max_posts_are_the_first_ones_in_another_order_after_each_start(
         return [example.text.token_ids for batch in batches for example in table_to_examples(batch, side)]
 
     found = order()
-    encoder = load_text_encoder(config.model, queries)
     assert sorted(found) == sorted(encoder.encode(post.text or "").token_ids for post in posts[:40])
     assert order() == found
     checkpoint = tmp_path / "run" / "checkpoints" / "epoch_001"
@@ -116,6 +117,20 @@ def test_max_posts_are_the_first_ones_in_another_order_after_each_start(
     resumed = order()  # before, it was the first epoch's again
     assert resumed != found
     assert sorted(resumed) == sorted(found)
+
+
+def test_the_posts_of_one_file_are_decoded_by_several_tasks(
+    ray_cluster: None, recipe: Path, tmp_path: Path
+) -> None:
+    """Ray by itself makes one block of them, for one task, whose CPU alone would feed the GPUs."""
+    posts = [Post(str(number), f"post {number:03}") for number in range(300)]
+    write_split(posts, str(tmp_path / "train"), rows_per_file=300)
+    config = _config(recipe)
+    queries = load_queries(config.queries)
+    job = TrainingJob(dump_config(config), dump_queries(queries), str(tmp_path), str(tmp_path / "run"), 300)
+    dataset = _train_dataset(config, load_text_encoder(config.model, queries).source, job, "checkpoints")
+    blocks = ray.get(dataset.to_arrow_refs())
+    assert sorted(block.num_rows for block in blocks) == [44, 128, 128]
 
 
 @pytest.mark.slow
