@@ -1,8 +1,10 @@
-"""The memory of a Ray session's processes on this machine, looked at in /proc while something runs."""
+"""The memory of a Ray session's processes, and the machine's CPUs, looked at in /proc while something runs."""
 
 import os
 import re
 import threading
+import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -43,23 +45,49 @@ class Memory:
             setattr(self, kind, max(getattr(self, kind), _anonymous_mib(pid)))
 
 
+class Cpus:
+    """How busy this machine's CPUs are, whoever uses them."""
+
+    def __init__(self) -> None:
+        self._looks: list[tuple[float, int, int]] = []
+
+    def look(self) -> None:
+        """Note how long they have worked and been idle since the machine's start."""
+        line = Path("/proc/stat").read_text(encoding="utf-8").partition("\n")[0]
+        # user, nice, system, idle, waiting for disks, two kinds of interrupts; those of guests are in the first two.
+        ticks = [int(value) for value in line.split()[1:8]]
+        self._looks.append((time.time(), sum(ticks) - ticks[3] - ticks[4], sum(ticks)))
+
+    def busy(self, since: float, until: float) -> float | None:
+        """The share of their time in which they worked between two times of the clock, from the look before the first
+        to the one behind the second; None where there was only one."""
+        times = [look[0] for look in self._looks]
+        first = max(bisect_right(times, since) - 1, 0)
+        last = min(bisect_left(times, until), len(times) - 1)
+        (_, busy, ticks), (_, busy_then, ticks_then) = self._looks[first], self._looks[last]
+        return None if ticks_then == ticks else (busy_then - busy) / (ticks_then - ticks)
+
+
 @contextmanager
-def watched_memory(raylets: set[int]) -> Iterator[Memory]:
-    """Look at this process and the children of `raylets` (process ids) until the `with` block ends."""
-    memory, ended = Memory(), threading.Event()
+def watched(raylets: set[int]) -> Iterator[tuple[Memory, Cpus]]:
+    """Look at this process, the children of `raylets` (process ids) and the CPUs until the `with` block ends."""
+    memory, cpus, ended = Memory(), Cpus(), threading.Event()
 
     def look() -> None:
+        cpus.look()
         while not ended.wait(_SECONDS_BETWEEN_LOOKS):
             memory.look(raylets)
+            cpus.look()
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        yield memory
+        yield memory, cpus
     finally:
         ended.set()
         thread.join()
         memory.look(raylets)
+        cpus.look()
 
 
 def _children(parents: set[int]) -> Iterator[int]:

@@ -30,6 +30,7 @@ def tag(figures: Figures) -> str:
             format_table([["posts a second", *_HEAD, "device busy"], *rows]),
             f"the job once it runs, to pairwise: {figures['ratio_to_pairwise']}; to the bare network: "
             f"{figures['ratio_to_bare']}",
+            f"this machine's CPUs meanwhile: {_share(figures['cpus_busy'])} busy",
             f"MiB of a process at most: {memory}; spilled bytes: {figures['spilled_bytes']:,}",
         ]
     )

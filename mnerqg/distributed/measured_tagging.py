@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from mnerqg.benchmark.processes import watched_memory
+from mnerqg.benchmark.processes import watched
 from mnerqg.benchmark.rounds import Round, Work
 from mnerqg.config_jobs import TagConfig
 from mnerqg.distributed.measured_session import (
@@ -81,14 +81,15 @@ def tag_once(
 
     Returns:
         `posts`, `seconds` from the planning to the manifest, the pace from the first model's first batch to the end,
-        `steady_posts_per_second`, and that of `pace_together`. `failures`: what must not happen.
+        `steady_posts_per_second`, and that of `pace_together`; `cpus_busy`, the share of their time in which this
+        machine's CPUs worked meanwhile. `failures`: what must not happen.
 
     Raises:
         MnerqgError: model, archive or cluster are not as they should be; a run that fails on the way is a failure.
     """
     folder = Path(mkdtemp(prefix="tags-", dir=beside))
     try:
-        with open_book() as book, watched_memory(raylets_here()) as memory:
+        with open_book() as book, watched(raylets_here()) as (memory, cpus):
             before = session_faults()
             started = time.time()
             plan = plan_tagging(config, model, archive, str(folder / "out"))
@@ -115,6 +116,7 @@ def tag_once(
             "together_posts_per_second": pace_together(work),
             "first_batch_after_s": None if began is None else began - started,
             "device_busy": device_busy(work),
+            "cpus_busy": None if began is None else cpus.busy(began, ended),
             "model_busy": manifest.get("model_busy"),
             "model_actors": len({actor for actor, _ in work}),
             "batches": len(work),

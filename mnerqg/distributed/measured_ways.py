@@ -79,6 +79,7 @@ def measure(
         "ratio_to_pairwise": ratio(steady, pace["pairwise"]),
         "ratio_to_bare": ratio(steady, pace["bare"]),
         "device_busy": {name: spread_of(done, "device_busy") for name, done in measured.items()},
+        "cpus_busy": spread_of(jobs, "cpus_busy"),
         "memory": {name: max(one["memory"][name] for one in jobs) for name in jobs[0]["memory"]},
         "spilled_bytes": sum(one["spilled_bytes"] for one in jobs),
         "first_batch_after_s": spread_of(jobs, "first_batch_after_s"),

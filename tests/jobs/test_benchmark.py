@@ -99,6 +99,7 @@ def test_tag(tiny_model: Path, tmp_path: Path) -> None:
     }
     assert all(set(figures) == SPREAD for figures in record["posts_per_second"].values())
     assert all(0 < figures["median"] <= 1 for figures in record["device_busy"].values())
+    assert 0 < record["cpus_busy"]["median"] <= 1
     assert record["ratio_to_pairwise"] > 0
     assert record["ratio_to_bare"] > 0
     assert record["spilled_bytes"] == 0
