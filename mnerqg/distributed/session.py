@@ -23,6 +23,10 @@ _DATA_ACTOR = "SplitCoordinator"
 # What C++ says of the level that we ask of it.
 _LEVEL_IS_SET = "Set ray log level from environment variable"
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
+IDLE_WORKERS = ("RAY_num_workers_soft_limit", "64")
+"""So many workers of a node stay where nothing is to be done for a second. Ray keeps one a CPU, but tasks that wait for
+pictures take half a CPU each: again and again it ended some and started others, whose imports took an eighth of two
+CPUs [measured]. Nodes read it when they start; those of a cluster have it from cluster/Dockerfile."""
 # That a new local cluster asks for a token, which is Ray's default; and what we ask of Ray Data.
 _MATTERS_OF_COURSE = ("Token authentication is enabled", "Progress bars disabled")
 
@@ -47,6 +51,7 @@ def connect(*, dashboard: bool = False) -> None:
     """
     if ray.is_initialized():
         return
+    os.environ.setdefault(*IDLE_WORKERS)
     ray.init(
         logging_level=logging.WARNING if _manner.hushed else logging.INFO,
         log_to_driver=_manner.workers_speak or not _manner.hushed,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mnerqg.distributed.session import IDLE_WORKERS
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "cluster" / "Dockerfile"
 
@@ -35,6 +37,10 @@ def test_a_typo_is_caught(line: str, typo: str) -> None:
     text = DOCKERFILE.read_text()
     assert line in text
     assert lint(text.replace(line, typo)).returncode != 0
+
+
+def test_nodes_of_a_cluster_keep_idle_workers_as_one_machine_does() -> None:
+    assert "=".join(IDLE_WORKERS) in DOCKERFILE.read_text()
 
 
 def test_what_is_copied_is_there_and_not_ignored() -> None:

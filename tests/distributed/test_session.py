@@ -1,7 +1,10 @@
 """What of Ray's words comes into the log of a job."""
 
 import logging
+import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from ray.exceptions import ActorDiedError
 
 from mnerqg.distributed import session
 from mnerqg.distributed.failures import first_cause
-from mnerqg.distributed.session import Causes, _Briefly, _is_worth_a_line, connect
+from mnerqg.distributed.session import IDLE_WORKERS, Causes, _Briefly, _is_worth_a_line, connect
 
 TRACEBACK = """Task MapWorker.get_location failed. It will be retried. Error: Traceback (most recent call last):
 
@@ -97,6 +100,40 @@ def test_a_cluster_of_its_own_has_the_dashboard_where_ray_train_asks_it(
     connect()
     connect(dashboard=True)
     assert asked == [False, True]
+
+
+def test_workers_that_are_idle_for_a_while_are_kept(tmp_path: Path) -> None:
+    """Ray by itself ends those beyond one a CPU, and has others import everything again."""
+    script = """
+import os, pathlib, sys, time, ray
+from mnerqg.distributed.session import connect, hush
+hush()
+connect()
+cpus = ray.cluster_resources()["CPU"]
+workers = int(cpus) + 4
+folder = pathlib.Path(sys.argv[1])
+@ray.remote(num_cpus=cpus / workers / 2)
+def at_once():
+    pid = os.getpid()
+    (folder / str(pid)).touch()
+    while len(list(folder.iterdir())) < workers:
+        time.sleep(0.1)
+    return pid
+pids = ray.get([at_once.remote() for _ in range(workers)], timeout=90)
+time.sleep(4)
+print(workers, sum(pathlib.Path("/proc", str(pid)).exists() for pid in pids))
+"""
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    environment.pop(IDLE_WORKERS[0], None)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    workers, kept = done.stdout.split() or ("none", done.stderr)
+    assert kept == workers
 
 
 @pytest.mark.parametrize("hushed", [True, False])
