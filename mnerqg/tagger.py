@@ -20,8 +20,9 @@ from mnerqg.inputs.sentences import Sentences, Shown
 from mnerqg.inputs.text import TextEncoder, first_line
 from mnerqg.inputs.windows import merge_windows
 from mnerqg.model.build import Network
-from mnerqg.model.checkpoint import ModelDirectory, load_model
+from mnerqg.model.checkpoint import read_model
 from mnerqg.model.decode import Decoder, Seen
+from mnerqg.model.files import ModelFiles, check_model
 from mnerqg.model.finder import Finder
 from mnerqg.model.found import Found
 from mnerqg.model.inference import compile_parts, ready_to_answer
@@ -103,13 +104,27 @@ class Tagger:
                 device where torch sees none, or it cannot be compiled.
             StorageError: the URI cannot be read.
         """
+        files = check_model(os.fspath(uri), None if queries is None else tuple(queries))
+        return cls.of(files, device, windows=windows, precision=precision, compiled=compiled)
+
+    @classmethod
+    def of(
+        cls,
+        files: ModelFiles,
+        device: torch.device | str | None = None,
+        *,
+        windows: int = 1,
+        precision: Precision | None = None,
+        compiled: bool = False,
+    ) -> Self:
+        """As `load`, of a model directory that has been checked."""
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ModelError(
                 f"the model is to run on {device}, but torch sees no GPU; give the container NVIDIA's runtime and "
                 "NVIDIA_VISIBLE_DEVICES=all, or ask for no GPU (--gpus_per_actor 0)"
             )
-        directory: ModelDirectory = load_model(os.fspath(uri), None if queries is None else tuple(queries))
+        directory = read_model(files)
         return cls(
             model=directory.model,
             text_encoder=directory.text_encoder,

@@ -1,3 +1,4 @@
+import shutil
 import time
 from dataclasses import replace
 from io import BytesIO
@@ -13,6 +14,7 @@ from mnerqg.config import LossConfig
 from mnerqg.errors import ModelError
 from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.posts import PreparedPost, prepare_post
+from mnerqg.model.files import WEIGHTS_FILE
 from mnerqg.model.precision import multiplies_bf16
 from mnerqg.schema import Box, Post, Span, TaggedPost
 from mnerqg.tagger import Tagger
@@ -258,6 +260,18 @@ def test_a_model_that_cannot_be_compiled_says_so(tiny_model: Path, monkeypatch: 
     monkeypatch.setattr(mnerqg.tagger, "compile_parts", without_compiler)
     with pytest.raises(ModelError, match=r"cannot be compiled here: .*C compiler; leave compiled at false"):
         Tagger.load(tiny_model, device="cpu", compiled=True)
+
+
+def test_a_model_may_be_written_over_once_it_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    """In place, as `cp` does it: its weights are mapped from the file while it is loaded."""
+    copy = tmp_path / "model"
+    shutil.copytree(tiny_model, copy)
+    tagger, post = Tagger.load(copy, device="cpu"), Post("1", "Ada in Oslo", photo())
+    before = Tagger.load(copy, device="cpu").tag([post])
+    weights = copy / WEIGHTS_FILE
+    with weights.open("r+b") as file:
+        file.write(b"\xff" * weights.stat().st_size)
+    assert tagger.tag([post]) == before
 
 
 @pytest.mark.parametrize("training", [True, False])

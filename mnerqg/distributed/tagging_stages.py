@@ -6,6 +6,7 @@ The driver imports this module only to pass the stage on. torch, seconds of it, 
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -23,6 +24,7 @@ from mnerqg.inputs.ahead import Lanes
 from mnerqg.inputs.prepared import PICTURES, ROW_ERROR, Views, has_error, without_pixels
 from mnerqg.inputs.sentences import IntArray, Sentences
 from mnerqg.model.batch_size import best_batch_size
+from mnerqg.model.files import check_model
 from mnerqg.model.found import FOUND, Found
 from mnerqg.queries import EntityQuery
 
@@ -239,20 +241,23 @@ def _wake_gpu() -> None:
 
 def load(settings: ModelSettings, windows: int = 1) -> "Tagger":
     """The tagger of an actor, which is given windows ready made; `windows` is for who gives it whole texts."""
-    # Imported here: the other workers do without, as does a tagger of another kind.
-    import torch
-
     on_cpu = settings.device == "cpu"
-    if not on_cpu:
-        Thread(target=_wake_gpu, daemon=True).start()
+    with ThreadPoolExecutor(1) as beside:
+        # All of the weights are read for it, as they are for the network: while Python imports.
+        checked = beside.submit(check_model, settings.model, settings.queries)
 
-    from mnerqg.tagger import Tagger
+        # Imported here: the other workers do without, as does a tagger of another kind.
+        import torch
+
+        if not on_cpu:
+            Thread(target=_wake_gpu, daemon=True).start()
+
+        from mnerqg.tagger import Tagger
 
     torch.set_num_threads(1 if on_cpu else settings.threads)
-    tagger = Tagger.load(
-        settings.model,
+    tagger = Tagger.of(
+        checked.result(),
         device=settings.device,
-        queries=settings.queries,
         windows=windows,
         precision=settings.precision,
         compiled=settings.compiled,

@@ -23,6 +23,7 @@ from mnerqg.model.files import (
     METRICS_FILE,
     QUERIES_FILE,
     WEIGHTS_FILE,
+    ModelFiles,
     check_model,
     digest,
 )
@@ -72,26 +73,37 @@ def load_model(uri: str, queries: tuple[EntityQuery, ...] | None = None) -> Mode
         ModelError: a file missing or damaged, another format version, or queries that it cannot be asked.
         StorageError: the URI cannot be read.
     """
-    files = check_model(uri, queries)
+    return read_model(check_model(uri, queries))
+
+
+def read_model(files: ModelFiles) -> ModelDirectory:
+    """Load a model directory that has been checked.
+
+    Its weights are mapped from their file and read when they are needed: who keeps the model, and the file may be
+    written over meanwhile, copies them.
+
+    Raises:
+        ModelError: weights or encoder are not those of the configuration.
+    """
     text_encoder = TextEncoder(
         tokenizer=load_tokenizer(str(files.directory / ENCODER_FOLDER)),
         queries=files.queries,
         max_length=files.config.model.max_length,
     )
     model = build_empty(files.config.model, files.directory / ENCODER_FOLDER, len(files.queries))
-    load_weights(model, files.directory / WEIGHTS_FILE)
+    load_weights(model, files.directory / WEIGHTS_FILE, mapped=True)
     return ModelDirectory(model.eval(), text_encoder, files.config, files.model_id)
 
 
-def load_weights(model: Network, path: Path) -> None:
-    """Fill a model from a safetensors file.
+def load_weights(model: Network, path: Path, *, mapped: bool = False) -> None:
+    """Fill a model from a safetensors file; `mapped`: with the tensors of the file itself in the place of copies.
 
     Raises:
         ModelError: damaged, or tensors missing, left over or of another shape.
     """
     try:
         weights = safetensors.torch.load_file(path)
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=mapped)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise ModelError(f"{path.name} does not hold this model's weights: {one_line(error)}") from None
 

@@ -125,9 +125,13 @@ class GroundingHead(nn.Module):
             assert norm.running_mean is not None
             assert norm.running_var is not None
             factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-            self.visual[scale].weight.mul_(factor[:, None, None, None])  # type: ignore[operator]
-            self.textual[scale].weight.mul_(factor[:, None])  # type: ignore[operator]
-            self.textual[scale].bias = nn.Parameter(norm.bias - norm.running_mean * factor)
+            for layers in (self.visual, self.textual):
+                weight: Tensor = layers[scale].weight  # type: ignore[assignment]
+                factors = factor.reshape(-1, *[1] * (weight.ndim - 1))
+                layers[scale].weight = nn.Parameter(weight * factors, requires_grad=False)
+            self.textual[scale].bias = nn.Parameter(
+                norm.bias - norm.running_mean * factor, requires_grad=False
+            )
             self.norms[scale] = nn.Identity()
 
     def takes_kernel(self, most: int) -> bool:

@@ -7,6 +7,7 @@ the type in which the device multiplies; autocast would cast them in every call.
 import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 import torch
@@ -53,18 +54,21 @@ def ready_to_answer(
         compiled: whether it is to be compiled; torch's compiler packs weights by itself.
     """
     # On the CPU: a GPU multiplies float32 so that what is folded would not seem to say the same.
-    ready = deepcopy(network).to("cpu").eval().requires_grad_(False)
+    ready = _with_same_weights(network).to("cpu").eval()
     packs = device.type == "cpu" and dtype == torch.float32 and not compiled and can_pack()
     if isinstance(ready, MNERQG):
         if ready.visual is not None:
             ready.visual = _with_folded_norms(ready.visual)
             if device.type == "cpu":
                 _pad_within_convolutions(ready.visual)
-            if packs:
-                ready.visual = _with_fused_activations(ready.visual)
         if ready.grounding is not None:
             ready.grounding.head.fold_norms()
             ready.grounding.head.kernel = None  # of a network that was made ready before
+    if device.type == "cpu":
+        _copy_shared(ready, network)
+    if isinstance(ready, MNERQG):
+        if packs and ready.visual is not None:
+            ready.visual = _with_fused_activations(ready.visual)
         if device.type == "cuda" and not compiled:
             _take_kernels(ready, device)
     if device.type == "cuda":
@@ -77,6 +81,28 @@ def ready_to_answer(
     if packs:
         pack(ready)
     return ready
+
+
+def _with_same_weights(network: N) -> N:
+    """A copy that does not learn. Its parts are its own, but their values lie where the network's do: what is to be
+    changed of them has to be replaced."""
+    copies: dict[int, Any] = {id(buffer): buffer for buffer in network.buffers()}
+    for parameter in network.parameters():
+        copies[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return deepcopy(network, copies)
+
+
+def _copy_shared(ready: nn.Module, network: nn.Module) -> None:
+    """Give `ready` values of its own where it has the network's still."""
+    tensors = chain(network.parameters(), network.buffers())
+    shared = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    for part in ready.modules():
+        for parameter in part.parameters(recurse=False):
+            if parameter.untyped_storage().data_ptr() in shared:
+                parameter.data = parameter.data.clone()
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            if buffer.untyped_storage().data_ptr() in shared:
+                part._buffers[name] = buffer.clone()
 
 
 def compile_parts(network: Network, **options: Any) -> None:
@@ -247,7 +273,7 @@ def _with_joined(
         kinds: of the parts.
         join: is given the network, and the names of the part and of its layer.
     """
-    joined = deepcopy(network)
+    joined = _with_same_weights(network)
     try:
         pairs, expected = _pairs(joined, lambda: run(joined), layers, kinds)
         for part, layer in pairs.items():

@@ -1,5 +1,6 @@
 from copy import deepcopy
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,25 @@ def test_answers_are_those_of_the_network_itself(name: str, odd: str) -> None:
     )
     np.testing.assert_array_equal(one.spans, other.spans)
     np.testing.assert_array_equal(one.boxes, other.boxes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_network_that_is_ready_keeps_nothing_of_the_other(name: str, dtype: torch.dtype) -> None:
+    """That one may learn on, or its weights be mapped from a file that is written over."""
+    config = small_config(**VARIANTS[name])
+    network = trained(config)
+    batch = batch_of(config, [example(), example("the BBC", picture=None)])
+    with torch.inference_mode():
+        expected = logits(ready(network, dtype)(batch), batch)
+    asked = ready(network, dtype)
+    with torch.no_grad():
+        for tensor in chain(network.parameters(), network.buffers()):
+            tensor.fill_(float("nan") if tensor.is_floating_point() else 1)
+    with torch.inference_mode():
+        found = logits(asked(batch), batch)
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one)
 
 
 def _far(one: torch.Tensor, other: torch.Tensor) -> float:
