@@ -28,7 +28,10 @@ IDLE_WORKERS = ("RAY_num_workers_soft_limit", "64")
 pictures take half a CPU each: again and again it ended some and started others, whose imports took an eighth of two
 CPUs [measured]. Nodes read it when they start; those of a cluster have it from cluster/Dockerfile."""
 # That a new local cluster asks for a token, which is Ray's default; and what we ask of Ray Data.
-_MATTERS_OF_COURSE = ("Token authentication is enabled", "Progress bars disabled")
+_MATTERS_OF_COURSE = (
+    *("Token authentication is enabled", "Progress bars disabled"),
+    "Specifying both num_cpus and num_gpus",
+)
 
 
 @dataclass
