@@ -48,7 +48,11 @@ def record(level: int, message: str, error: Exception | None = None) -> logging.
         (logging.ERROR, "Full stack trace:", False),
         (logging.WARNING, "Token authentication is enabled for this Ray cluster.", False),
         (logging.WARNING, "Progress bars disabled. To enable, set", False),
-        (logging.WARNING, "Specifying both num_cpus and num_gpus for map tasks is experimental, and may", False),
+        (
+            logging.WARNING,
+            "Specifying both num_cpus and num_gpus for map tasks is experimental, and may",
+            False,
+        ),
         (logging.WARNING, "Token authentication is disabled: anyone can run code", True),
         (logging.WARNING, "Cluster resources are not enough to run any task", True),
     ],
