@@ -47,6 +47,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The length of each text that a tokenizer is given."""
+    from mnerqg.inputs.text import TextEncoder
+
+    tokenize, lengths = TextEncoder._tokenize, list[int]()
+
+    def counted(encoder: TextEncoder, text: str) -> object:
+        lengths.append(len(text))
+        return tokenize(encoder, text)
+
+    monkeypatch.setattr(TextEncoder, "_tokenize", counted)
+    return lengths
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The URL of a moto server; the AWS environment of this process and its children points to it."""
