@@ -21,7 +21,7 @@ from mnerqg.config import Config, ModelConfig
 from mnerqg.config_files import load_config
 from mnerqg.distributed.scalars import write_scalars
 from mnerqg.distributed.validation import ValidationPosts, sum_over_workers, validate
-from mnerqg.inputs.ahead import made_ahead
+from mnerqg.inputs.ahead import Awaited, made_ahead
 from mnerqg.inputs.batch import Batch
 from mnerqg.inputs.examples import Example, table_to_examples
 from mnerqg.inputs.text import load_text_encoder
@@ -190,21 +190,25 @@ class _Worker:
         started = said = time.monotonic()
         done = self.steps_done if epoch == self.first_epoch else 0
         step, saved, ask_at = done, done, done + 2
+        waited = 0.0
         # Of a resumed epoch the rest, in a new order: its first steps cannot be told from the others any more.
         rest = islice(
             self._examples(ray.train.get_dataset_shard("train"), epoch), self.steps - done if done else None
         )
-        for step, batch in enumerate(made_ahead(map(self._batch, rest)), start=done + 1):
+        batches = Awaited(made_ahead(map(self._batch, rest)))
+        for step, batch in enumerate(batches, start=done + 1):
             progress = progress_at(epoch, step, self.steps, settings.epochs)
             set_learning_rates(self.optimizer, learning_rate_factor(progress, settings.warmup))
             figures = self._step(batch.to(self.device))
             totals += figures
             if step == done + 1:
                 started = said = time.monotonic()  # the first step waits for Ray Data to start
+                waited = batches.seconds
             pace = (time.monotonic() - started) / max(1, step - done - 1)
             if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
-                self._say_progress(epoch, step, (totals / (step - done)).tolist(), pace)
+                waiting = (batches.seconds - waited) / (said - started)
+                self._say_progress(epoch, step, (totals / (step - done)).tolist(), pace, waiting)
             if step == ask_at:
                 pace = self._mean_over_workers(pace)  # so that all of them come to the same answers
                 if self._save_if_due(epoch, step, seconds_since=pace * (step - saved)):
@@ -215,14 +219,15 @@ class _Worker:
         return {
             **dict(zip(FIGURES, means, strict=True)),
             "balance": float(figures[FIGURES.index("mean_balance")]),
+            "waited_seconds": round(self._mean_over_workers(batches.seconds), 1),
             **learning_rates(self.optimizer),
         }
 
-    def _say_progress(self, epoch: int, step: int, means: list[float], pace: float) -> None:
+    def _say_progress(self, epoch: int, step: int, means: list[float], pace: float, waiting: float) -> None:
         _, grounding, existence, spans, balance, gradient_norm = means
         self._say(
             f"epoch {epoch + 1} step {step}/{self.steps}: QG {grounding:.3f}, ED {existence:.3f}, ESP {spans:.4f}, "
-            f"ω_f {balance:.2f}, gradient {gradient_norm:.1f}, {pace:.2f} s a step, "
+            f"ω_f {balance:.2f}, gradient {gradient_norm:.1f}, {pace:.2f} s a step ({waiting:.0%} waiting for posts), "
             f"{pace * max(0, self.steps - step) / 60:.1f} min left in this epoch"
         )
 

@@ -1,9 +1,10 @@
 """Work that is done beside other work."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -16,6 +17,28 @@ def made_ahead(items: Iterator[R]) -> Iterator[R]:
         while (item := coming.result()) is not None:
             coming = thread.submit(next, items, None)
             yield item
+
+
+class Awaited(Generic[R]):
+    """Items, and how long their user waited for them.
+
+    Attributes:
+        seconds: of waiting until now.
+    """
+
+    def __init__(self, items: Iterator[R]) -> None:
+        self._items = items
+        self.seconds = 0.0
+
+    def __iter__(self) -> "Awaited[R]":
+        return self
+
+    def __next__(self) -> R:
+        asked = time.monotonic()
+        try:
+            return next(self._items)
+        finally:
+            self.seconds += time.monotonic() - asked
 
 
 class Lanes:

@@ -21,6 +21,7 @@ def record(epoch: int) -> dict[str, Any]:
         "f1": epoch / 10,
         "note": "text",
         "train_seconds": 60.0,
+        "waited_seconds": 1.5,
         "valid_seconds": 2.0,
     }
 
@@ -39,7 +40,7 @@ def test_every_epoch_once_however_often_it_is_written(tmp_path: Path) -> None:
     found = read(folder)
     assert found.keys() == {
         *("train/loss", "train/balance", "train/learning_rate_heads"),
-        *("valid/f1", "run/train_seconds", "run/valid_seconds"),
+        *("valid/f1", "run/train_seconds", "run/waited_seconds", "run/valid_seconds"),
     }
     assert found["train/loss"] == [(1, 1.0), (2, 0.5)]
     assert found["valid/f1"] == [(1, pytest.approx(0.1)), (2, pytest.approx(0.2))]

@@ -155,6 +155,7 @@ def test_a_killed_worker_costs_no_more_than_the_epoch(
     assert [record["epoch"] for record in history] == [1, 2, 3, 4]
     assert all(record["posts"] == 11 for record in history)  # two workers' shares, none lost, none twice
     assert all(record["workers"] == 2 for record in history)
+    assert all(0 < record["waited_seconds"] <= record["train_seconds"] + 0.1 for record in history)
     scalars = EventAccumulator(str(output / "tensorboard")).Reload()
     assert [event.step for event in scalars.Scalars("valid/f1")] == [1, 2, 3, 4]
     assert best["f1"] == max(record["f1"] for record in history)

@@ -4,7 +4,7 @@ from threading import Barrier, Event, get_ident
 
 import pytest
 
-from mnerqg.inputs.ahead import Lanes, made_ahead
+from mnerqg.inputs.ahead import Awaited, Lanes, made_ahead
 
 
 def test_batches_are_made_ahead_in_order() -> None:
@@ -34,6 +34,22 @@ def test_an_error_on_the_way_ahead_is_the_users() -> None:
     assert next(ahead) == 1
     with pytest.raises(ValueError, match="a bad row"):
         next(ahead)
+
+
+def test_the_wait_for_items_is_counted_and_their_use_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def numbers() -> Iterator[int]:
+        for number in range(2):
+            now[0] += 1
+            yield number
+        now[0] += 3  # to find out that there is no other
+
+    awaited = Awaited(numbers())
+    for _ in awaited:
+        now[0] += 10
+    assert awaited.seconds == 1 + 1 + 3
 
 
 def test_lanes_work_at_once_and_answer_in_order() -> None:
